@@ -1,0 +1,272 @@
+"""Checkpoints of a run: saved in the background, verified before they are used. The only importer of orbax.
+
+Enters: a `TrainState`, or a folder. Leaves: `checkpoints/STEP/`, or a `TrainState` on the devices.
+
+Orbax writes the arrays; then our manifest (a sha256 of every file, the state's hash, shapes and types, configuration,
+versions) is written last. No manifest, no checkpoint; only then are older steps deleted. A checkpoint that does not
+match its manifest is named and passed over in favor of the one before.
+"""
+
+import concurrent.futures
+import errno
+import hashlib
+import importlib.metadata
+import json
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from flax_s2s.config import UserError
+from flax_s2s.training.state import Params, TrainState, hash_state
+
+MANIFEST = "manifest.json"
+_PACKAGES = ("flax_s2s", "jax", "flax", "optax", "orbax-checkpoint", "sentencepiece")
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax describes every file it touches
+
+
+class Bound(NamedTuple):
+    """What a checkpoint is bound to: it is not restored into anything else."""
+
+    config: str  # JSON
+    vocab_sha256: str
+    corpus_sha256: str
+
+
+class Manifest(NamedTuple):
+    """What is known of a complete checkpoint."""
+
+    step: int
+    score: float | None  # gain of training.best_metric, if it was just measured
+    state_sha256: str
+    leaves: dict[str, str]  # path -> type and shape
+    bound: Bound
+    versions: dict[str, str]
+    files: dict[str, str]  # path -> sha256
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """The checkpointables: what decoding needs stands apart from the rest."""
+    average = {} if state.average is None else {"average": state.average}
+    return {"params": state.params, **average, "rest": state._replace(params={}, average=None)}
+
+
+def _whole(parts: dict[str, Any]) -> TrainState:
+    rest: TrainState = parts["rest"]
+    return rest._replace(params=parts["params"], average=parts.get("average"))
+
+
+def describe_leaves(parts: Any) -> dict[str, str]:
+    """`{"['params']['encoder']...": "float32 (256, 2048)"}` of arrays or their abstract stand-ins."""
+    return {jax.tree_util.keystr(path): f"{leaf.dtype} {leaf.shape}" for path, leaf in jax.tree_util.tree_leaves_with_path(parts)}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide results."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+class Checkpoints:
+    """The checkpoints of one run directory."""
+
+    def __init__(self, folder: epath.Path, keep_last: int = 1, keep_best: int = 0, speaks: bool = True) -> None:
+        """`speaks` is True on process 0, which writes manifests and deletes."""
+        self.folder, self.keep_last, self.keep_best, self.speaks = folder.resolve(), keep_last, keep_best, speaks
+        self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._pending: concurrent.futures.Future[None] | None = None
+
+    def steps(self) -> list[int]:
+        """Steps with a manifest, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(child.name) for child in self.folder.iterdir() if child.name.isdigit() and (child / MANIFEST).exists())
+
+    def manifest(self, step: int) -> Manifest:
+        """Reads a manifest.
+
+        Raises:
+            UserError: it is not one.
+        """
+        try:
+            tree = json.loads((self.folder / str(step) / MANIFEST).read_text())
+            return Manifest(**{**tree, "bound": Bound(**tree["bound"])})
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise UserError(f"the manifest of {self.folder / str(step)} cannot be read: {error}") from None
+
+    def save(self, state: TrainState, score: float | None, bound: Bound, on_saved: Callable[[Manifest], None]) -> None:
+        """Saves in the background; returns as soon as the state may be donated.
+
+        Raises:
+            UserError: the previous save failed, for example for lack of space.
+        """
+        self.wait()
+        step = int(state.step)
+        copy = jax.tree.map(lambda leaf: np.array(leaf), state) if self.speaks else None
+        with _disk_errors(self.folder):
+            response = ocp.save_checkpointables_async(self.folder / str(step), _parts(state), overwrite=True)
+        self._pending = self._background.submit(self._finish, response, step, copy, score, bound, on_saved)
+
+    def _finish(self, response: Any, step: int, copy: Any, score: float | None, bound: Bound, on_saved: Callable[[Manifest], None]) -> None:
+        with _disk_errors(self.folder):
+            response.result()
+            if not self.speaks:
+                return
+            files = hash_files(self.folder / str(step))
+            manifest = Manifest(step, score, hash_state(copy), describe_leaves(_parts(copy)), bound, versions(), files)
+            partial = self.folder / f"{step}.{MANIFEST}.partial"
+            partial.write_text(json.dumps({**manifest._asdict(), "bound": bound._asdict()}, indent=1))
+            partial.replace(self.folder / str(step) / MANIFEST)
+            self._prune()
+        on_saved(manifest)
+
+    def wait(self) -> None:
+        """Waits until the last save is complete.
+
+        Raises:
+            UserError: it failed.
+        """
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+    def close(self) -> None:
+        """Waits, and ends the background thread."""
+        try:
+            self.wait()
+        finally:
+            self._background.shutdown()
+
+    def _prune(self) -> None:
+        """Deletes what is neither among the last nor among the best, the manifest first."""
+        steps = self.steps()
+        for step in set(steps) - set(steps[-self.keep_last :]) - set(self.best(self.keep_best)):
+            (self.folder / str(step) / MANIFEST).unlink()
+            (self.folder / str(step)).rmtree()
+
+    def best(self, count: int) -> list[int]:
+        """The `count` steps with the best scores, best first; of equals the later."""
+        scored = [(score, step) for step in self.steps() if (score := self.manifest(step).score) is not None]
+        return [step for _, step in sorted(scored, reverse=True)[:count]]
+
+    def choose(self, which: str) -> int:
+        """`best` (last, if none was ever scored), `last`, or a step.
+
+        Raises:
+            UserError: there is no such checkpoint.
+        """
+        steps = self.steps()
+        if not steps:
+            raise UserError(f"{self.folder.parent} has no complete checkpoint yet; train it first, or wait for the first save")
+        if which == "best":
+            return (self.best(1) or steps[-1:])[0]
+        if which == "last":
+            return steps[-1]
+        if which.isdigit() and int(which) in steps:
+            return int(which)
+        raise UserError(f"there is no checkpoint {which!r}; use best, last, or one of {', '.join(map(str, steps))}")
+
+    def restore(self, abstract: TrainState, bound: Bound, say: Callable[[str], None]) -> TrainState | None:
+        """The newest sound checkpoint, on the devices of `abstract`; None when there is none yet.
+
+        Raises:
+            UserError: it was made with another corpus, vocabulary or model; or all there are are damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            manifest, damage = self._verify(step)
+            if manifest is None:
+                say(f"checkpoint {self.folder / str(step)} is damaged and passed over: {damage}")
+                continue
+            self._refuse_others(manifest, bound, describe_leaves(_parts(abstract)))
+            return _whole(ocp.load_checkpointables(self.folder / str(step), _parts(abstract)))
+        if steps:
+            raise UserError(
+                f"every checkpoint in {self.folder} is damaged; restore the run directory from a copy, or use another --run-dir"
+            )
+        return None
+
+    def load_params(self, step: int, abstract: Params) -> Params:
+        """The parameters to decode with (their moving average where there is one); nothing else is read.
+
+        Raises:
+            UserError: the checkpoint is damaged, or of another model.
+        """
+        manifest, damage = self._verify(step)
+        if manifest is None:
+            raise UserError(f"checkpoint {self.folder / str(step)} is damaged ({damage}); choose another with --checkpoint")
+        name = "average" if any(path.startswith("['average']") for path in manifest.leaves) else "params"
+        wanted = {name: abstract}
+        _compare({path: kind for path, kind in manifest.leaves.items() if path.startswith(f"['{name}']")}, describe_leaves(wanted))
+        loaded: Params = ocp.load_checkpointables(self.folder / str(step), wanted)[name]
+        return loaded
+
+    def _verify(self, step: int) -> tuple[Manifest | None, str]:
+        """The manifest if every file is as it says, else what is wrong."""
+        try:
+            manifest = self.manifest(step)
+        except UserError as error:
+            return None, str(error)
+        found = hash_files(self.folder / str(step))
+        for name in manifest.files.keys() | found.keys():
+            if manifest.files.get(name) != found.get(name):
+                return None, f"{name} is {'missing' if name not in found else 'not the file that was written'}"
+        return manifest, ""
+
+    def _refuse_others(self, manifest: Manifest, bound: Bound, leaves: dict[str, str]) -> None:
+        if manifest.bound.corpus_sha256 != bound.corpus_sha256:
+            raise UserError(
+                f"the training pairs are not those that {self.folder.parent} was trained on (sha256 {bound.corpus_sha256[:12]} instead of "
+                f"{manifest.bound.corpus_sha256[:12]}); give the same data, or another --run-dir"
+            )
+        if manifest.bound.vocab_sha256 != bound.vocab_sha256:
+            raise UserError(f"the vocabulary in {self.folder.parent} is not the one it was trained with; restore it from a copy")
+        _compare(manifest.leaves, leaves)
+
+
+def _compare(saved: dict[str, str], wanted: dict[str, str]) -> None:
+    for path in sorted(saved.keys() | wanted.keys()):
+        if saved.get(path) != wanted.get(path):
+            raise UserError(
+                f"the checkpoint does not fit the model: {path} is {saved.get(path, 'absent')} there and {wanted.get(path, 'absent')} here"
+            )
+
+
+def hash_files(folder: epath.Path) -> dict[str, str]:
+    """sha256 of every file below a folder but the manifest, by relative path."""
+    found: dict[str, str] = {}
+    for child in sorted(folder.iterdir()):
+        if child.is_dir():
+            found |= {f"{child.name}/{name}": digest for name, digest in hash_files(child).items()}
+        elif child.name != MANIFEST:
+            found[child.name] = hashlib.sha256(child.read_bytes()).hexdigest()
+    return found
+
+
+class _disk_errors:  # noqa: N801  # used like a function
+    """Turns a full or read-only disk into a message; anything else passes."""
+
+    def __init__(self, folder: epath.Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        text = str(error)
+        if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or (error and "No space left" in text):
+            raise UserError(
+                f"no space left for a checkpoint in {self.folder}; earlier checkpoints are intact: make room, then run the same command again"
+            ) from error
+        if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES):
+            raise UserError(f"{self.folder} cannot be written: {text}; earlier checkpoints are intact") from error

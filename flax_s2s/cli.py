@@ -1,0 +1,245 @@
+"""The command line: parses, dispatches to a command, prints errors, sets the exit code.
+
+Exit codes: 0 done, 2 the user's mistake (one message, nothing lost), 75 stopped and saved (run it again to go on).
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from flax_s2s.config import Config, UserError, load_preset, nearest
+
+USAGE = """\
+usage: python -m flax_s2s VERB ...
+
+  train CONFIG --run-dir DIR     train a model; given the same DIR again, go on where it stopped
+  evaluate RUN_DIR               translate a split of the corpus and score it
+  decode RUN_DIR                 translate lines, stdin to stdout or a file to a file
+  score RUN_DIR --source FILE --target FILE   log-probability of given pairs, and the perplexity
+  inspect CONFIG or RUN_DIR      parameters, FLOPs, shapes, padding and memory, before training
+  bench CONFIG                   measured speed of training and decoding, as one JSON line
+
+CONFIG is a preset such as configs/quickstart.py; each of its fields can be given as an option.
+`VERB --help` explains the options; `train CONFIG --help` shows every field with that preset's value."""
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass
+class Train:
+    """Trains a model, or continues the run that RUN_DIR holds."""
+
+    preset: tyro.conf.Positional[str]
+    """Preset, a file such as configs/quickstart.py."""
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    run_dir: str = ""
+    """Folder of the run; empty: runs/NAME of the preset."""
+
+
+@dataclasses.dataclass
+class Inspect:
+    """Says what a configuration amounts to, without training it."""
+
+    preset: tyro.conf.Positional[str]
+    """Preset, or a run directory."""
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    memory: bool = True
+    """Compile the train step of every shape and say the memory it takes."""
+
+
+@dataclasses.dataclass
+class Bench:
+    """Measures training and decoding, and prints one JSON line."""
+
+    preset: tyro.conf.Positional[str]
+    """Preset, a file such as configs/quickstart.py."""
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    rounds: int = 5
+    """Measurements of each kind; medians are printed."""
+
+
+@dataclasses.dataclass
+class Search:
+    """How to translate; what is not given is as the run was configured."""
+
+    checkpoint: str = "best"
+    """Checkpoint to use: best, last, or a step."""
+    beam_size: int = 0
+    """Live hypotheses of a sentence, 1 is greedy search; 0: as configured."""
+    length_penalty: float = -1.0
+    """Exponent of the length penalty; -1: as configured."""
+    rows: int = 0
+    """Sentences decoded at once; 0: as configured."""
+
+    def overrides(self) -> dict[str, object]:
+        """The fields of `decoding` that were given."""
+        given: dict[str, object] = {"beam_size": self.beam_size, "rows": self.rows}
+        given = {name: value for name, value in given.items() if value != 0}
+        return given if self.length_penalty == -1 else {**given, "length_penalty": self.length_penalty}
+
+
+@dataclasses.dataclass
+class Evaluate:
+    """Translates a split of the corpus and scores it."""
+
+    run_dir: tyro.conf.Positional[str]
+    """Folder of a trained run."""
+    search: Annotated[Search, tyro.conf.arg(name="")]
+    split: Literal["train", "valid", "test"] = "test"
+    """Split to translate."""
+    data_folder: str = ""
+    """Folder of the corpus, where it has moved; empty: as configured."""
+    samples: int = 0
+    """Translations printed next to their references."""
+    json: str = ""
+    """File that the scores are written to; empty: none."""
+
+
+@dataclasses.dataclass
+class Decode:
+    """Translates lines: one line out for each line in, in order."""
+
+    run_dir: tyro.conf.Positional[str]
+    """Folder of a trained run."""
+    search: Annotated[Search, tyro.conf.arg(name="")]
+    input: str = ""
+    """File to translate; empty: stdin."""
+    output: str = ""
+    """File for the translations; empty: stdout."""
+
+
+@dataclasses.dataclass
+class Score:
+    """Prints the natural log-probability of each target line given its source line; the perplexity goes to stderr."""
+
+    run_dir: tyro.conf.Positional[str]
+    """Folder of a trained run."""
+    source: str
+    """File of source lines."""
+    target: str
+    """File of as many target lines."""
+    checkpoint: str = "best"
+    """Checkpoint to use: best, last, or a step."""
+    output: str = ""
+    """File for the log-probabilities; empty: stdout."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    try:
+        verb = VERBS.get(arguments[0])
+        if verb is None:
+            raise UserError(f"there is no verb {arguments[0]!r}{nearest(arguments[0], VERBS)}; verbs: {', '.join(VERBS)}")
+        return verb(arguments[1:])
+    except UserError as error:
+        _print_error(str(error))
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _print_error(text: str) -> None:
+    """One box on a terminal, plain text elsewhere."""
+    console = Console(stderr=True, highlight=False)
+    if console.is_terminal:
+        console.print(Panel(Text(text), title="error", border_style="red", expand=False))
+    else:
+        print(f"error: {text}", file=sys.stderr)
+
+
+def _parse(kind: type[T], verb: str, arguments: list[str], default: T | None = None) -> T:
+    """Reads options into a dataclass; a mistake is tyro's box and exit code 2."""
+    if default is None:
+        return tyro.cli(kind, args=arguments, prog=f"flax_s2s {verb}")
+    return tyro.cli(kind, args=arguments, prog=f"flax_s2s {verb}", default=default)
+
+
+def _preset_of(arguments: list[str], verb: str) -> str:
+    """The first argument, which names the preset (or run directory); none where only help is asked for."""
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0]
+    if {"-h", "--help"} & set(arguments):
+        return ""
+    raise UserError(f"{verb} needs a preset as its first argument, for example: {verb} configs/quickstart.py")
+
+
+def _train(arguments: list[str]) -> int:
+    preset = _preset_of(arguments, "train")
+    default = Train(preset or "CONFIG", load_preset(preset) if preset else Config())
+    given = _parse(Train, "train", arguments, default)
+    from flax_s2s.commands import train
+
+    name = os.path.splitext(os.path.basename(given.preset))[0]
+    return train.run(given.config, given.run_dir or f"runs/{name}")
+
+
+def _inspect(arguments: list[str]) -> int:
+    preset = _preset_of(arguments, "inspect")
+    run_dir = preset if preset and os.path.isdir(preset) else ""
+    config = Config()
+    if run_dir:
+        from etils import epath
+
+        from flax_s2s.rundir import read_config
+
+        config = read_config(epath.Path(run_dir))
+    elif preset:
+        config = load_preset(preset)
+    given = _parse(Inspect, "inspect", arguments, Inspect(preset or "CONFIG", config))
+    from flax_s2s.commands import inspect
+
+    return inspect.run(given.config, run_dir, given.memory)
+
+
+def _bench(arguments: list[str]) -> int:
+    preset = _preset_of(arguments, "bench")
+    given = _parse(Bench, "bench", arguments, Bench(preset or "CONFIG", load_preset(preset) if preset else Config()))
+    from flax_s2s.commands import bench
+
+    return bench.run(given.config, given.rounds)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    given = _parse(Evaluate, "evaluate", arguments)
+    from flax_s2s.commands import evaluate
+
+    search = given.search
+    return evaluate.run(given.run_dir, given.split, search.checkpoint, given.data_folder, search.overrides(), given.samples, given.json)
+
+
+def _decode(arguments: list[str]) -> int:
+    given = _parse(Decode, "decode", arguments)
+    from flax_s2s.commands import decode
+
+    return decode.run(given.run_dir, given.search.checkpoint, given.search.overrides(), given.input, given.output)
+
+
+def _score(arguments: list[str]) -> int:
+    given = _parse(Score, "score", arguments)
+    from flax_s2s.commands import score
+
+    return score.run(given.run_dir, given.checkpoint, given.source, given.target, given.output)
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "decode": _decode,
+    "score": _score,
+    "inspect": _inspect,
+    "bench": _bench,
+}

@@ -1,0 +1,1 @@
+"""One module per verb, where the rooms are wired together."""

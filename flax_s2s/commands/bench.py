@@ -1,0 +1,102 @@
+"""`bench CONFIG`: measured speed of the train step and of decoding, as one JSON line."""
+
+import json
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from flax_s2s import parallel
+from flax_s2s.commands.wiring import Ready, console, make_ready, measure, measure_products
+from flax_s2s.config import PAD, Config, check
+from flax_s2s.data.batching import Batch, Shape
+from flax_s2s.data.pipeline import Pipeline
+from flax_s2s.decoding.translate import Translator
+from flax_s2s.model.flops import count_flops
+from flax_s2s.model.seq2seq import make_model
+from flax_s2s.parallel import Devices, feed_all, feed_rows
+from flax_s2s.training.optimizer import make_optimizer
+from flax_s2s.training.state import create_state
+from flax_s2s.training.step import make_train_step
+
+_STEPS = 10  # train steps in one measurement
+_LINES = 256  # lines decoded in one measurement
+
+
+def run(config: Config, rounds: int) -> int:
+    """The same batches and lines every time: the most frequent shape's first batches, the first lines of the corpus."""
+    config, out = check(config), console()
+    devices = parallel.make_devices(
+        config.training.devices, {"data.row_multiple": config.data.row_multiple, "decoding.rows": config.decoding.rows}
+    )
+    with out.status("preparing the corpus"):
+        ready = make_ready(config, None)
+    with out.status("measuring"):
+        result = _measure_all(config, ready, devices, max(rounds, 1))
+    print(json.dumps(result))
+    return 0
+
+
+def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) -> dict[str, Any]:
+    sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target))
+    model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
+    state = create_state(config, sizes, optimizer, devices)
+    shape, batches = _batches(config, ready)
+    step, after = make_train_step(model, optimizer, config, devices), feed_all(devices, np.array([0, 1], np.int32))
+    fed = [feed_rows(devices, tuple(batch)) for batch in batches]
+    box = [state]
+
+    def train() -> Any:
+        for batch in fed:
+            box[0], update = step(box[0], batch, after)
+        return update
+
+    compile_secs = measure(train)
+    translator = Translator(model, ready.vocabularies, config.decoding, devices)
+    lines = [pair.source for pair in ready.train.pairs[:_LINES]]
+
+    def decode() -> Any:
+        return translator(box[0].params, lines)
+
+    measure(decode)
+    train_secs, decode_secs, products = _interleaved([train, decode], rounds)
+    source, target = (sum(int(np.count_nonzero(side != PAD)) for side in sides) for sides in zip(*batches, strict=True))
+    padded = len(batches) * shape.rows * (shape.src + shape.tgt)
+    work = count_flops(config.model, box[0].params).training(source, target, shape.src)
+    return {
+        "backend": jax.default_backend(),
+        "device": devices.mesh.devices.flat[0].device_kind,
+        "devices": devices.count,
+        "shape": str(shape),
+        "train_source_tokens_per_sec": source / train_secs,
+        "train_target_tokens_per_sec": target / train_secs,
+        "padding": 1 - (source + target) / padded,
+        "matrix_product_flops": products,
+        "model_flop_utilization": work / train_secs / products,
+        "first_steps_secs": compile_secs,
+        "decode_sentences_per_sec": len(lines) / decode_secs,
+        "decode_beam_size": config.decoding.beam_size,
+        "rounds": rounds,
+    }
+
+
+def _batches(config: Config, ready: Ready) -> tuple[Shape, list[Batch]]:
+    """The first batches of the shape that an epoch has most of."""
+    pipeline = Pipeline(ready.pairs, ready.shapes, config.seed)
+    plan = pipeline.plan(0)
+    shape = max(ready.shapes, key=lambda shape: sum(planned.shape == shape for planned in plan))
+    return shape, [pipeline.batch(planned) for planned in plan if planned.shape == shape][:_STEPS]
+
+
+def _interleaved(works: list[Callable[[], Any]], rounds: int) -> tuple[float, float, float]:
+    """Medians of the seconds of each work, and of the matrix product's FLOP/s, measured in turn."""
+    seconds: list[list[float]] = [[] for _ in works]
+    products = []
+    for _ in range(rounds):
+        products.append(measure_products(1))
+        for kept, work in zip(seconds, works, strict=True):
+            kept.append(measure(work))
+    train, decode = (statistics.median(kept) for kept in seconds)
+    return train, decode, statistics.median(products)

@@ -1,0 +1,86 @@
+"""`inspect CONFIG or RUN_DIR`: what a configuration amounts to, before anything is trained."""
+
+import sys
+from collections import Counter
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from rich.console import Console
+from rich.table import Table
+
+from flax_s2s import parallel, rundir
+from flax_s2s.commands.wiring import Ready, make_ready, measure_products
+from flax_s2s.config import Config, UserError, check
+from flax_s2s.data.batching import Shape
+from flax_s2s.data.pipeline import Pipeline
+from flax_s2s.model.flops import Flops, count_flops
+from flax_s2s.model.seq2seq import init_params, make_model
+from flax_s2s.parallel import Devices
+from flax_s2s.training.optimizer import make_optimizer
+from flax_s2s.training.state import abstract_state, count_parameters
+from flax_s2s.training.step import make_train_step
+
+
+def run(config: Config, run_dir: str, memory: bool) -> int:
+    """Prints parameters and FLOPs; and, where the corpus is at hand, shapes, padding, memory and an upper bound of speed."""
+    config = check(config)
+    devices = parallel.make_devices(config.training.devices, {"data.row_multiple": config.data.row_multiple})
+    out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    try:
+        ready = make_ready(config, epath.Path(run_dir) / rundir.VOCAB if run_dir else None)
+    except UserError as error:
+        ready = None
+        out.print(f"without its corpus, so without shapes and memory: {error}\n", markup=False)
+    sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target)) if ready else (config.vocab.size,) * 2
+    params = jax.eval_shape(lambda: init_params(config.model, *sizes, jax.random.key(0)))
+    flops = count_flops(config.model, params)
+    out.print(_parameters(params))
+    out.print(
+        f"vocabulary {sizes[0]:,} and {sizes[1]:,}; training FLOPs: {3 * flops.source_token / 1e6:.2f} M per source token, "
+        f"{3 * flops.target_token / 1e6:.2f} M per target token, {3 * flops.attended / 1e3:.2f} k per pair of both\n"
+    )
+    if ready:
+        _describe_batches(config, ready, sizes, flops, devices, memory, out)
+    return 0
+
+
+def _parameters(params: Any) -> Table:
+    table = Table("parameters", "shape", "numbers", box=None)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        table.add_row(".".join(str(part.key) for part in path), "x".join(map(str, leaf.shape)), f"{leaf.size:,}")
+    table.add_row("all", "", f"{count_parameters(params):,}")
+    return table
+
+
+def _describe_batches(
+    config: Config, ready: Ready, sizes: tuple[int, int], flops: Flops, devices: Devices, memory: bool, out: Console
+) -> None:
+    pipeline = Pipeline(ready.pairs, ready.shapes, config.seed)
+    plan = pipeline.plan(0)
+    source, target = len(ready.pairs.source.flat), len(ready.pairs.target.flat)
+    counted = Counter(planned.shape for planned in plan)
+    table = Table("shape rows x (src + tgt)", "batches an epoch", "memory per device", box=None)
+    for shape in ready.shapes:
+        table.add_row(str(shape), f"{counted[shape]:,}", _memory(config, shape, sizes, devices) if memory else "not asked for")
+    out.print(table)
+    work = flops.training(source, target, float(np.mean(ready.pairs.source.lengths)))
+    rate = measure_products() * (1 if jax.default_backend() == "cpu" else devices.count)
+    out.print(
+        f"{len(ready.pairs):,} pairs of {ready.train.name}; left out: {ready.train.blank:,} blank, {ready.filtered}\n"
+        f"{source:,} source and {target:,} target tokens an epoch in {len(plan):,} batches, padding {pipeline.waste():.1%}\n"
+        f"at most {rate * (source + target) / work:,.0f} tokens/s, were every operation as fast as a float32 matrix product here "
+        f"({rate / 1e9:,.0f} GFLOP/s)"
+    )
+
+
+def _memory(config: Config, shape: Shape, sizes: tuple[int, int], devices: Devices) -> str:
+    """What the compiled train step of one shape takes: state, batch and temporaries."""
+    model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
+    step = make_train_step(model, optimizer, config, devices)
+    batch = tuple(jax.ShapeDtypeStruct((shape.rows, length), np.int32, sharding=devices.by_row) for length in (shape.src, shape.tgt))
+    after = jax.ShapeDtypeStruct((2,), np.int32, sharding=devices.replicated)
+    analysis = step.lower(abstract_state(config, sizes, optimizer, devices), batch, after).compile().memory_analysis()
+    state, temporary = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
+    return f"{(state + temporary) / 2**20:,.0f} MiB ({state / 2**20:,.0f} state, {temporary / 2**20:,.0f} temporary)"

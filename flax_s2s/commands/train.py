@@ -1,0 +1,193 @@
+"""`train CONFIG --run-dir DIR`: trains, or continues what it finds there."""
+
+import contextlib
+import dataclasses
+import itertools
+import signal
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from flax_s2s import parallel, rundir
+from flax_s2s.checkpoint import Bound, Checkpoints, Manifest, versions
+from flax_s2s.commands.wiring import Ready, make_ready, tokenize
+from flax_s2s.config import Config, UserError, check, differences, to_json
+from flax_s2s.data import corpus
+from flax_s2s.data.batching import Shape
+from flax_s2s.data.corpus import Corpus
+from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
+from flax_s2s.decoding.evaluate import make_translation_evaluation
+from flax_s2s.decoding.translate import Translator
+from flax_s2s.model.seq2seq import Model, make_model
+from flax_s2s.parallel import Devices
+from flax_s2s.runlog import RunLog, cut_metrics
+from flax_s2s.training import loop
+from flax_s2s.training.optimizer import make_optimizer
+from flax_s2s.training.state import TrainState, abstract_state, count_parameters, create_state
+from flax_s2s.training.step import make_eval_step, make_train_step
+
+DONE, STOPPED = 0, 75
+
+
+class StopRequest:
+    """Set by Ctrl-C and SIGTERM; a second Ctrl-C ends at once."""
+
+    def __init__(self) -> None:
+        """Takes the place of Python's handlers."""
+        self.requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _: Any) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+        print(f"\n{signal.Signals(number).name}: saving after this step (Ctrl-C again: end at once)", file=sys.stderr, flush=True)
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.requested
+
+
+def run(config: Config, run_dir: str) -> int:
+    """Trains to `training.steps`; returns 0, or 75 when stopped and saved.
+
+    Raises:
+        UserError: see the checks of each room.
+    """
+    config, folder = check(config), epath.Path(run_dir)
+    parallel.start()
+    devices = parallel.make_devices(
+        config.training.devices, {"data.row_multiple": config.data.row_multiple, "decoding.rows": config.decoding.rows}
+    )
+    index, _ = parallel.process()
+    _make_folder(folder)
+    with rundir.hold(folder) if index == 0 else contextlib.nullcontext():
+        log = RunLog(folder, speaks=index == 0)
+        _settle_config(folder, config, log)
+        try:
+            return _train(config, folder, devices, log)
+        finally:
+            log.close()
+
+
+def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog) -> int:
+    stop = StopRequest()
+    ready = make_ready(config, folder / rundir.VOCAB)
+    valid = corpus.load(config.data, "valid", config.seed)
+    sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target))
+    model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
+    pipeline = Pipeline(ready.pairs, ready.shapes, config.seed, Share(*parallel.process()))
+    bound = Bound(to_json(config), ready.vocabularies.sha256, ready.train.sha256)
+    checkpoints = Checkpoints(folder / rundir.CHECKPOINTS, config.training.keep_last, config.training.keep_best, log.speaks)
+    abstract = abstract_state(config, sizes, optimizer, devices)
+    state = checkpoints.restore(abstract, bound, log.line)
+    log.line(describe(config, ready, valid, pipeline, devices, count_parameters(abstract.params)))
+    if state is None:
+        state = create_state(config, sizes, optimizer, devices)
+    else:
+        log.line(f"continuing {folder} at step {int(state.step)}")
+    cut_metrics(folder, int(state.step))
+    if jax.process_index() == 0:
+        rundir.write_config(folder, config)
+
+    def on_saved(manifest: Manifest) -> None:
+        log.metrics(manifest.step, "checkpoint", {"checkpoint": manifest.step, "state_sha256": manifest.state_sha256})
+
+    work = loop.Work(
+        _closed(make_train_step(model, optimizer, config, devices), ready.shapes, Share(*parallel.process())),
+        _evaluations(config, ready, valid, model, devices),
+        lambda state, score: checkpoints.save(state, score, bound, on_saved),
+        stop,
+    )
+    log.start(int(state.step), config.training.steps)
+    stream = pipeline.stream(Position(*np.asarray(state.position).tolist()))
+    state, outcome = loop.run(state, stream, work, config.training, config.optimizer.accumulate_batches, devices, log)
+    checkpoints.close()
+    _say_next(folder, state, outcome, log)
+    return STOPPED if outcome == "stopped" else DONE
+
+
+def _make_folder(folder: epath.Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the run directory {folder} cannot be made: {error.strerror or error}; give another --run-dir") from None
+
+
+def _settle_config(folder: epath.Path, config: Config, log: RunLog) -> None:
+    """Refuses another identity, says what else differs."""
+    if not (folder / rundir.CONFIG).exists():
+        return
+    old = rundir.read_config(folder)
+    identity = differences(old, config, "identity")
+    if identity:
+        raise UserError(
+            f"{folder} was trained with other values of fields that decide what is learned:\n  "
+            + "\n  ".join(identity)
+            + "\ngive the old values, or another --run-dir"
+        )
+    for line in differences(old, config, "operational"):
+        log.line(f"changed: {line}")
+
+
+def _closed(train_step: Any, shapes: list[Shape], share: Share) -> Any:
+    """The train step for the closed set of shapes: another one is a bug, and is named instead of compiled."""
+    known = {(shape.rows, shape.src, shape.tgt) for shape in shapes}
+
+    def step(state: TrainState, batch: Any, after: Any) -> Any:
+        shape = (*batch[0].shape, batch[1].shape[1])
+        if shape not in known:
+            raise RuntimeError(f"a batch of shape {Shape(*shape)} is not one of {', '.join(map(str, shapes))}")
+        return train_step(state, batch, after)
+
+    return step
+
+
+def _evaluations(config: Config, ready: Ready, valid: Corpus, model: Model, devices: Devices) -> list[loop.Evaluation]:
+    pairs = tokenize(valid.pairs, ready.vocabularies)
+    largest = ready.shapes[-1]
+    fitting = np.flatnonzero((pairs.source.lengths <= largest.src) & (pairs.target.lengths <= largest.tgt))
+    fitted, share = pairs.take(fitting), Share(*parallel.process())
+    if not len(fitted):
+        raise UserError(f"no pair of {valid.name} fits into the largest shape, {largest}; give validation pairs like the training pairs")
+    evaluations = [loop.make_loss_evaluation(make_eval_step(model, devices), lambda: in_order(fitted, ready.shapes, share), devices)]
+    chosen = list(itertools.islice(valid.pairs, config.evaluation.valid_pairs))
+    if chosen:
+        greedy = dataclasses.replace(config.decoding, beam_size=1)
+        translator = Translator(model, ready.vocabularies, greedy, devices)
+        evaluations.append(make_translation_evaluation(translator, chosen, config.evaluation, config.data.target))
+    return evaluations
+
+
+def describe(config: Config, ready: Ready, valid: Corpus, pipeline: Pipeline, devices: Devices, parameters: int) -> str:
+    """The block at the start: what is trained on what, with what."""
+    train, sides = ready.train, ready.vocabularies
+    vocabulary = f"{config.vocab.kind}, joint {len(sides.source):,}"
+    if not sides.joint:
+        vocabulary = f"{config.vocab.kind}, {config.data.source} {len(sides.source):,}, {config.data.target} {len(sides.target):,}"
+    kind = devices.mesh.devices.flat[0].device_kind
+    lines = {
+        "train": f"{len(ready.pairs):,} pairs of {train.name}; left out: {train.blank:,} blank, {ready.filtered}",
+        "valid": f"{len(valid.pairs):,} pairs of {valid.name}; left out: {valid.blank:,} blank",
+        "vocabulary": vocabulary,
+        "parameters": f"{parameters:,}",
+        "devices": f"{devices.count} x {kind} in {parallel.process()[1]} process(es)",
+        "shapes": " ".join(map(str, ready.shapes)),
+        "batches": f"{len(pipeline.plan(0)):,} an epoch, {len(ready.pairs) / len(pipeline.plan(0)):.1f} pairs each, padding {pipeline.waste():.1%}",
+        "versions": " ".join(f"{name} {version}" for name, version in versions().items()),
+    }
+    return "\n".join(f"{name:<11}{text}" for name, text in lines.items())
+
+
+def _say_next(folder: epath.Path, state: TrainState, outcome: loop.Outcome, log: RunLog) -> None:
+    """How it ended, and what to type next."""
+    step = int(state.step)
+    if outcome == "stopped":
+        log.line(f"stopped and saved at step {step}; the same command goes on from here")
+        return
+    best = "" if not np.isfinite(state.best_score) else f"; best so far: {abs(float(state.best_score)):.3f}"
+    log.line(f"{outcome} at step {step}{best}\nnext: python -m flax_s2s evaluate {folder}")

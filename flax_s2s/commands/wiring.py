@@ -1,0 +1,115 @@
+"""What several verbs need: a corpus made ready for a model, and a trained run opened for decoding."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from rich.console import Console
+
+from flax_s2s import rundir
+from flax_s2s.checkpoint import Checkpoints
+from flax_s2s.config import Config, UserError, VocabConfig, check
+from flax_s2s.data import batching, corpus, vocab
+from flax_s2s.data.batching import Filtered, Shape, TokenPairs
+from flax_s2s.data.corpus import Corpus
+from flax_s2s.data.vocab import Vocabularies
+from flax_s2s.model.seq2seq import Model, init_params, make_model
+from flax_s2s.parallel import Devices, make_devices, place
+from flax_s2s.training.state import Params
+
+
+class Ready(NamedTuple):
+    """A training corpus as the step sees it."""
+
+    train: Corpus
+    vocabularies: Vocabularies
+    pairs: TokenPairs
+    filtered: Filtered
+    shapes: list[Shape]
+
+
+def tokenize(pairs: list[corpus.Pair], vocabularies: Vocabularies) -> TokenPairs:
+    """Token ids of both sides, each ending with EOS."""
+    source = vocabularies.source.encode([pair.source for pair in pairs])
+    target = vocabularies.target.encode([pair.target for pair in pairs])
+    return TokenPairs(batching.add_end(source), batching.add_end(target))
+
+
+def make_vocabularies(train: Corpus, config: VocabConfig, folder: epath.Path | None) -> Vocabularies:
+    """Those kept in `folder`, or new ones, which are then kept there (None: nowhere)."""
+    found = vocab.load(folder, config.joint) if folder else None
+    if found is None:
+        found = vocab.train(train.pairs, config)
+        if folder and jax.process_index() == 0:
+            vocab.save(found, folder)
+    return found
+
+
+def make_ready(config: Config, vocab_folder: epath.Path | None) -> Ready:
+    """Reads, tokenizes, filters and buckets the training corpus."""
+    train = corpus.load(config.data, "train", config.seed)
+    vocabularies = make_vocabularies(train, config.vocab, vocab_folder)
+    everything = tokenize(train.pairs, vocabularies)
+    kept, filtered = batching.keep_fitting(everything, config.data)
+    pairs = everything if len(kept) == len(everything) else everything.take(kept)
+    return Ready(train, vocabularies, pairs, filtered, batching.choose_shapes(pairs, config.data))
+
+
+class Opened(NamedTuple):
+    """A trained run, ready to decode."""
+
+    config: Config
+    vocabularies: Vocabularies
+    model: Model
+    params: Params
+    devices: Devices
+    step: int
+
+
+def open_run(run_dir: str, checkpoint: str, overrides: dict[str, Any]) -> Opened:
+    """Loads configuration, vocabulary and parameters, and nothing else.
+
+    Args:
+        run_dir: the run directory.
+        checkpoint: best, last, or a step.
+        overrides: fields of `decoding` that are given on the command line.
+    """
+    folder = epath.Path(run_dir)
+    config = rundir.read_config(folder)
+    config = check(dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, **overrides)))
+    checkpoints = Checkpoints(folder / rundir.CHECKPOINTS)
+    step = checkpoints.choose(checkpoint)
+    vocabularies = vocab.load(folder / rundir.VOCAB, config.vocab.joint)
+    if vocabularies is None:
+        raise UserError(f"{folder / rundir.VOCAB} has no vocabulary; the run directory is not complete: restore it from a copy")
+    devices = make_devices(config.training.devices, {"decoding.rows": config.decoding.rows})
+    sizes = (len(vocabularies.source), len(vocabularies.target))
+    abstract = place(jax.eval_shape(lambda: init_params(config.model, *sizes, jax.random.key(0))), devices)
+    params = checkpoints.load_params(step, abstract)
+    checkpoints.close()
+    return Opened(config, vocabularies, make_model(config.model, *sizes), params, devices, step)
+
+
+def measure_products(rounds: int = 5) -> float:
+    """FLOP/s of a float32 matrix product of 2048 x 2048 on one device: the best of several."""
+    size = 2048
+    square = jnp.full((size, size), 0.5, jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    jax.block_until_ready(product(square))
+    return 2 * size**3 / min(measure(lambda: product(square)) for _ in range(rounds))
+
+
+def measure(work: Callable[[], Any]) -> float:
+    """Seconds that the work takes until its result is there."""
+    begin = time.perf_counter()
+    jax.block_until_ready(work())
+    return time.perf_counter() - begin
+
+
+def console() -> Console:
+    """Where a verb says what it does; its result goes to stdout."""
+    return Console(stderr=True, highlight=False, soft_wrap=True, quiet=jax.process_index() != 0)

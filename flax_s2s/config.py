@@ -1,0 +1,475 @@
+"""What a run is made of: one frozen dataclass per room, its exact JSON form, and the loading of `configs/*.py`.
+
+Enters: a preset, a `config.json`, or nothing (the defaults). Leaves: a `Config` that `check` has found consistent.
+
+Every field is either *identity* (it decides what is learned: a run directory keeps it for life) or *operational*
+(it may change when the run is continued). Only the standard library is imported here, by design: everyone imports
+this module.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+import math
+import re
+import sys
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+PAD, BOS, EOS, UNK = 0, 1, 2, 3
+"""Ids of padding, start, end and the unknown token: the same in every vocabulary, known to every room."""
+
+
+class UserError(Exception):
+    """A mistake the user can correct: printed as one message (what, got, rule, remedy), exit code 2."""
+
+
+def identity(default: T) -> T:
+    """A field that decides what is learned; continuing a run with another value is an error."""
+    return dataclasses.field(default=default, metadata={"role": "identity"})
+
+
+def operational(default: T) -> T:
+    """A field that may change when a run is continued; the change is applied and logged."""
+    return dataclasses.field(default=default, metadata={"role": "operational"})
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the pairs come from, which are kept, and how they are put into batches."""
+
+    format: Literal["text", "tsv", "jsonl", "tfds", "phrases"] = operational("phrases")
+    """Kind of corpus: aligned text files, TSV, JSONL, a TFDS dataset, or phrases generated from CLDR."""
+    folder: str = operational("")
+    """Folder of the files, relative to the working directory; for tfds the data_dir (empty: TFDS' default)."""
+    dataset: str = operational("")
+    """TFDS name, such as wmt14_translate/fr-en; only for tfds."""
+    train: str = operational("train")
+    """Training split: file name without suffix (text: NAME.SIDE, or {side} inside the name; .gz is found), or TFDS split."""
+    valid: str = operational("valid")
+    """Validation split, named like train; empty: held_out_pairs are taken out of train."""
+    test: str = operational("test")
+    """Test split, named like train; empty: there is none."""
+    source: str = identity("en")
+    """Source side: file suffix, TSV column number (from 0), JSONL field, TFDS feature, or locale; also its language."""
+    target: str = identity("zh")
+    """Target side, named like source."""
+    max_train_pairs: int = identity(0)
+    """Pairs of train that are used, from its beginning (phrases: how many are generated); 0: all."""
+    held_out_pairs: int = identity(1000)
+    """Pairs taken out of train for validation where valid is empty; no sentence of theirs stays in train."""
+    max_source_tokens: int = identity(100)
+    """Training pairs with a longer source (in tokens, its end mark included) are left out."""
+    max_target_tokens: int = identity(100)
+    """Training pairs with a longer target (in tokens, its end mark included) are left out."""
+    max_ratio: float = identity(9.0)
+    """Training pairs with one side more than this many times as long as the other (in tokens) are left out."""
+    batch_tokens: int = identity(2048)
+    """Padded tokens of a batch, counted on its longer side: rows = batch_tokens / length."""
+    row_multiple: int = identity(8)
+    """Rows of every batch are a multiple of this; the number of devices must divide it."""
+    buckets: int = identity(10)
+    """Number of batch shapes (source length, target length, rows); each is compiled once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VocabConfig:
+    """The SentencePiece vocabulary, trained from the training pairs."""
+
+    kind: Literal["unigram", "bpe", "char", "word"] = identity("unigram")
+    """Kind of token; word splits at white space."""
+    size: int = identity(8000)
+    """Tokens in each vocabulary, the four special ones included; for char and word an upper limit."""
+    joint: bool = identity(True)
+    """One vocabulary for both sides; else one for each."""
+    character_coverage: float = identity(1.0)
+    """Share of the training text's characters that get a token of their own (0.98 to 1)."""
+    byte_fallback: bool = identity(False)
+    """Spell unknown characters as UTF-8 bytes (256 more tokens) instead of the unknown token."""
+    normalization: Literal["identity", "nfkc", "nmt_nfkc"] = identity("identity")
+    """Unicode normalization before tokenizing; anything but identity changes the text that is learned and scored."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The LSTM encoder-decoder."""
+
+    embedding_size: int = identity(256)
+    """Features of a token's embedding."""
+    hidden_size: int = identity(512)
+    """Units of each layer."""
+    encoder_layers: int = identity(1)
+    """LSTM layers of the encoder."""
+    decoder_layers: int = identity(1)
+    """LSTM layers of the decoder."""
+    bidirectional_layers: int = identity(1)
+    """How many encoder layers, from the lowest, read in both directions."""
+    bidirectional_size: int = identity(0)
+    """Units per direction of a bidirectional layer; 0: half of hidden_size, so that both together match the decoder."""
+    residual_from: int = identity(0)
+    """First layer (counted from 1) of either stack whose input is added to its output; 0: none."""
+    reverse_source: bool = identity(False)
+    """Read the source sentence backwards (Sutskever et al. 2014, section 3.3)."""
+    attention: Literal["none", "dot", "general", "additive"] = identity("general")
+    """Score between decoder state and source position; none is the fixed-vector model."""
+    attention_size: int = identity(0)
+    """Units of the additive score's hidden layer; 0: hidden_size."""
+    input_feeding: bool = identity(False)
+    """Feed the attentional state into the next step (Luong et al. 2015); slower: attention runs inside the loop."""
+    bridge: Literal["copy", "dense", "zero"] = identity("copy")
+    """How the decoder starts: the encoder's final states, a tanh layer of them, or zeros."""
+    tie: Literal["none", "softmax", "all"] = identity("none")
+    """Shared tables: target embedding = softmax, or source = target = softmax (needs vocab.joint)."""
+    dropout: float = identity(0.2)
+    """Probability of dropping a feature, at embeddings, between layers and before the softmax (in steps of 1/256)."""
+    init_scale: float = identity(0.0)
+    """Parameters start uniform in +-init_scale; 0: Glorot uniform kernels, embeddings of variance 1/embedding_size."""
+    forget_bias: float = identity(1.0)
+    """Start of the forget gates' biases (Jozefowicz et al. 2015)."""
+    compute: Literal["float32", "bfloat16"] = identity("float32")
+    """Type of the matrix products; parameters, cell states, softmax and loss stay float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """From gradients to the next parameters."""
+
+    name: Literal["adam", "adamw", "sgd"] = identity("adam")
+    """Update rule."""
+    learning_rate: float = identity(1e-3)
+    """Peak learning rate."""
+    schedule: Literal["constant", "inverse_sqrt", "cosine", "halving"] = identity("inverse_sqrt")
+    """Learning rate after the warm-up."""
+    warmup_steps: int = identity(0)
+    """Steps of linear warm-up from zero; inverse_sqrt falls as sqrt(warmup_steps / step) after them."""
+    decay_steps: int = identity(0)
+    """Step at which cosine reaches zero."""
+    halve_from_step: int = identity(0)
+    """Step of the first halving (Luong, Sutskever)."""
+    halve_every_steps: int = identity(0)
+    """Steps between halvings."""
+    beta1: float = identity(0.9)
+    """Adam's decay of the first moment."""
+    beta2: float = identity(0.999)
+    """Adam's decay of the second moment."""
+    epsilon: float = identity(1e-8)
+    """Adam's epsilon."""
+    weight_decay: float = identity(0.0)
+    """AdamW's decay per step, as a multiple of the learning rate."""
+    clip_norm: float = identity(1.0)
+    """Largest global norm of the gradient of the loss per token; 0: no clipping."""
+    label_smoothing: float = identity(0.1)
+    """Probability mass spread evenly over the vocabulary (Szegedy et al. 2016)."""
+    accumulate_batches: int = identity(1)
+    """Batches whose gradients are summed before one update."""
+    average_decay: float = identity(0.0)
+    """Decay of the moving average of the parameters that is used for evaluation and decoding; 0: none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How long, how often, and on what."""
+
+    steps: int = operational(10_000)
+    """Updates in all."""
+    log_every_steps: int = operational(50)
+    """Updates between two lines of progress."""
+    evaluate_every_steps: int = operational(500)
+    """Updates between two evaluations of the validation set; the last step is always evaluated."""
+    save_every_steps: int = operational(500)
+    """Updates between two checkpoints; the last step is always saved."""
+    keep_last: int = operational(2)
+    """Newest checkpoints that are kept."""
+    keep_best: int = operational(1)
+    """Checkpoints that are kept besides because they are the best by best_metric."""
+    best_metric: Literal["loss", "bleu", "chrf", "exact_match", "wer"] = operational("loss")
+    """Metric of the validation set that ranks checkpoints and stops early."""
+    patience: int = operational(0)
+    """Evaluations without a better best_metric after which training stops; 0: never."""
+    devices: int = operational(0)
+    """Accelerators to use; 0: all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodingConfig:
+    """From parameters to text."""
+
+    beam_size: int = operational(5)
+    """Live hypotheses of a sentence; 1 is greedy search."""
+    length_penalty: float = operational(1.0)
+    """Exponent alpha of the length penalty ((5 + length) / 6) ** alpha (Wu et al. 2016, equation 14)."""
+    max_length_ratio: float = operational(2.0)
+    """A translation has at most max_length_ratio * source tokens + max_length_extra tokens."""
+    max_length_extra: int = operational(10)
+    """See max_length_ratio."""
+    rows: int = operational(64)
+    """Sentences decoded at once; the number of devices must divide it."""
+    max_source_tokens: int = operational(512)
+    """Longer sources are cut to this many tokens, and counted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured on translations."""
+
+    metrics: tuple[Literal["bleu", "chrf", "exact_match", "wer"], ...] = operational(("bleu", "chrf", "exact_match"))
+    """Metrics that are computed; wer is the edit distance over white-space tokens (the phone error rate where those are phones)."""
+    tokenizer: Literal["auto", "13a", "intl", "zh", "char", "none"] = operational("auto")
+    """sacreBLEU's tokenizer; auto: by the target's language, zh for Chinese, char for Japanese, Thai, Lao, Khmer, Burmese, else 13a."""
+    valid_pairs: int = operational(1000)
+    """Validation pairs translated (greedily) at each evaluation during training; 0: none."""
+    samples: int = operational(3)
+    """Sample translations printed at each evaluation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    seed: int = identity(1)
+    """Seed of parameters, dropout and data order."""
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    vocab: VocabConfig = dataclasses.field(default_factory=VocabConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    decoding: DecodingConfig = dataclasses.field(default_factory=DecodingConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The remedy clause for a misspelt name: `; did you mean 'hidden_size'?`, or nothing when none is near."""
+    found = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+# Strict JSON -------------------------------------------------------------------------------------------------------
+
+
+def to_json(config: Config) -> str:
+    """The configuration as indented JSON; `from_json` is its exact inverse."""
+    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Reads what `to_json` wrote.
+
+    Raises:
+        UserError: not JSON, an unknown key (the nearest is named), a missing key, a wrong type, or a bad choice.
+    """
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"config.json is not JSON: {error}") from None
+    config = _build(Config, tree, "")
+    assert isinstance(config, Config)
+    return config
+
+
+def _build(cls: type, tree: object, path: str) -> object:
+    if not isinstance(tree, dict):
+        raise UserError(f"{path or 'config'} must be an object of fields, got {type(tree).__name__}")
+    hints = typing.get_type_hints(cls)
+    for key in tree:
+        if key not in hints:
+            raise UserError(f"unknown field {_join(path, key)!r}{nearest(key, hints)}")
+    for key in hints:
+        if key not in tree:
+            raise UserError(f"field {_join(path, key)!r} is missing")
+    return cls(**{key: _convert(hint, tree[key], _join(path, key)) for key, hint in hints.items()})
+
+
+def _convert(hint: Any, value: object, path: str) -> object:
+    if dataclasses.is_dataclass(hint):
+        assert isinstance(hint, type)
+        return _build(hint, value, path)
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise UserError(f"{path}={value!r} is not one of {', '.join(map(str, choices))}")
+        return value
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"{path} must be a list, got {value!r}")
+        return tuple(_convert(typing.get_args(hint)[0], item, path) for item in value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise UserError(f"{path}={value!r} must be of type {hint.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+# Differences -------------------------------------------------------------------------------------------------------
+
+
+def flatten(config: Any, path: str = "") -> dict[str, tuple[object, str]]:
+    """Every leaf field as `{"model.hidden_size": (512, "identity")}`."""
+    leaves: dict[str, tuple[object, str]] = {}
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), _join(path, field.name)
+        if dataclasses.is_dataclass(value):
+            leaves |= flatten(value, name)
+        else:
+            leaves[name] = (value, field.metadata["role"])
+    return leaves
+
+
+def differences(old: Config, new: Config, role: str) -> list[str]:
+    """The fields of a role that differ, as lines `model.hidden_size: 512 -> 256`."""
+    was, now = flatten(old), flatten(new)
+    return [f"{name}: {was[name][0]!r} -> {now[name][0]!r}" for name in was if was[name] != now[name] and was[name][1] == role]
+
+
+# Presets -----------------------------------------------------------------------------------------------------------
+
+
+def load_preset(path: str) -> Config:
+    """Runs `configs/NAME.py` and returns what its `config()` returns.
+
+    Raises:
+        UserError: no such file, an error in it, or no `config()` that returns a `Config`.
+    """
+    file = Path(path)
+    if not file.is_file():
+        near = nearest(file.stem, [other.stem for other in file.parent.glob("*.py")]) if file.parent.is_dir() else ""
+        raise UserError(f"there is no preset {path!r}{near}")
+    spec = importlib.util.spec_from_file_location(f"flax_s2s_preset_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"preset {path!r} must be a Python file, NAME.py")
+    module = importlib.util.module_from_spec(spec)
+    bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(module)
+        made = module.config()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"preset {path!r} does not run: {type(error).__name__}: {error}") from error
+    finally:
+        sys.dont_write_bytecode = bytecode
+    if not isinstance(made, Config):
+        raise UserError(f"config() of preset {path!r} must return a flax_s2s.config.Config, got {type(made).__name__}")
+    return made
+
+
+# Consistency -------------------------------------------------------------------------------------------------------
+
+_POSITIVE = """data.max_source_tokens data.max_target_tokens data.batch_tokens data.row_multiple data.buckets data.held_out_pairs
+    model.embedding_size model.hidden_size model.encoder_layers model.decoder_layers optimizer.learning_rate
+    optimizer.accumulate_batches training.steps training.log_every_steps training.evaluate_every_steps
+    training.save_every_steps training.keep_last decoding.beam_size decoding.rows decoding.max_source_tokens""".split()
+_PROBABILITY = "model.dropout optimizer.beta1 optimizer.beta2 optimizer.label_smoothing optimizer.average_decay".split()
+
+
+def check(config: Config) -> Config:
+    """Returns the configuration if its fields agree with one another.
+
+    Raises:
+        UserError: the first rule that is broken, with the value got and a remedy.
+    """
+    leaves = {name: value for name, (value, _) in flatten(config).items()}
+    for name, value in leaves.items():
+        if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
+            raise UserError(f"{name}={value} must not be negative and must be finite")
+    for name in _POSITIVE:
+        if leaves[name] == 0:
+            raise UserError(f"{name}=0 must be greater than 0")
+    for name in _PROBABILITY:
+        if not 0 <= float(str(leaves[name])) < 1:
+            raise UserError(f"{name}={leaves[name]} must be at least 0 and less than 1")
+    _check_data(config)
+    _check_model(config.model, config.vocab)
+    _check_optimizer(config.optimizer)
+    _check_evaluation(config)
+    return config
+
+
+def _check_data(config: Config) -> None:
+    data = config.data
+    longest = max(data.max_source_tokens, data.max_target_tokens)
+    if data.batch_tokens < longest * data.row_multiple:
+        raise UserError(
+            f"data.batch_tokens={data.batch_tokens} must hold {data.row_multiple} rows (data.row_multiple) of the longest pair, "
+            f"{longest} tokens; use at least {longest * data.row_multiple}, or lower data.max_source_tokens and data.max_target_tokens"
+        )
+    if data.format == "phrases" and data.max_train_pairs == 0:
+        raise UserError("data.format=phrases generates data.max_train_pairs pairs, got 0; use for example 40000")
+    if data.format == "tfds" and not data.dataset:
+        raise UserError("data.format=tfds needs data.dataset, a TFDS name such as wmt14_translate/fr-en")
+    if not data.train:
+        raise UserError("data.train is empty; name the training split")
+    if data.source == data.target:
+        raise UserError(f"data.source and data.target are both {data.source!r}; they must name two sides")
+    if data.format in ("text", "phrases"):
+        for name in (data.source, data.target):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or ".." in name:
+                raise UserError(
+                    f"side {name!r} must be a file suffix or locale of letters, digits, '.', '_' and '-', such as en or zh_Hans"
+                )
+    if not 0.98 <= config.vocab.character_coverage <= 1:
+        raise UserError(f"vocab.character_coverage={config.vocab.character_coverage} must be between 0.98 and 1")
+    if config.vocab.size < 8:
+        raise UserError(f"vocab.size={config.vocab.size} must be at least 8")
+
+
+def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
+    if model.bidirectional_layers > model.encoder_layers:
+        raise UserError(
+            f"model.bidirectional_layers={model.bidirectional_layers} must be at most model.encoder_layers={model.encoder_layers}"
+        )
+    if model.bidirectional_layers and not model.bidirectional_size and model.hidden_size % 2:
+        raise UserError(
+            f"model.hidden_size={model.hidden_size} must be even, so that each direction gets half; use {model.hidden_size + 1}"
+        )
+    if model.input_feeding and model.attention == "none":
+        raise UserError("model.input_feeding needs attention, got model.attention=none; use general")
+    if model.tie == "all" and not vocab.joint:
+        raise UserError("model.tie=all shares the source and target tables and needs vocab.joint; use model.tie=softmax")
+    both = 2 * (model.bidirectional_size or model.hidden_size // 2)
+    wide = model.bidirectional_layers and both != model.hidden_size
+    if wide and model.bridge == "copy":
+        raise UserError(
+            f"model.bridge=copy needs both directions together to be model.hidden_size={model.hidden_size} wide, got {both}; "
+            "use model.bridge=dense, or model.bidirectional_size=0"
+        )
+    if model.residual_from == 1 and model.embedding_size != model.hidden_size:
+        raise UserError(
+            f"model.residual_from=1 adds embeddings of {model.embedding_size} to states of {model.hidden_size}; use 2 or more, or equal sizes"
+        )
+    if wide and 0 < model.residual_from <= min(model.bidirectional_layers + 1, model.encoder_layers):
+        raise UserError(
+            f"model.residual_from={model.residual_from} adds states of {both} and {model.hidden_size}; use at least {model.bidirectional_layers + 2}"
+        )
+    if wide and model.attention == "dot" and model.bidirectional_layers == model.encoder_layers:
+        raise UserError(f"model.attention=dot needs states of one size, got {model.hidden_size} and {both}; use general")
+
+
+def _check_optimizer(optimizer: OptimizerConfig) -> None:
+    needs = {
+        "inverse_sqrt": ("warmup_steps", optimizer.warmup_steps),
+        "cosine": ("decay_steps", max(0, optimizer.decay_steps - optimizer.warmup_steps)),
+        "halving": ("halve_every_steps", optimizer.halve_every_steps),
+    }
+    if optimizer.schedule in needs and needs[optimizer.schedule][1] == 0:
+        name = needs[optimizer.schedule][0]
+        got = getattr(optimizer, name)
+        raise UserError(f"optimizer.schedule={optimizer.schedule} needs optimizer.{name} greater than 0 (and than the warm-up), got {got}")
+    if optimizer.weight_decay and optimizer.name != "adamw":
+        raise UserError(f"optimizer.weight_decay needs optimizer.name=adamw, got {optimizer.name}")
+
+
+def _check_evaluation(config: Config) -> None:
+    best, metrics = config.training.best_metric, config.evaluation.metrics
+    if best != "loss" and best not in metrics:
+        raise UserError(f"training.best_metric={best} must be loss or one of evaluation.metrics: {', '.join(metrics)}")
+    if best != "loss" and config.evaluation.valid_pairs == 0:
+        raise UserError(f"training.best_metric={best} needs translations; raise evaluation.valid_pairs from 0")

@@ -1,0 +1,1 @@
+"""Text -> tokens -> batches; NumPy only, never imports jax."""

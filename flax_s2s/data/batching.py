@@ -1,0 +1,178 @@
+"""From token ids to batches of a closed set of shapes.
+
+Enters: pairs of token id lists. Leaves: `Batch`es, padded to one of a few `Shape`s that are known before the first step.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from flax_s2s.config import EOS, PAD, DataConfig, UserError
+
+_CANDIDATES = 32  # lengths per side that a bucket's edge may take: more changes padding by less than 0.5% on Multi30k
+
+
+class Ragged(NamedTuple):
+    """Sequences of different lengths, one after the other: sequence i is `flat[starts[i] : starts[i + 1]]`."""
+
+    flat: Int32[np.ndarray, " tokens"]
+    starts: Int[np.ndarray, " sequences_plus_1"]
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " sequences"]:
+        """Tokens of each sequence."""
+        return np.diff(self.starts)
+
+    def take(self, index: Int[np.ndarray, " chosen"]) -> "Ragged":
+        """The chosen sequences, in that order."""
+        return make_ragged([self.flat[self.starts[i] : self.starts[i + 1]] for i in index])
+
+
+def make_ragged(sequences: Sequence[Sequence[int] | np.ndarray]) -> Ragged:
+    """`[[5, 6], [7]]` -> `Ragged(flat=[5, 6, 7], starts=[0, 2, 3])`."""
+    starts = np.zeros(len(sequences) + 1, np.int64)
+    np.cumsum([len(sequence) for sequence in sequences], out=starts[1:])
+    flat = np.concatenate([np.asarray(sequence, np.int32) for sequence in sequences]) if sequences else np.zeros(0, np.int32)
+    return Ragged(flat, starts)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenPairs:
+    """A tokenized corpus; every sequence ends with EOS."""
+
+    source: Ragged
+    target: Ragged
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.source.starts) - 1
+
+    def take(self, index: Int[np.ndarray, " chosen"]) -> "TokenPairs":
+        """The chosen pairs, in that order."""
+        return TokenPairs(self.source.take(index), self.target.take(index))
+
+
+def add_end(ids: Sequence[Sequence[int]]) -> Ragged:
+    """`[[5, 6]]` -> `[[5, 6, EOS]]`."""
+    return make_ragged([[*row, EOS] for row in ids])
+
+
+class Filtered(NamedTuple):
+    """How many pairs were left out, and why; a pair is counted at the first reason."""
+
+    long_source: int
+    long_target: int
+    ratio: int
+
+    def __str__(self) -> str:
+        """One clause for the start block."""
+        return f"{self.long_source:,} long source, {self.long_target:,} long target, {self.ratio:,} length ratio"
+
+
+def keep_fitting(pairs: TokenPairs, config: DataConfig, ratio: bool = True) -> tuple[Int[np.ndarray, " kept"], Filtered]:
+    """The indices of the pairs within the limits of `config`, and the counts of the others.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    source, target = pairs.source.lengths, pairs.target.lengths
+    long_source = source > config.max_source_tokens
+    long_target = ~long_source & (target > config.max_target_tokens)
+    uneven = np.maximum(source, target) > config.max_ratio * np.minimum(source, target)
+    uneven &= ~long_source & ~long_target & ratio
+    filtered = Filtered(int(long_source.sum()), int(long_target.sum()), int(uneven.sum()))
+    kept = np.flatnonzero(~(long_source | long_target | uneven))
+    if not len(kept):
+        raise UserError(
+            f"all {len(source):,} pairs were left out ({filtered}); raise data.max_source_tokens, data.max_target_tokens or data.max_ratio"
+        )
+    return kept, filtered
+
+
+class Shape(NamedTuple):
+    """One batch shape: every batch of it is compiled once."""
+
+    rows: int
+    src: int
+    tgt: int
+
+    def __str__(self) -> str:
+        """`64x(24+28)`."""
+        return f"{self.rows}x({self.src}+{self.tgt})"
+
+
+class Batch(NamedTuple):
+    """Padded pairs: real tokens, EOS, then PAD; filler rows are PAD throughout."""
+
+    src_ids: Int32[np.ndarray, "batch src"]
+    tgt_ids: Int32[np.ndarray, "batch tgt"]
+
+
+def rows_of(src: int, tgt: int, config: DataConfig) -> int:
+    """Rows of a batch of that size: as many multiples of `row_multiple` as `batch_tokens` holds, at least one."""
+    return max(config.batch_tokens // max(src, tgt) // config.row_multiple, 1) * config.row_multiple
+
+
+def choose_shapes(pairs: TokenPairs, config: DataConfig) -> list[Shape]:
+    """The closed set of shapes, smallest first, that pads a corpus least.
+
+    Greedy: starting from the one shape that holds everything, each further shape is the (src, tgt) that removes
+    most padding from the pairs that fit into it.
+    """
+    source, target = pairs.source.lengths, pairs.target.lengths
+    cells, counts = np.unique(np.stack([source, target], axis=1), axis=0, return_counts=True)
+    cost = np.full(len(cells), int(source.max() + target.max()))  # padded tokens of a pair in its best shape so far
+    chosen = {(int(source.max()), int(target.max()))}
+    edges = [(int(s), int(t)) for s in _edges(source) for t in _edges(target)]
+    while len(chosen) < config.buckets:
+        gains = [int(counts[fits] @ np.maximum(cost[fits] - s - t, 0)) for s, t in edges for fits in [(cells <= (s, t)).all(axis=1)]]
+        best = int(np.argmax(gains))
+        if gains[best] == 0:
+            break
+        chosen.add(edges[best])
+        fits = (cells <= edges[best]).all(axis=1)
+        cost[fits] = np.minimum(cost[fits], sum(edges[best]))
+    return [Shape(rows_of(s, t, config), s, t) for s, t in sorted(chosen, key=lambda edge: (sum(edge), edge))]
+
+
+def _edges(lengths: Int[np.ndarray, " pairs"]) -> Int[np.ndarray, " edges"]:
+    """Quantiles of the lengths, the longest included."""
+    return np.unique(np.quantile(lengths, np.linspace(0, 1, _CANDIDATES + 1)[1:], method="higher"))
+
+
+def assign(pairs: TokenPairs, shapes: Sequence[Shape]) -> Int[np.ndarray, " pairs"]:
+    """For each pair the index of the smallest shape that holds it.
+
+    Raises:
+        UserError: a pair fits into none.
+    """
+    source, target = pairs.source.lengths, pairs.target.lengths
+    bucket = np.full(len(pairs), -1)
+    for index in reversed(range(len(shapes))):  # smallest last, so that it wins
+        bucket[(source <= shapes[index].src) & (target <= shapes[index].tgt)] = index
+    if (bucket < 0).any():
+        worst = int(np.flatnonzero(bucket < 0)[0])
+        raise UserError(
+            f"pair {worst} has {source[worst]}+{target[worst]} tokens and fits into none of the shapes {', '.join(map(str, shapes))}"
+        )
+    return bucket
+
+
+def pad(sequences: Sequence[np.ndarray], rows: int, length: int) -> Int32[np.ndarray, "batch time"]:
+    """`[[5, 2], [7, 8, 2]]`, 3 rows, length 4 -> `[[5, 2, 0, 0], [7, 8, 2, 0], [0, 0, 0, 0]]`."""
+    padded = np.full((rows, length), PAD, np.int32)
+    for row, sequence in enumerate(sequences):
+        padded[row, : len(sequence)] = sequence
+    return padded
+
+
+def make_batch(pairs: TokenPairs, index: Int[np.ndarray, " chosen"], shape: Shape) -> Batch:
+    """The chosen pairs in a batch of that shape; rows without a pair are filler."""
+
+    def side(ragged: Ragged, length: int) -> np.ndarray:
+        return pad([ragged.flat[ragged.starts[i] : ragged.starts[i + 1]] for i in index], shape.rows, length)
+
+    return Batch(side(pairs.source, shape.src), side(pairs.target, shape.tgt))

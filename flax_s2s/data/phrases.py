@@ -1,0 +1,360 @@
+"""Localized phrases: the embedded corpus, generated from the Unicode CLDR locale data that ship with Babel.
+
+Enters: two locales, how many phrases, a seed and a split. Leaves: `Phrase`s such as
+`("May 14 – Jun 13, 2023", "2023年5月14日至6月13日", "date_interval")`: one value, written as either locale writes it.
+
+A phrase is a drawn value in a `_Style`. Three rules hold by construction:
+
+* *One source, one target.* Styles of one meaning (a day, an amount of dollars) may coincide in the source ("May 5, 2023" is the
+  medium and the long style); then the first of them decides the target. Styles that coincide although they mean something else
+  (`$` of two currencies, years of two digits) are left out, see `_unambiguous`.
+* *One source, one split.* A hash of the source text decides the split, so neither seed nor count can move a phrase.
+* *Text as people type it.* Every kind of space becomes U+0020 (CLDR has U+202F before AM, U+2009 around dashes, U+00A0 before
+  units) and the invisible marks of writing direction are removed, on both sides. Digits are ASCII.
+"""
+
+import collections
+import dataclasses
+import datetime
+import functools
+import hashlib
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
+from typing import Any, Literal, NamedTuple
+
+import babel.dates
+import babel.localedata
+import babel.numbers
+import numpy as np
+
+from flax_s2s.config import UserError, nearest
+
+FAMILIES: tuple[str, ...] = ("date", "time", "date_time", "duration", "date_interval", "time_interval", "money", "measure")
+
+_Span = tuple[datetime.datetime, datetime.datetime]
+_DrawFn = Callable[[np.random.Generator], Any]
+_RenderFn = Callable[[Any], str]
+_MakeFn = Callable[[babel.Locale], _RenderFn]
+
+# Where phrases are left, even a split of 5% meets none in 2,000 draws only with probability 0.95 ** 2000.
+_PATIENCE_DRAWS = 2_000
+_DIRECTION_MARKS = str.maketrans("", "", "\u061c\u200e\u200f")
+_LETTER_BESIDE_DIGIT = re.compile(r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
+_WIDTHS = ("long", "short")
+
+_CURRENCIES = ("USD", "EUR", "GBP", "JPY", "CNY", "INR", "KRW", "CHF", "CAD", "AUD", "BRL", "MXN")
+_UNITS = {
+    "length": ("kilometer", "meter", "centimeter", "millimeter", "mile", "foot", "inch"),
+    "mass": ("tonne", "kilogram", "gram", "pound", "ounce"),
+    "volume": ("liter", "milliliter", "cubic-meter"),
+    "area": ("square-kilometer", "square-meter", "hectare", "acre"),
+    "speed": ("kilometer-per-hour", "mile-per-hour", "meter-per-second"),
+    "digital": ("megabyte", "gigabyte", "terabyte"),
+    "energy": ("kilowatt-hour", "kilojoule", "kilocalorie"),
+    "power": ("watt", "kilowatt"),
+    "frequency": ("megahertz",),
+    "temperature": ("celsius", "fahrenheit"),
+}
+# Units of time written together, the greater first, and the largest number of the lesser.
+_DURATIONS: dict[tuple[str, ...], int] = {(unit,): 0 for unit in ("year", "month", "week", "day", "hour", "minute", "second")}
+_DURATIONS |= {("year", "month"): 11, ("week", "day"): 6, ("day", "hour"): 23, ("hour", "minute"): 59, ("minute", "second"): 59}
+
+_FIRST_DAY, _DAYS = datetime.datetime(1900, 1, 1), 73_049  # to the end of 2099
+# Probes: two centuries, every month, every hour; amounts with and without decimals, in several plural forms.
+_MONTHS = [datetime.datetime(year, month, day, 9, 8, 7) for year in (1924, 2024) for month in range(1, 13) for day in (1, 12)]
+_HOURS = [datetime.datetime(2024, 1, 1, hour, 8, 7) for hour in range(24)]
+_AMOUNTS = [Decimal(amount) for amount in ("1", "2", "5", "11", "21", "1.5", "1000")]
+
+
+class Phrase(NamedTuple):
+    """One value in two languages, and which of `FAMILIES` it belongs to."""
+
+    source: str
+    target: str
+    family: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Style:
+    """One way to write the values of one meaning."""
+
+    family: str
+    draw_fn: _DrawFn
+    probes: Sequence[Any]
+    """Values that differ in each field, at which ambiguity shows."""
+    source_fn: _RenderFn
+    target_fn: _RenderFn
+    elders: tuple["_Style", ...]
+    """Earlier styles of the same meaning: one that writes a value alike decides its target."""
+
+    def target(self, source: str, value: Any) -> str:
+        """The one target of a value that this style writes as `source`."""
+        alike = (elder.target_fn for elder in self.elders if elder.source_fn(value) == source)
+        return next(alike, self.target_fn)(value)
+
+
+def generate(source_locale: str, target_locale: str, count: int, seed: int, split: Literal["train", "valid", "test"]) -> list[Phrase]:
+    """Generates phrases with distinct sources, an equal share of each family, in an order that depends on the arguments alone.
+
+    Args:
+        source_locale: CLDR name, such as `en`, `zh_Hans` or `pt-BR`.
+        target_locale: Named like source_locale.
+        count: Phrases in all; what the families cannot share equally goes to the first ones.
+        seed: Of the values and the order, at least 0; it does not decide the split of a phrase.
+        split: Of all possible phrases train has nine in ten, valid and test one in twenty each.
+
+    Raises:
+        UserError: an unknown locale, or more phrases than a family has in the split.
+    """
+    styles = _styles(_locale(source_locale), _locale(target_locale))
+    rng = np.random.default_rng([seed, ("train", "valid", "test").index(split)])
+    phrases: dict[str, Phrase] = {}
+    for index, family in enumerate(FAMILIES):
+        share = count // len(FAMILIES) + (index < count % len(FAMILIES))
+        _add(phrases, family, [style for style in styles if style.family == family], share, split, rng)
+    ordered = list(phrases.values())
+    return [ordered[position] for position in rng.permutation(len(ordered))]
+
+
+def _add(phrases: dict[str, Phrase], family: str, styles: list[_Style], share: int, split: str, rng: np.random.Generator) -> None:
+    before, barren = len(phrases), 0
+    while (found := len(phrases) - before) < share:
+        if barren == _PATIENCE_DRAWS or not styles:
+            raise UserError(
+                f"family {family!r} has only about {found} localized phrases available in {split}, but {share} were asked for "
+                f"(one in {len(FAMILIES)} of all); ask for fewer than {found * len(FAMILIES)} in all"
+            )
+        style = styles[rng.integers(len(styles))]
+        value = style.draw_fn(rng)
+        source = style.source_fn(value)
+        barren += 1
+        if source not in phrases and _split(source) == split:
+            phrases[source] = Phrase(source, style.target(source, value), family)
+            barren = 0
+
+
+def _split(source: str) -> str:
+    percentile = int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "big") % 100
+    return "train" if percentile < 90 else "valid" if percentile < 95 else "test"
+
+
+def _locale(name: str) -> babel.Locale:
+    try:
+        return babel.Locale.parse(name.replace("-", "_"))
+    except (babel.UnknownLocaleError, ValueError):
+        near = nearest(name.replace("-", "_"), babel.localedata.locale_identifiers()) or "; use a name such as en, zh_Hans or pt_BR"
+        raise UserError(f"locale {name!r} is not in CLDR{near}") from None
+
+
+@functools.cache
+def _styles(source: babel.Locale, target: babel.Locale) -> list[_Style]:
+    """Every style that both locales have data for and that is not ambiguous."""
+    styles: list[_Style] = []
+    for family, draw_fn, probes, make_fns in _meanings():
+        elders: tuple[_Style, ...] = ()
+        for make_fn in make_fns:
+            try:
+                source_fn, target_fn = _typed(make_fn(source)), _typed(make_fn(target))
+            except KeyError:  # no data for it in one of the locales
+                continue
+            elders += (_Style(family, draw_fn, probes, source_fn, target_fn, elders),)
+        styles += elders
+    return _unambiguous(styles)
+
+
+def _unambiguous(styles: list[_Style]) -> list[_Style]:
+    """Leaves out each style that writes some probe just as another probe with a different target is written."""
+    targets: dict[str, set[str]] = collections.defaultdict(set)
+    writers: dict[str, set[_Style]] = collections.defaultdict(set)
+    for style in styles:
+        for value in style.probes:
+            source = style.source_fn(value)
+            targets[source].add(style.target(source, value))
+            writers[source].add(style)
+    ambiguous = {style for source, found in targets.items() if len(found) > 1 for style in writers[source]}
+    return [style for style in styles if style not in ambiguous]
+
+
+def _typed(render_fn: _RenderFn) -> _RenderFn:
+    return lambda value: " ".join(render_fn(value).translate(_DIRECTION_MARKS).split())
+
+
+def _meanings() -> Iterator[tuple[str, _DrawFn, Sequence[Any], Iterable[_MakeFn]]]:
+    """Family, values, probes and styles of each meaning, the preferred style first."""
+    moments = _MONTHS + _HOURS
+    yield "date", _draw_moment, moments, [_make_date("medium"), _make_date("long"), _make_date("full"), _make_skeleton("yMMMEd")]
+    for skeletons in (("yMMMM", "yMMM"), ("yQQQQ", "yQQQ"), ("MMMMd",)):
+        yield "date", _draw_moment, moments, map(_make_skeleton, skeletons)
+    yield "time", _draw_moment, moments, map(_make_time, ("short", "medium"))
+    lengths = (("medium", "short"), ("long", "short"), ("full", "short"), ("medium", "medium"))
+    yield "date_time", _draw_moment, moments, itertools.starmap(_make_date_time, lengths)
+    for shortest, digits, intervals in ((1, 3, ("yMMMd", "yMMMEd")), (1, 2, ("MMMd",)), (31, 3, ("yMMMM", "yMMM"))):
+        spans = [(start, start + datetime.timedelta(days=days)) for start in _MONTHS for days in (shortest + 1, shortest + 10**digits - 1)]
+        yield "date_interval", _draw_days(shortest, digits), spans, map(_make_interval, intervals)
+    yield "time_interval", _draw_hours, list(itertools.combinations(_HOURS, 2)), [_make_time_interval]
+    for units, largest in _DURATIONS.items():
+        counts = [count[: len(units)] for count in ((1, 1), (2, 1), (5, 5), (21, 2))]
+        yield "duration", _draw_counts(largest), counts, [_make_duration(units, width) for width in _WIDTHS]
+    for currency in _CURRENCIES:
+        yield "money", _draw_amount(6), _AMOUNTS, [_make_money(currency), _make_named_money(currency)]
+    for quantity, units in _UNITS.items():
+        draw_fn = _draw_temperature if quantity == "temperature" else _draw_amount(4)
+        for unit in units:
+            yield "measure", draw_fn, _AMOUNTS, [_make_measure(f"{quantity}-{unit}", width) for width in _WIDTHS]
+
+
+def _number(rng: np.random.Generator, digits: int) -> int:
+    """From 1 to as many digits, each number of digits equally often."""
+    low = 10 ** int(rng.integers(digits))
+    return int(rng.integers(low, 10 * low))
+
+
+def _draw_moment(rng: np.random.Generator) -> datetime.datetime:
+    return _FIRST_DAY + datetime.timedelta(days=int(rng.integers(_DAYS)), seconds=int(rng.integers(86_400)))
+
+
+def _draw_days(shortest: int, digits: int) -> _DrawFn:
+    def draw(rng: np.random.Generator) -> _Span:
+        start = _draw_moment(rng)
+        return start, start + datetime.timedelta(days=shortest - 1 + _number(rng, digits))
+
+    return draw
+
+
+def _draw_hours(rng: np.random.Generator) -> _Span:
+    first = int(rng.integers(1440))
+    start, end = sorted((first, (first + int(rng.integers(1, 1440))) % 1440))
+    return _FIRST_DAY + datetime.timedelta(minutes=start), _FIRST_DAY + datetime.timedelta(minutes=end)
+
+
+def _draw_counts(largest: int) -> _DrawFn:
+    """Draws the number of one unit of time and, if `largest`, that of a lesser unit."""
+    return lambda rng: (_number(rng, 3), int(rng.integers(1, largest + 1))) if largest else (_number(rng, 3),)
+
+
+def _draw_amount(digits: int) -> _DrawFn:
+    """Draws whole numbers and, as often, numbers with one or two decimals."""
+
+    def draw(rng: np.random.Generator) -> Decimal:
+        decimals = (0, 0, 1, 2)[rng.integers(4)]
+        fraction = int(rng.integers(1, 10**decimals)) if decimals else 0
+        return _decimal(_number(rng, digits) * 10**decimals + fraction, decimals)
+
+    return draw
+
+
+def _draw_temperature(rng: np.random.Generator) -> Decimal:
+    """Draws -60 to 199 degrees, whole or with one decimal."""
+    decimals = int(rng.integers(2))
+    return _decimal(int(rng.integers(-60 * 10**decimals, 200 * 10**decimals)), decimals)
+
+
+def _decimal(number: int, decimals: int) -> Decimal:
+    """The number with its last digits as decimals, none of them a trailing zero: plural forms depend on the digits shown."""
+    while decimals and number % 10 == 0:
+        number, decimals = number // 10, decimals - 1
+    return Decimal(number).scaleb(-decimals)
+
+
+def _make_pattern(locale: babel.Locale, pattern: Any) -> _RenderFn:
+    compiled = babel.dates.parse_pattern(pattern)
+    return lambda value: compiled.apply(value, locale)
+
+
+def _make_date(length: str) -> _MakeFn:
+    return lambda locale: _make_pattern(locale, locale.date_formats[length])
+
+
+def _make_time(length: str) -> _MakeFn:
+    return lambda locale: _make_pattern(locale, locale.time_formats[length])
+
+
+def _make_skeleton(skeleton: str) -> _MakeFn:
+    return lambda locale: _make_pattern(locale, locale.datetime_skeletons[skeleton])
+
+
+def _make_date_time(date_length: str, time_length: str) -> _MakeFn:
+    def make(locale: babel.Locale) -> _RenderFn:
+        parts = locale.time_formats[time_length].pattern, locale.date_formats[date_length].pattern
+        return _make_pattern(locale, str(locale.datetime_formats[date_length]).format(*parts))
+
+    return make
+
+
+def _make_interval(skeleton: str) -> _MakeFn:
+    """Intervals are written with the pattern of the greatest field in which start and end differ, or as two whole dates."""
+
+    def make(locale: babel.Locale) -> _RenderFn:
+        whole = _make_pattern(locale, locale.datetime_skeletons[skeleton])
+        formats = locale.interval_formats.get(skeleton, {}).items()
+        patterns = {field: [_make_pattern(locale, part) for part in parts] for field, parts in formats if len(parts) == 2}
+
+        def render(span: _Span) -> str:
+            start, end = (dict(zip("yMdahHm", _fields(moment), strict=True)) for moment in span)
+            for field in start:
+                if start[field] != end[field] and field in patterns:
+                    return "".join(part(moment) for part, moment in zip(patterns[field], span, strict=True))
+            return str(locale.interval_formats[None]).format(*map(whole, span))
+
+        return render
+
+    return make
+
+
+def _fields(moment: datetime.datetime) -> tuple[int, ...]:
+    """Year, month, day, half of the day, hour of it, hour, minute."""
+    return moment.year, moment.month, moment.day, moment.hour // 12, moment.hour % 12, moment.hour, moment.minute
+
+
+def _make_time_interval(locale: babel.Locale) -> _RenderFn:
+    halves = set(locale.time_formats["short"].pattern) & set("hK")
+    return _make_interval("hm" if halves else "Hm")(locale)
+
+
+def _make_measure(unit: str, width: str) -> _MakeFn:
+    """A unit's patterns are read here, for `format_unit` knows neither CLDR's aliases (long to short) nor the plural form `other`."""
+
+    def make(locale: babel.Locale) -> _RenderFn:
+        widths = locale._data["unit_patterns"][unit]
+        forms = widths[width] if "other" in widths.get(width, {}) else widths["short"]
+        other = forms["other"]
+
+        def render(value: Decimal | int) -> str:
+            pattern: str = forms.get(locale.plural_form(value), other)
+            return pattern.format(babel.numbers.format_decimal(value, locale=locale))
+
+        return render
+
+    return make
+
+
+def _make_duration(units: Sequence[str], width: str) -> _MakeFn:
+    """One or two measures of time; of incomplete list patterns `format_list` knows no CLDR alias either."""
+    styles = ("unit", "unit-short", "standard") if width == "long" else ("unit-short", "standard")
+
+    def make(locale: babel.Locale) -> _RenderFn:
+        measures = [_make_measure(f"duration-{unit}", width)(locale) for unit in units]
+        pair = next(patterns["2"] for patterns in (locale.list_patterns.get(style, {}) for style in styles) if "2" in patterns)
+        return lambda counts: functools.reduce(pair.format, [measure(count) for measure, count in zip(measures, counts, strict=True)])
+
+    return make
+
+
+def _make_money(currency: str) -> _MakeFn:
+    """Letters are set apart from digits (`CHF 5.00`), the CLDR rule of currency spacing, which Babel leaves out."""
+    return lambda locale: lambda value: _LETTER_BESIDE_DIGIT.sub(" ", babel.numbers.format_currency(value, currency, locale=locale))
+
+
+def _make_named_money(currency: str) -> _MakeFn:
+    """Amounts with the currency's name; whole ones without decimals: `12 US dollars`, `12.50 US dollars`."""
+    digits = babel.numbers.get_currency_precision(currency)
+
+    def render(locale: babel.Locale, value: Decimal) -> str:
+        exact = round(value, digits)
+        whole = exact == int(exact)
+        amount = Decimal(int(exact)) if whole else exact
+        return babel.numbers.format_currency(amount, currency, locale=locale, format_type="name", currency_digits=not whole)
+
+    return lambda locale: functools.partial(render, locale)

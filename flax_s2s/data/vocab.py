@@ -1,0 +1,154 @@
+"""SentencePiece vocabularies: trained from the corpus, kept with the run.
+
+Enters: lines of text. Leaves: lists of token ids, and text again; every line made of covered characters comes back
+exactly as it was.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import sentencepiece
+from etils import epath
+
+from flax_s2s.config import BOS, EOS, PAD, UNK, UserError, VocabConfig
+from flax_s2s.data.corpus import Pair
+
+_NORMALIZATION = {"identity": "identity", "nfkc": "nfkc", "nmt_nfkc": "nmt_nfkc"}
+_LONGEST_TRAINING_LINE_BYTES = 1 << 16
+_THREADS = 4  # fixed, because SentencePiece's sums, and so its pieces, depend on the number of threads
+
+
+class Vocabulary:
+    """One SentencePiece model.
+
+    A literal U+2581, SentencePiece's own sign for a space, is read as a space.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        """Takes a serialized SentencePiece model."""
+        self.model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    def __len__(self) -> int:
+        """Number of tokens, the special ones included."""
+        return int(self._processor.get_piece_size())
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the model, which a checkpoint is bound to."""
+        return hashlib.sha256(self.model).hexdigest()
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """`["Two dogs."]` -> `[[412, 1033, 7]]`; neither BOS nor EOS is added."""
+        ids: list[list[int]] = self._processor.encode(list(lines), out_type=int)
+        return ids
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """`[[412, 1033, 7]]` -> `["Two dogs."]`; special tokens leave no trace."""
+        lines: list[str] = self._processor.decode([[int(i) for i in row if i > UNK] for row in ids])
+        return lines
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The tokens as they are written inside SentencePiece, for pictures and reports."""
+        return [str(self._processor.id_to_piece(int(i))) for i in ids]
+
+
+class Vocabularies(NamedTuple):
+    """The source's and the target's vocabulary; one and the same object when joint."""
+
+    source: Vocabulary
+    target: Vocabulary
+
+    @property
+    def joint(self) -> bool:
+        """Whether both sides share one vocabulary."""
+        return self.source is self.target
+
+    @property
+    def sha256(self) -> str:
+        """Hash of both models."""
+        return hashlib.sha256(f"{self.source.sha256} {self.target.sha256}".encode()).hexdigest()
+
+
+def train(pairs: Sequence[Pair], config: VocabConfig) -> Vocabularies:
+    """Trains the vocabularies of a corpus; the same pairs give the same bytes.
+
+    Raises:
+        UserError: the text is too small, or its alphabet too large, for `vocab.size`.
+    """
+    source, target = (pair.source for pair in pairs), (pair.target for pair in pairs)
+    if config.joint:
+        both = _train_one((line for pair in pairs for line in pair), config)
+        return Vocabularies(both, both)
+    return Vocabularies(_train_one(source, config), _train_one(target, config))
+
+
+def _train_one(lines: Iterable[str], config: VocabConfig) -> Vocabulary:
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type=config.kind,
+            vocab_size=config.size,
+            hard_vocab_limit=config.kind in ("unigram", "bpe"),
+            character_coverage=config.character_coverage,
+            byte_fallback=config.byte_fallback,
+            normalization_rule_name=_NORMALIZATION[config.normalization],
+            remove_extra_whitespaces=False,
+            max_sentence_length=_LONGEST_TRAINING_LINE_BYTES,
+            num_threads=_THREADS,
+            pad_id=PAD,
+            bos_id=BOS,
+            eos_id=EOS,
+            unk_id=UNK,
+            minloglevel=3,
+        )
+    except (RuntimeError, OSError) as error:
+        raise _explain(error, config) from None
+    return Vocabulary(model.getvalue())
+
+
+def _explain(error: Exception, config: VocabConfig) -> UserError:
+    """SentencePiece's message, turned into one that names the field and a value that would do."""
+    text = str(error)
+    most = re.search(r"value <= (\d+)", text)
+    if most:
+        return UserError(f"vocab.size={config.size} is larger than the text allows; use at most {most[1]}")
+    if "required_chars" in text or "smaller than required_chars" in text:
+        least = re.search(r"required_chars\D*(\d+)", text.split("Vocabulary size", 1)[-1])
+        remedy = f"use at least {least[1]}" if least else "use a larger one"
+        return UserError(
+            f"vocab.size={config.size} is too small for the characters of the text; {remedy}, or lower vocab.character_coverage and set vocab.byte_fallback"
+        )
+    return UserError(f"the vocabulary cannot be trained with vocab.kind={config.kind} and vocab.size={config.size}: {text}")
+
+
+def save(vocabularies: Vocabularies, folder: epath.Path) -> None:
+    """Writes `joint.model`, or `source.model` and `target.model`; each appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {"joint": vocabularies.source} if vocabularies.joint else vocabularies._asdict()
+    for name, vocabulary in named.items():
+        partial = folder / f"{name}.model.partial"
+        partial.write_bytes(vocabulary.model)
+        partial.replace(folder / f"{name}.model")
+
+
+def load(folder: epath.Path, joint: bool) -> Vocabularies | None:
+    """Reads what `save` wrote; None when it is not (wholly) there.
+
+    Raises:
+        UserError: a file is not a SentencePiece model.
+    """
+    names = ["joint"] if joint else ["source", "target"]
+    files = [folder / f"{name}.model" for name in names]
+    if not all(file.exists() for file in files):
+        return None
+    try:
+        found = [Vocabulary(file.read_bytes()) for file in files]
+    except RuntimeError:
+        raise UserError(f"{folder} holds a damaged vocabulary; restore it from a copy of the run directory") from None
+    return Vocabularies(found[0], found[-1])

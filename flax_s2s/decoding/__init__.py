@@ -1,0 +1,1 @@
+"""Parameters -> hypotheses -> score; never imports training."""

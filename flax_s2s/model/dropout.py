@@ -1,0 +1,38 @@
+"""Dropout that depends on a row's place in the global batch, never on the device that computes the row."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+
+def row_keys(key: Key[Array, ""], first_row: Int[Array, ""], rows: int) -> Key[Array, " batch"]:
+    """One key per row: `key` folded with the row's index in the global batch."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, first_row + jnp.arange(rows))
+
+
+def drop(
+    features: Float[Array, "batch time emb"], keys: Key[Array, " batch"] | None, site: int, rate: float
+) -> Float[Array, "batch time emb"]:
+    """Zeroes each feature with probability `rate` and scales the others, so that the mean stays.
+
+    The rate is rounded to a multiple of 1/256, because one random byte decides a feature: a quarter of the random
+    words of a float per feature. More padding columns do not change the masks of the others.
+
+    Args:
+        features: what is dropped from.
+        keys: one key per row; None means deterministic, nothing is dropped.
+        site: number of the place in the model, so that each place has masks of its own.
+        rate: probability, below 1.
+    """
+    threshold = round(rate * 256)
+    if keys is None or threshold == 0:
+        return features
+    keep = random_bytes(keys, site, features.shape[1] * features.shape[2]).reshape(features.shape) >= threshold
+    return jnp.where(keep, features * (256 / (256 - threshold)), 0).astype(features.dtype)
+
+
+def random_bytes(keys: Key[Array, " batch"], site: int, count: int) -> Int[Array, "batch count"]:
+    """Uniform bytes, `count` for each row; a longer row begins with the bytes of a shorter one."""
+    words = jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, site), (-(-count // 4),)))(keys)
+    return lax.bitcast_convert_type(words, jnp.uint8).reshape(keys.shape[0], -1)[:, :count]

@@ -1,0 +1,47 @@
+"""Model FLOPs: the floating-point operations that the equations ask for, whatever a program does."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from flax_s2s.config import ModelConfig
+from flax_s2s.model.seq2seq import sizes
+
+
+class Flops(NamedTuple):
+    """Multiplications and additions, forward, of the matrix products."""
+
+    source_token: float
+    target_token: float
+    attended: float  # per source position that a target token attends to
+
+    def training(self, source_tokens: float, target_tokens: float, source_length: float) -> float:
+        """Of a training step on real tokens; the gradient costs twice the forward pass."""
+        attending = target_tokens * source_length * self.attended
+        return 3 * (source_tokens * self.source_token + target_tokens * self.target_token + attending)
+
+
+def count_flops(config: ModelConfig, params: Any) -> Flops:
+    """From the kernels' sizes: each is multiplied once with every token of its side.
+
+    Args:
+        config: of the model.
+        params: its parameters, or their abstract stand-ins.
+    """
+    source, target = 0, 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path)
+        if "kernel" in name and "bridge" not in name:
+            if "encoder" in name or "kernel_key" in name:
+                source += leaf.size
+            else:
+                target += leaf.size
+    output = params["target_table"] if config.tie != "none" else params["output_table"]
+    memory = sizes(config).memory
+    attended = {
+        "none": 0,
+        "dot": 2 * memory,
+        "general": config.hidden_size + memory,
+        "additive": (config.attention_size or config.hidden_size) + memory,
+    }
+    return Flops(2.0 * source, 2.0 * (target + output.size), 2.0 * attended[config.attention])

@@ -1,0 +1,156 @@
+"""The recurrent core: one LSTM layer over time behind one door, `lstm_layer`.
+
+Enters: inputs of a layer, batch-major. Leaves: its outputs and its final state. Padding changes no real token's result.
+
+The cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000; gates in PyTorch's order):
+
+    i, f, g, o = sigmoid, sigmoid, tanh, sigmoid of (x W_in + h W_rec + b)
+    c' = f c + i g          h' = o tanh(c')
+
+What makes it fast: the input projection is one matrix product over all steps, before the loop; the four gates are one
+product inside it; and the backward loop only emits the gates' gradients, so that the recurrent weights' gradient is one
+product after the loop instead of a weight-sized sum at every step.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+Initializer = jax.nn.initializers.Initializer
+
+
+class LSTMState(NamedTuple):
+    """A layer's state after a step; the cell is always float32."""
+
+    hidden: Float[Array, "*rows hid"]
+    cell: Float[Array, "*rows hid"]
+
+
+class LSTM(nnx.Module):
+    """The parameters of one layer in one direction."""
+
+    def __init__(self, inputs: int, hidden: int, *, forget_bias: float, kernel_init: Initializer, rngs: nnx.Rngs) -> None:
+        """Declares `kernel_in [emb gates]`, `kernel_rec [hid gates]`, `bias [gates]`."""
+        self.kernel_in = nnx.Param(kernel_init(rngs.params(), (inputs, 4 * hidden), jnp.float32))
+        self.kernel_rec = nnx.Param(kernel_init(rngs.params(), (hidden, 4 * hidden), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(4 * hidden, jnp.float32).at[hidden : 2 * hidden].set(forget_bias))
+
+
+def project(layer: LSTM, inputs: Float[Array, "*rows emb"]) -> Float[Array, "*rows gates"]:
+    """`x W_in + b`, for any number of steps at once."""
+    gates = inputs @ layer.kernel_in[...].astype(inputs.dtype)
+    return gates + jnp.broadcast_to(layer.bias[...].astype(inputs.dtype), gates.shape)
+
+
+def lstm_cell(
+    projected: Float[Array, "*rows gates"], state: LSTMState, kernel_rec: Float[Array, "hid gates"]
+) -> tuple[LSTMState, Float[Array, "*rows gates"]]:
+    """One step: the next state, and the gates' activations `i f g o`, which the gradient needs."""
+    sums = projected.astype(jnp.float32) + jnp.matmul(state.hidden, kernel_rec, preferred_element_type=jnp.float32)
+    i, f, g, o = jnp.split(sums, 4, axis=-1)
+    i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+    cell = f * state.cell + i * g
+    hidden = (o * jnp.tanh(cell)).astype(state.hidden.dtype)
+    return LSTMState(hidden, cell), jnp.concatenate([i, f, g, o], axis=-1).astype(projected.dtype)
+
+
+def zero_state(layer: LSTM, rows: tuple[int, ...], dtype: Any) -> LSTMState:
+    """The state before the first step, unless a caller has a better one."""
+    shape = (*rows, layer.kernel_rec.shape[0])
+    return LSTMState(jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.float32))
+
+
+def lstm_layer(
+    layer: LSTM,
+    inputs: Float[Array, "batch time emb"],
+    mask: Bool[Array, "batch time"] | None = None,
+    initial: LSTMState | None = None,
+    reverse: bool = False,
+) -> tuple[Float[Array, "batch time hid"], LSTMState]:
+    """A layer over time.
+
+    Args:
+        layer: the parameters.
+        inputs: in the type of the matrix products, float32 or bfloat16.
+        mask: real positions; at the others the state is held, so the final state is the one after the last real step.
+            None treats every position as real, which is right where padding follows and the final state is not used.
+        initial: the state before the first step read; None is zeros.
+        reverse: read from the last position to the first.
+
+    Returns:
+        Outputs at every position (held states where padded), and the final state.
+    """
+    initial = initial or zero_state(layer, inputs.shape[:1], inputs.dtype)
+    initial = LSTMState(initial.hidden.astype(inputs.dtype), initial.cell)
+    projected = project(layer, inputs).swapaxes(0, 1)  # [time batch gates]
+    step_mask = None if mask is None else mask.swapaxes(0, 1)[:, :, None]  # [time batch 1]
+    hidden, final = _recurrence(reverse, projected, step_mask, initial, layer.kernel_rec[...].astype(inputs.dtype))
+    return hidden.swapaxes(0, 1), final
+
+
+def _hold(step_mask: Bool[Array, "batch 1"] | None, new: Any, old: Any) -> Any:
+    if step_mask is None:
+        return new
+    return jax.tree.map(lambda n, o: jnp.where(step_mask, n, o), new, old)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _recurrence(
+    reverse: bool,
+    projected: Float[Array, "time batch gates"],
+    mask: Bool[Array, "time batch 1"] | None,
+    initial: LSTMState,
+    kernel_rec: Float[Array, "hid gates"],
+) -> tuple[Float[Array, "time batch hid"], LSTMState]:
+    """The loop; what autodiff would do with it is replaced by `_recurrence_backward`."""
+    return _recurrence_forward(reverse, projected, mask, initial, kernel_rec)[0]
+
+
+def _recurrence_forward(reverse: bool, projected: Any, mask: Any, initial: LSTMState, kernel_rec: Any) -> tuple[Any, Any]:
+    def step(state: LSTMState, now: Any) -> tuple[LSTMState, Any]:
+        inputs, step_mask = now
+        new, gates = lstm_cell(inputs, state, kernel_rec)
+        new = _hold(step_mask, new, state)
+        return new, (new, gates)
+
+    final, (states, gates) = lax.scan(step, initial, (projected, mask), reverse=reverse)
+    # Saved for the gradient, per step and row: 4 gates, the hidden state and the cell.
+    return (states.hidden, final), (gates, states, mask, initial, kernel_rec)
+
+
+def _recurrence_backward(reverse: bool, saved: Any, gradient: Any) -> tuple[Any, ...]:
+    gates, states, mask, initial, kernel_rec = saved
+    d_hidden, d_final = gradient
+    before = jax.tree.map(partial(_shift, reverse), states, initial)  # the state each step started from
+    transposed = kernel_rec.T
+
+    def step(d_state: LSTMState, now: Any) -> tuple[LSTMState, Any]:
+        gates, cell, cell_before, step_mask, d_output = now
+        i, f, g, o = jnp.split(gates.astype(jnp.float32), 4, axis=-1)
+        d_h = d_state.hidden + d_output.astype(jnp.float32)
+        tanh_cell = jnp.tanh(cell)
+        d_c = d_state.cell + d_h * o * (1 - tanh_cell**2)
+        d_gates = [d_c * g * i * (1 - i), d_c * cell_before * f * (1 - f), d_c * i * (1 - g**2), d_h * tanh_cell * o * (1 - o)]
+        d_sums = _hold(step_mask, jnp.concatenate(d_gates, axis=-1), jnp.zeros_like(gates, jnp.float32)).astype(gates.dtype)
+        d_before = LSTMState(jnp.matmul(d_sums, transposed, preferred_element_type=jnp.float32), d_c * f)
+        return _hold(step_mask, d_before, LSTMState(d_h, d_state.cell)), d_sums
+
+    d_end = LSTMState(d_final.hidden.astype(jnp.float32), d_final.cell)
+    d_initial, d_sums = lax.scan(step, d_end, (gates, states.cell, before.cell, mask, d_hidden), reverse=not reverse)
+    d_kernel = jnp.einsum("tbh,tbg->hg", before.hidden, d_sums, preferred_element_type=jnp.float32)
+    d_initial = LSTMState(d_initial.hidden.astype(initial.hidden.dtype), d_initial.cell)
+    return d_sums, None, d_initial, d_kernel.astype(kernel_rec.dtype)
+
+
+def _shift(reverse: bool, states: Float[Array, "time batch hid"], initial: Float[Array, "batch hid"]) -> Float[Array, "time batch hid"]:
+    if reverse:
+        return jnp.concatenate([states[1:], initial[None]])
+    return jnp.concatenate([initial[None], states[:-1]])
+
+
+_recurrence.defvjp(_recurrence_forward, _recurrence_backward)

@@ -1,0 +1,339 @@
+"""The encoder-decoder: token ids -> readouts, whole sentences in training and one step at a time in decoding.
+
+    encode()      source ids -> Memory
+    __call__()    source ids and target inputs -> readouts of all target positions (teacher forcing)
+    start(), step()   Memory -> Carry; Carry and the last tokens -> Carry, readouts, attention
+    output()      the softmax layer's table and bias; logits = readouts @ table.T + bias
+
+A readout is what the softmax layer reads: after attention tanh(W [state; context]) (Luong et al. 2015, equation 5),
+without attention the top state, brought to the embedding's size where the tables are tied.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from flax_s2s.config import PAD, ModelConfig
+from flax_s2s.model.attention import Attention
+from flax_s2s.model.dropout import drop
+from flax_s2s.model.lstm import LSTM, LSTMState, lstm_cell, lstm_layer, project
+
+_TARGET_SITE, _READOUT_SITE = 100, 200  # dropout sites; an encoder's layer i is site i, a decoder's is _TARGET_SITE + i
+
+RowKeys = Key[Array, " batch"] | None
+
+
+class Memory(NamedTuple):
+    """What the decoder knows of the source; `start` holds one state per decoder layer."""
+
+    values: Float[Array, "batch src hid"]
+    keys: Float[Array, "batch src keys"]
+    mask: Bool[Array, "batch src"]
+    start: tuple[LSTMState, ...]
+
+
+class Carry(NamedTuple):
+    """What a decoding step passes on, for each of any number of hypotheses of a sentence."""
+
+    states: tuple[LSTMState, ...]
+    feed: Float[Array, "batch beam readout"] | None
+
+
+class Sizes(NamedTuple):
+    """Sizes that follow from the configuration."""
+
+    directions: int  # units per direction of a bidirectional layer
+    memory: int
+    readout: int
+
+
+def sizes(config: ModelConfig) -> Sizes:
+    """Derives them."""
+    directions = config.bidirectional_size or config.hidden_size // 2
+    memory = 2 * directions if config.bidirectional_layers == config.encoder_layers else config.hidden_size
+    return Sizes(directions, memory, config.hidden_size if config.tie == "none" else config.embedding_size)
+
+
+def initializers(config: ModelConfig) -> tuple[Any, Any]:
+    """Those of kernels and of embedding tables."""
+    if config.init_scale:
+        uniform = nnx.initializers.uniform(2 * config.init_scale)
+
+        def centered(key: Any, shape: Any, dtype: Any = jnp.float32, **_: Any) -> Array:
+            return uniform(key, shape, dtype) - config.init_scale
+
+        return centered, centered
+    return nnx.initializers.glorot_uniform(), nnx.initializers.normal(config.embedding_size**-0.5)
+
+
+def reverse_real(values: Array, mask: Bool[Array, "batch src"]) -> Array:
+    """Reverses the real positions of each row but the last, the end mark: `a b c . 0 0` -> `c b a . 0 0`; its own inverse."""
+    position, last = jnp.arange(mask.shape[1])[None, :], mask.sum(axis=1, keepdims=True) - 1
+    order = jnp.where(position < last, last - 1 - position, position)
+    return jnp.take_along_axis(values, order if values.ndim == 2 else order[:, :, None], axis=1)
+
+
+class Encoder(nnx.Module):
+    """A stack of LSTM layers, the lowest of which read in both directions."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        """Declares the layers; a bidirectional one is a list of two."""
+        self.config = config
+        directions, size, layers = sizes(config).directions, config.embedding_size, []
+        for index in range(config.encoder_layers):
+            both = index < config.bidirectional_layers
+            units = directions if both else config.hidden_size
+            init = initializers(config)[0]
+            made = [LSTM(size, units, forget_bias=config.forget_bias, kernel_init=init, rngs=rngs) for _ in range(1 + both)]
+            layers.append(nnx.List(made))
+            size = units * (1 + both)
+        self.layers = nnx.List(layers)
+
+    def __call__(
+        self, embedded: Float[Array, "batch src emb"], mask: Bool[Array, "batch src"], keys: RowKeys
+    ) -> tuple[Float[Array, "batch src hid"], list[LSTMState]]:
+        """Outputs of the top layer and the final state of every layer, both directions side by side."""
+        features, finals = embedded, []
+        for index, directions in enumerate(self.layers):
+            read = [lstm_layer(layer, features, mask, reverse=bool(number)) for number, layer in enumerate(directions)]
+            outputs = jnp.concatenate([output for output, _ in read], axis=-1)
+            finals.append(jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *[final for _, final in read]))
+            outputs = drop(outputs, keys, index + 1, self.config.dropout)
+            residual = 0 < self.config.residual_from <= index + 1
+            features = features + outputs if residual else outputs
+        return features, finals
+
+
+class Bridge(nnx.Module):
+    """From the encoder's final states to the decoder's first ones; a deeper decoder repeats the top layer's."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        """Declares a kernel for hidden state and cell of each decoder layer where the bridge is dense."""
+        self.config = config
+        if config.bridge != "dense":
+            return
+        init, layers = initializers(config)[0], []
+        for index in range(config.decoder_layers):
+            both = min(index, config.encoder_layers - 1) < config.bidirectional_layers
+            shape = (2 * sizes(config).directions if both else config.hidden_size, config.hidden_size)
+            layers.append(nnx.List([nnx.Param(init(rngs.params(), shape, jnp.float32)) for _ in LSTMState._fields]))
+        self.layers = nnx.List(layers)
+
+    def __call__(self, finals: list[LSTMState]) -> tuple[LSTMState, ...]:
+        """One state per decoder layer."""
+        chosen = [finals[min(index, len(finals) - 1)] for index in range(self.config.decoder_layers)]
+        if self.config.bridge == "copy":
+            return tuple(chosen)
+        if self.config.bridge == "zero":
+            size = (chosen[0].hidden.shape[0], self.config.hidden_size)
+            zeros = LSTMState(jnp.zeros(size, chosen[0].hidden.dtype), jnp.zeros(size, jnp.float32))
+            return (zeros,) * len(chosen)
+        return tuple(
+            LSTMState(*(jnp.tanh(part @ kernel[...].astype(part.dtype)) for part, kernel in zip(state, kernels, strict=True)))
+            for state, kernels in zip(chosen, self.layers, strict=True)
+        )
+
+
+class Decoder(nnx.Module):
+    """A stack of LSTM layers that looks at the source.
+
+    Without input feeding (Wu et al. 2016, GNMT; "v2" of NVIDIA's) the lowest layer's outputs are the queries, and the
+    contexts feed the layers above and the readout: whole sentences at once. With input feeding (Luong et al. 2015) the
+    top layer's output is the query, and the readout enters the lowest layer at the next step.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        """Declares layers, attention and readout."""
+        self.config = config
+        hidden, derived, init = config.hidden_size, sizes(config), initializers(config)[0]
+        context = derived.memory if config.attention != "none" else 0
+        lowest = config.embedding_size + (derived.readout if config.input_feeding else 0)
+        upper = hidden + (0 if config.input_feeding else context)
+        inputs = [lowest] + [upper] * (config.decoder_layers - 1)
+        self.layers = nnx.List([LSTM(size, hidden, forget_bias=config.forget_bias, kernel_init=init, rngs=rngs) for size in inputs])
+        if config.attention != "none":
+            hidden_size = config.attention_size or hidden
+            self.attention = Attention(config.attention, hidden, derived.memory, hidden_size, kernel_init=init, rngs=rngs)
+        if config.attention != "none" or derived.readout != hidden:
+            self.kernel_readout = nnx.Param(init(rngs.params(), (hidden + context, derived.readout), jnp.float32))
+
+    def __call__(self, memory: Memory, embedded: Float[Array, "batch tgt emb"], keys: RowKeys) -> Float[Array, "batch tgt readout"]:
+        """Readouts of all positions, from embedded target inputs."""
+        if self.config.input_feeding:
+            return self._feed(memory, embedded, keys)
+
+        def run(index: int, inputs: Any) -> Any:
+            outputs, _ = lstm_layer(self.layers[index], inputs, initial=memory.start[index])
+            return drop(outputs, keys, _TARGET_SITE + index + 1, self.config.dropout)
+
+        return drop(self._stack(memory, embedded, run)[0], keys, _READOUT_SITE, self.config.dropout)
+
+    def step(self, memory: Memory, carry: Carry, embedded: Float[Array, "batch beam emb"]) -> tuple[Carry, Any, Any]:
+        """One step of any number of hypotheses per sentence: the next carry, readouts, and attention weights or None."""
+        states = list(carry.states)
+
+        def run(index: int, inputs: Any) -> Any:
+            layer = self.layers[index]
+            states[index], _ = lstm_cell(project(layer, inputs), states[index], layer.kernel_rec[...].astype(inputs.dtype))
+            return states[index].hidden
+
+        if carry.feed is not None:
+            embedded = jnp.concatenate([embedded, carry.feed], axis=-1)
+        readouts, weights = self._stack(memory, embedded, run)
+        return Carry(tuple(states), readouts if self.config.input_feeding else None), readouts, weights
+
+    def _stack(self, memory: Memory, inputs: Any, run_layer: Callable[[int, Any], Any]) -> tuple[Any, Any]:
+        """Runs all layers, and attention where it belongs: readouts and weights."""
+        features, context, weights = run_layer(0, inputs), None, None
+        if self.config.attention != "none" and not self.config.input_feeding:
+            context, weights = self.attention(features, memory.keys, memory.values, memory.mask)
+        for index in range(1, self.config.decoder_layers):
+            entering = features if context is None else jnp.concatenate([features, context], axis=-1)
+            outputs = run_layer(index, entering)
+            features = features + outputs if 0 < self.config.residual_from <= index + 1 else outputs
+        if self.config.input_feeding:
+            context, weights = self.attention(features, memory.keys, memory.values, memory.mask)
+        return self._readout(features, context), weights
+
+    def _readout(self, features: Any, context: Any) -> Any:
+        if context is not None:
+            features = jnp.concatenate([features, context], axis=-1)
+        if not hasattr(self, "kernel_readout"):
+            return features
+        readouts = features @ self.kernel_readout[...].astype(features.dtype)
+        return readouts if context is None else jnp.tanh(readouts)
+
+    def _feed(self, memory: Memory, embedded: Any, keys: RowKeys) -> Any:
+        """Input feeding: a loop over time around the whole stack; what does not depend on the loop is done before it."""
+        rate, emb = self.config.dropout, embedded.shape[-1]
+        ones = jnp.ones((*embedded.shape[:2], self.config.hidden_size), embedded.dtype)
+        masks = [drop(ones, keys, _TARGET_SITE + index + 1, rate) for index in range(self.config.decoder_layers)]
+        masks.append(drop(ones[:, :, : sizes(self.config).readout], keys, _READOUT_SITE, rate))
+        kernel_in = self.layers[0].kernel_in[...].astype(embedded.dtype)
+        bias = self.layers[0].bias[...].astype(embedded.dtype)
+        projected = embedded @ kernel_in[:emb] + bias[None, None, :]
+
+        def step(carry: Carry, now: Any) -> tuple[Carry, Any]:
+            projected, masks = now
+            states = list(carry.states)
+
+            def run(index: int, inputs: Any) -> Any:
+                layer = self.layers[index]
+                sums = inputs if index == 0 else project(layer, inputs)
+                states[index], _ = lstm_cell(sums, states[index], layer.kernel_rec[...].astype(embedded.dtype))
+                return states[index].hidden * masks[index]
+
+            assert carry.feed is not None
+            entering = projected[:, None] + carry.feed @ kernel_in[emb:]
+            readouts, _ = self._stack(memory, entering, run)
+            fed = readouts * masks[-1]
+            return Carry(tuple(states), fed), fed[:, 0]
+
+        masks_over_time = [mask.swapaxes(0, 1)[:, :, None] for mask in masks]  # [tgt batch 1 hid]
+        _, readouts = lax.scan(step, start_carry(memory, self.config, 1), (projected.swapaxes(0, 1), masks_over_time))
+        return readouts.swapaxes(0, 1)
+
+
+def start_carry(memory: Memory, config: ModelConfig, beams: int) -> Carry:
+    """The carry before the first step, the same for all hypotheses of a sentence."""
+    states = jax.tree.map(lambda part: jnp.repeat(part[:, None], beams, axis=1), memory.start)
+    feed = jnp.zeros((memory.mask.shape[0], beams, sizes(config).readout), memory.values.dtype)
+    return Carry(states, feed if config.input_feeding else None)
+
+
+class Seq2Seq(nnx.Module):
+    """Encoder, decoder and tables."""
+
+    def __init__(self, config: ModelConfig, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs) -> None:
+        """Declares all parameters; vocabularies are given by their sizes."""
+        self.config, readout, table = config, sizes(config).readout, initializers(config)[1]
+        self.target_table = nnx.Param(table(rngs.params(), (target_vocab, config.embedding_size), jnp.float32))
+        if config.tie != "all":
+            self.source_table = nnx.Param(table(rngs.params(), (source_vocab, config.embedding_size), jnp.float32))
+        if config.tie == "none":
+            self.output_table = nnx.Param(initializers(config)[0](rngs.params(), (target_vocab, readout), jnp.float32))
+        self.output_bias = nnx.Param(jnp.zeros(target_vocab, jnp.float32))
+        self.encoder = Encoder(config, rngs=rngs)
+        self.bridge = Bridge(config, rngs=rngs)
+        self.decoder = Decoder(config, rngs=rngs)
+
+    def encode(self, src_ids: Int[Array, "batch src"], keys: RowKeys = None) -> Memory:
+        """Reads the source.
+
+        Args:
+            src_ids: tokens, EOS, then PAD.
+            keys: one key per row for dropout; None means deterministic.
+        """
+        mask, reverse = src_ids != PAD, self.config.reverse_source
+        table = self.target_table if self.config.tie == "all" else self.source_table
+        embedded = drop(self._embed(table, reverse_real(src_ids, mask) if reverse else src_ids), keys, 0, self.config.dropout)
+        values, finals = self.encoder(embedded, mask, keys)
+        if reverse:
+            values = reverse_real(values, mask)  # position s is token s again, for attention
+        attends = self.config.attention != "none"
+        return Memory(values, self.decoder.attention.keys(values) if attends else values, mask, self.bridge(finals))
+
+    def __call__(
+        self, src_ids: Int[Array, "batch src"], inputs: Int[Array, "batch tgt"], keys: RowKeys = None
+    ) -> Float[Array, "batch tgt readout"]:
+        """Readouts for predicting the token after each of `inputs` (BOS, then the target)."""
+        memory = self.encode(src_ids, keys)
+        embedded = drop(self._embed(self.target_table, inputs), keys, _TARGET_SITE, self.config.dropout)
+        return self.decoder(memory, embedded, keys)
+
+    def start(self, memory: Memory, beams: int) -> Carry:
+        """The carry of `beams` hypotheses per sentence before the first step."""
+        return start_carry(memory, self.config, beams)
+
+    def step(
+        self, memory: Memory, carry: Carry, ids: Int[Array, "batch beam"]
+    ) -> tuple[Carry, Float[Array, "batch beam readout"], Float[Array, "batch beam src"] | None]:
+        """Reads one more token of every hypothesis: the next carry, the readouts, and the attention (None without)."""
+        return self.decoder.step(memory, carry, self._embed(self.target_table, ids))
+
+    def output(self) -> tuple[Float[Array, "vocab readout"], Float[Array, " vocab"]]:
+        """The softmax layer: a row for each token, and the bias."""
+        table = self.output_table if self.config.tie == "none" else self.target_table
+        return table[...], self.output_bias[...]
+
+    def _embed(self, table: Any, ids: Any) -> Any:
+        return table[...].astype(jnp.dtype(self.config.compute))[ids]
+
+
+class Model(NamedTuple):
+    """A model as pure functions see it: `bind(params)` is a `Seq2Seq` to call."""
+
+    graph: Any
+    config: ModelConfig
+
+    def bind(self, params: Any) -> Seq2Seq:
+        """The module with these parameters; costs nothing inside jit."""
+        bound: Seq2Seq = nnx.merge(self.graph, _numbered(params))
+        return bound
+
+
+def make_model(config: ModelConfig, source_vocab: int, target_vocab: int) -> Model:
+    """Builds the model abstractly: no parameter is made."""
+    module = nnx.eval_shape(lambda: Seq2Seq(config, source_vocab, target_vocab, rngs=nnx.Rngs(params=0)))
+    return Model(nnx.graphdef(module), config)
+
+
+def init_params(config: ModelConfig, source_vocab: int, target_vocab: int, key: Key[Array, ""]) -> dict[str, Any]:
+    """Draws the parameters: a pure dict whose keys are strings."""
+    module = Seq2Seq(config, source_vocab, target_vocab, rngs=nnx.Rngs(params=key))
+    params: dict[str, Any] = _named(nnx.to_pure_dict(nnx.state(module)))
+    return params
+
+
+def _named(tree: Any) -> Any:
+    """List indices become strings, so that a path in a file is a path in JSON too."""
+    return {str(name): _named(value) for name, value in tree.items()} if isinstance(tree, dict) else tree
+
+
+def _numbered(tree: Any) -> Any:
+    return {int(k) if k.isdigit() else k: _numbered(v) for k, v in tree.items()} if isinstance(tree, dict) else tree

@@ -1,0 +1,108 @@
+"""Devices and processes: the mesh, its two shardings, and the way of host arrays onto it.
+
+One mesh axis, `data`: rows of a batch are spread over it, everything else is on every device.
+"""
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from flax_s2s.config import UserError
+
+AXIS = "data"
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """The mesh and its two shardings."""
+
+    mesh: Mesh
+    replicated: NamedSharding
+    by_row: NamedSharding
+
+    @property
+    def count(self) -> int:
+        """Devices of the mesh, over all processes."""
+        return int(self.mesh.devices.size)
+
+
+def start() -> None:
+    """Joins the other processes where the environment says that there are any.
+
+    Reads `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`; must come before any use of a device.
+    """
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if address:
+        count, index = os.environ.get("JAX_NUM_PROCESSES", ""), os.environ.get("JAX_PROCESS_ID", "")
+        if not (count.isdigit() and index.isdigit()):
+            raise UserError(
+                f"JAX_COORDINATOR_ADDRESS={address} needs the numbers JAX_NUM_PROCESSES and JAX_PROCESS_ID, got {count!r} and {index!r}"
+            )
+        jax.distributed.initialize(address, int(count), int(index))
+
+
+def make_devices(count: int, rows: dict[str, int]) -> Devices:
+    """The mesh of the first `count` devices (0: all).
+
+    Args:
+        count: devices wanted.
+        rows: fields whose rows are spread over the devices, by name.
+
+    Raises:
+        UserError: there are fewer devices, or the devices do not divide the rows.
+    """
+    found = jax.devices()
+    if count > len(found):
+        raise UserError(f"training.devices={count}, but there are {len(found)} {found[0].platform} devices; use at most {len(found)}")
+    chosen = found[: count or len(found)]
+    for name, value in rows.items():
+        if value % len(chosen):
+            fitting = value - value % len(chosen) or len(chosen)
+            raise UserError(
+                f"{name}={value} must be a multiple of the {len(chosen)} devices; use {fitting}, or training.devices={_largest_divisor(value, len(chosen))}"
+            )
+    mesh = jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
+    return Devices(mesh, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def _largest_divisor(value: int, most: int) -> int:
+    return next(count for count in range(most, 0, -1) if value % count == 0)
+
+
+def feed_rows(devices: Devices, tree: Any) -> Any:
+    """This process' rows as global arrays, spread over the devices."""
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(devices.by_row, rows), tree)
+
+
+def my_rows(tree: Any) -> Any:
+    """The slice of whole batches that this process feeds."""
+    index, count = process()
+    return jax.tree.map(lambda rows: rows[index * len(rows) // count : (index + 1) * len(rows) // count], tree)
+
+
+def feed_all(devices: Devices, tree: Any) -> Any:
+    """Host arrays, equal on every process, onto every device."""
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(devices.replicated, np.asarray(array)), tree)
+
+
+def place(abstract: Any, devices: Devices) -> Any:
+    """Abstract arrays, to be made or restored on every device."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.replicated), abstract)
+
+
+def read_rows(array: jax.Array) -> np.ndarray[Any, Any]:
+    """All rows of a global array, on every process."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def process() -> tuple[int, int]:
+    """This process' index, and how many there are."""
+    return jax.process_index(), jax.process_count()

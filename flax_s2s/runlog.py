@@ -1,0 +1,134 @@
+"""What a run says: lines and a progress bar for the terminal, `metrics.jsonl` and TensorBoard for later.
+
+Only process 0 says anything.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import tensorboardX
+from etils import epath
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LOWER_IS_BETTER = ("loss", "perplexity", "wer")
+
+
+class Report(NamedTuple):
+    """What an evaluation found: numbers by name, and lines to read."""
+
+    metrics: dict[str, float]
+    samples: list[str]
+
+
+def gain(metric: str, value: float) -> float:
+    """The value of a metric turned so that more is better."""
+    return -value if metric in LOWER_IS_BETTER else value
+
+
+class RunLog:
+    """Lines, progress and metrics of one training run."""
+
+    def __init__(self, folder: epath.Path, speaks: bool) -> None:
+        """`speaks` is True on process 0 alone."""
+        self.speaks, self.folder = speaks, folder
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True, quiet=not speaks)
+        self._progress: Progress | None = None
+        self._board: Any = None
+
+    def line(self, text: str) -> None:
+        """One line, or several, above the progress bar."""
+        self.console.print(text, markup=False)
+
+    def start(self, done: int, steps: int) -> None:
+        """Opens the progress bar (on a terminal) and the TensorBoard file."""
+        if not self.speaks:
+            return
+        self._board = tensorboardX.SummaryWriter(str(self.folder / "tensorboard"), flush_secs=30)
+        if self.console.is_terminal:
+            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=self.console)
+            self._task = self._progress.add_task("training", total=steps, completed=done)
+            self._progress.start()
+
+    def advance(self, step: int) -> None:
+        """Moves the progress bar."""
+        if self._progress:
+            self._progress.update(self._task, completed=step)
+
+    def metrics(self, step: int, split: str, values: Mapping[str, float | int | str]) -> None:
+        """Appends a line to `metrics.jsonl` and the numbers to TensorBoard."""
+        if not self.speaks:
+            return
+        record = {"step": step, "split": split, **values}
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        for name, value in values.items():
+            if self._board and isinstance(value, (int, float)):
+                self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Ends the bar, flushes TensorBoard."""
+        if self._progress:
+            self._progress.stop()
+            self._progress = None
+        if self._board:
+            self._board.close()
+            self._board = None
+
+
+def cut_metrics(folder: epath.Path, step: int) -> None:
+    """Takes out of `metrics.jsonl` what was measured after `step`, so that a continued run does not say it twice."""
+    file = folder / "metrics.jsonl"
+    if not file.exists():
+        return
+    lines = [line for line in file.read_text().split("\n") if line]
+    kept = [line for line in lines if _step_of(line) <= step]
+    if len(kept) < len(lines):
+        partial = folder / "metrics.jsonl.partial"
+        partial.write_text("".join(line + "\n" for line in kept))
+        partial.replace(file)
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinite for one that was half written."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class Meter:
+    """Rates since the last reading, and the time that is left."""
+
+    def __init__(self, step: int, steps: int) -> None:
+        """Starts at `step` of `steps`."""
+        self.steps, self._step, self._tokens, self._paused = steps, step, 0.0, 0.0
+        self._since = self._begin = time.perf_counter()
+        self._first = step
+
+    def add(self, tokens: float) -> None:
+        """Counts real tokens of both sides."""
+        self._tokens += tokens
+
+    def pause(self, seconds: float) -> None:
+        """Leaves out time that was not training."""
+        self._since += seconds
+        self._begin += seconds
+
+    def read(self, step: int) -> dict[str, float]:
+        """Tokens per second since the last reading, and the seconds left at the mean pace so far."""
+        now = time.perf_counter()
+        rate = self._tokens / max(now - self._since, 1e-9)
+        left = (self.steps - step) * (now - self._begin) / max(step - self._first, 1)
+        self._since, self._tokens = now, 0.0
+        return {"tokens_per_sec": rate, "eta_secs": left}
+
+
+def duration(seconds: float) -> str:
+    """`3 723.0` seconds -> `1:02:03`."""
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

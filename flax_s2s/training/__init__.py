@@ -1,0 +1,1 @@
+"""Readouts -> loss -> update; never imports decoding."""

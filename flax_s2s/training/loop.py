@@ -1,0 +1,155 @@
+"""The loop: read, step, log, evaluate, save, stop.
+
+Enters: a state, a stream of batches, the functions that do the work. Leaves: the last state, and why it ended.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from flax_s2s.config import PAD, TrainingConfig
+from flax_s2s.parallel import Devices, feed_all, feed_rows
+from flax_s2s.runlog import Meter, Report, RunLog, duration, gain
+from flax_s2s.training.loss import Loss
+from flax_s2s.training.state import Params, TrainState, evaluated_params
+from flax_s2s.training.step import Update
+
+Outcome = Literal["done", "stopped", "no longer improving"]
+Evaluation = Callable[[Params, int], Report]
+
+
+class Work(NamedTuple):
+    """The functions that the loop calls."""
+
+    train_step: Callable[[TrainState, Any, Any], tuple[TrainState, Update]]
+    evaluations: Sequence[Evaluation]
+    save: Callable[[TrainState, float | None], None]  # the state, and the gain of best_metric if it was just measured
+    stop_requested: Callable[[], bool]
+
+
+def run(
+    state: TrainState,
+    stream: Iterator[tuple[Sequence[int], Any]],
+    work: Work,
+    config: TrainingConfig,
+    accumulate: int,
+    devices: Devices,
+    log: RunLog,
+) -> tuple[TrainState, Outcome]:
+    """Trains to `config.steps` updates, or until asked to stop, or until the validation set no longer improves.
+
+    Args:
+        state: where to begin; it is donated.
+        stream: (position after the batch, this process' rows of the batch), endless.
+        work: step, evaluations, saving.
+        config: how often each.
+        accumulate: batches per update.
+        devices: where batches are put.
+        log: where it is said.
+    """
+    step = int(state.step)
+    meter = Meter(step, config.steps)
+    pending: tuple[int, int, Update] | None = None
+    if 0 < step < config.steps and step % config.evaluate_every_steps == 0:
+        state, _ = _evaluate(state, step, work.evaluations, config, devices, log)  # one that a stop prevented
+    outcome = _outcome(state, config, False, step)
+    while outcome is None:
+        tokens = 0
+        for _ in range(accumulate):
+            after, batch = next(stream)
+            tokens += sum(int(np.count_nonzero(side != PAD)) for side in batch)
+            state, update = work.train_step(state, feed_rows(devices, tuple(batch)), feed_all(devices, np.array(after, np.int32)))
+        meter.add(tokens * jax.process_count())
+        step += 1
+        _say(pending, meter, log)  # fetched only now: the device is busy with the next step meanwhile
+        pending = None
+        log.advance(step)
+        if step % config.log_every_steps == 0 or step >= config.steps:
+            pending = (step, int(after[0]), update)
+        stopping, score = work.stop_requested(), None
+        if not stopping and (step % config.evaluate_every_steps == 0 or step >= config.steps):
+            _say(pending, meter, log)
+            pending, begin = None, time.perf_counter()
+            state, score = _evaluate(state, step, work.evaluations, config, devices, log)
+            meter.pause(time.perf_counter() - begin)
+        outcome = _outcome(state, config, stopping, step)
+        if step % config.save_every_steps == 0 or outcome:
+            _say(pending, meter, log)
+            pending = None
+            work.save(state, score)
+    return state, outcome
+
+
+def _outcome(state: TrainState, config: TrainingConfig, stopping: bool, step: int) -> Outcome | None:
+    if stopping:
+        return "stopped"
+    if step >= config.steps:
+        return "done"
+    if config.patience and int(state.bad_evaluations) >= config.patience:
+        return "no longer improving"
+    return None
+
+
+def _say(pending: tuple[int, int, Update] | None, meter: Meter, log: RunLog) -> None:
+    """One line of progress, and its record."""
+    if pending is None:
+        return
+    step, epoch, update = pending
+    update = jax.device_get(update)
+    loss = float(update.loss.plain / max(update.loss.tokens, 1))
+    values = {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "learning_rate": float(update.learning_rate),
+        "gradient_norm": float(update.gradient_norm),
+        "epoch": epoch,
+        "skipped": int(update.skipped),
+        **meter.read(step),
+    }
+    skipped = f" skipped {values['skipped']}" if values["skipped"] else ""
+    log.line(
+        f"step {step:>6}/{meter.steps} epoch {epoch + 1:>3} loss {loss:.3f} ppl {values['perplexity']:.2f} "
+        f"lr {values['learning_rate']:.2e} gnorm {values['gradient_norm']:.2f} {values['tokens_per_sec']:,.0f} tok/s "
+        f"ETA {duration(values['eta_secs'])}{skipped}"
+    )
+    log.metrics(step, "train", values)
+
+
+def _evaluate(
+    state: TrainState, step: int, evaluations: Sequence[Evaluation], config: TrainingConfig, devices: Devices, log: RunLog
+) -> tuple[TrainState, float | None]:
+    """Runs all evaluations, unless this step has been evaluated; the state then knows whether the best has been beaten."""
+    if int(state.evaluated) == step:
+        return state, None
+    metrics: dict[str, float] = {}
+    samples: list[str] = []
+    begin = time.perf_counter()
+    for evaluation in evaluations:
+        report = evaluation(evaluated_params(state), step)
+        metrics |= report.metrics
+        samples += report.samples
+    for sample in samples:
+        log.line(sample)
+    numbers = " ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+    log.line(f"valid {step:>6} {numbers} ({time.perf_counter() - begin:.0f} s)")
+    log.metrics(step, "valid", metrics)
+    score = gain(config.best_metric, metrics[config.best_metric])
+    better = score > float(state.best_score)
+    best, bad = (score, 0) if better else (float(state.best_score), int(state.bad_evaluations) + 1)
+    best_score, bad_evaluations, evaluated = feed_all(devices, (np.float32(best), np.int32(bad), np.int32(step)))
+    return state._replace(best_score=best_score, bad_evaluations=bad_evaluations, evaluated=evaluated), score
+
+
+def make_loss_evaluation(eval_step: Callable[[Params, Any], Loss], batches: Callable[[], Iterable[Any]], devices: Devices) -> Evaluation:
+    """The validation set's loss per token and perplexity."""
+
+    def evaluate(params: Params, step: int) -> Report:
+        sums = [jax.device_get(eval_step(params, feed_rows(devices, tuple(batch)))) for batch in batches()]
+        loss = float(sum(part.plain for part in sums) / sum(part.tokens for part in sums))
+        return Report({"loss": loss, "perplexity": math.exp(min(loss, 700.0))}, [])
+
+    return evaluate

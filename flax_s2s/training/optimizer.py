@@ -1,0 +1,50 @@
+"""From a gradient to an update: the learning rate's schedule and the optax chain."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flax_s2s.config import OptimizerConfig
+
+
+def make_schedule(config: OptimizerConfig) -> optax.Schedule:
+    """The learning rate of update `count`, counted from 0.
+
+    Every schedule begins with a linear warm-up, from `peak / warmup_steps` at the first update to the peak. Source:
+    inverse_sqrt Vaswani et al. 2017, section 5.3; halving Sutskever et al. 2014, section 3.4, and Luong et al. 2015.
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+
+    def schedule(count: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(count, jnp.float32) + 1
+        ramp = jnp.minimum(1.0, step / max(warmup, 1))
+        if config.schedule == "inverse_sqrt":
+            return peak * ramp * jnp.sqrt(warmup / jnp.maximum(step, warmup))
+        if config.schedule == "cosine":
+            done = jnp.clip((step - warmup) / (config.decay_steps - warmup), 0.0, 1.0)
+            return peak * ramp * 0.5 * (1 + jnp.cos(jnp.pi * done))
+        if config.schedule == "halving":
+            halvings = jnp.floor((step - 1 - config.halve_from_step) / config.halve_every_steps) + 1
+            return peak * ramp * 0.5 ** jnp.maximum(halvings, 0)
+        return peak * ramp
+
+    return schedule
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clipping by global norm, then the update rule; weight decay leaves vectors (biases) alone."""
+    schedule = make_schedule(config)
+    if config.name == "sgd":
+        rule = optax.sgd(schedule)
+    elif config.name == "adam":
+        rule = optax.adam(schedule, config.beta1, config.beta2, config.epsilon)
+    else:
+        rule = optax.adamw(
+            schedule,
+            config.beta1,
+            config.beta2,
+            config.epsilon,
+            weight_decay=config.weight_decay,
+            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule) if config.clip_norm else optax.chain(rule)

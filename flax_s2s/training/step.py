@@ -1,0 +1,141 @@
+"""The two pure functions of training: `train_step` and `eval_step`.
+
+Enters: a state and a batch, rows spread over the devices. Leaves: the next state, on every device, and what happened.
+
+Each device computes loss and gradient of its rows inside one `shard_map`; one `psum` adds them up. Left to the
+partitioner, a tied table would be reduced once per use and a weight gradient inside a loop at every step.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from flax_s2s.config import BOS, Config
+from flax_s2s.model.dropout import row_keys
+from flax_s2s.model.seq2seq import Model
+from flax_s2s.parallel import AXIS, Devices
+from flax_s2s.training.loss import Loss, cross_entropy
+from flax_s2s.training.optimizer import make_schedule
+from flax_s2s.training.state import Accumulated, Params, TrainState
+
+
+class Update(NamedTuple):
+    """What a call of the train step did; without an update (accumulation) the loss is that of the batches so far."""
+
+    loss: Loss
+    gradient_norm: Float[Array, ""]  # of the loss per token, before clipping
+    learning_rate: Float[Array, ""]
+    skipped: Int[Array, ""]  # updates skipped so far
+
+
+def shift_right(tgt_ids: Int[Array, "batch tgt"]) -> Int[Array, "batch tgt"]:
+    """What the decoder reads: `a b EOS` -> `BOS a b`."""
+    return jnp.pad(tgt_ids[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
+
+
+def batch_loss(model: Model, params: Params, batch: Any, smoothing: float, keys: Any = None) -> Loss:
+    """The loss of a batch (source and target ids) on one device; without keys deterministic."""
+    bound, (src_ids, tgt_ids) = model.bind(params), batch
+    readouts = bound(src_ids, shift_right(tgt_ids), keys)
+    return cross_entropy(readouts, *bound.output(), tgt_ids, smoothing)
+
+
+def make_train_step(model: Model, optimizer: optax.GradientTransformation, config: Config, devices: Devices) -> Any:
+    """Makes `(state, batch, after) -> (state, Update)`, jitted, the state donated.
+
+    `after` is the data position behind the batch; dropout's masks are a function of it and of a row's place in the
+    batch, so that they are the same on any number of devices.
+    """
+    schedule, every = make_schedule(config.optimizer), config.optimizer.accumulate_batches
+
+    @partial(
+        jax.shard_map,
+        mesh=devices.mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec()),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+    def gradients_and_loss(params: Params, batch: Any, key: Any) -> tuple[Params, Loss]:
+        rows = batch[0].shape[0]
+        keys = row_keys(key, lax.axis_index(AXIS) * rows, rows) if config.model.dropout else None
+
+        def objective(params: Params) -> tuple[Any, Loss]:
+            loss = batch_loss(model, params, batch, config.optimizer.label_smoothing, keys)
+            return loss.smoothed, loss
+
+        gradients, loss = jax.grad(objective, has_aux=True)(params)
+        return lax.psum((gradients, loss), AXIS)
+
+    def train_step(state: TrainState, batch: Any, after: Int[Array, "2"]) -> tuple[TrainState, Update]:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), after[0]), after[1])
+        gradients, loss = gradients_and_loss(state.params, tuple(batch), key)
+        state = state._replace(position=after)
+        if state.accumulated is None:
+            return update(state, gradients, loss)
+        sums = Accumulated(
+            jax.tree.map(jnp.add, state.accumulated.gradients, gradients),
+            tuple(jax.tree.map(jnp.add, tuple(state.accumulated.loss), tuple(loss))),
+            state.accumulated.batches + 1,
+        )
+        return lax.cond(sums.batches == every, finish, wait, state._replace(accumulated=sums))
+
+    def finish(state: TrainState) -> tuple[TrainState, Update]:
+        assert state.accumulated is not None
+        new, done = update(state, state.accumulated.gradients, Loss(*state.accumulated.loss))
+        return new._replace(accumulated=jax.tree.map(jnp.zeros_like, state.accumulated)), done
+
+    def wait(state: TrainState) -> tuple[TrainState, Update]:
+        assert state.accumulated is not None
+        return state, Update(Loss(*state.accumulated.loss), jnp.float32(0), schedule(state.step), state.skipped)
+
+    def update(state: TrainState, gradients: Params, loss: Loss) -> tuple[TrainState, Update]:
+        gradients = jax.tree.map(lambda gradient: gradient / jnp.maximum(loss.tokens, 1), gradients)
+        norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss.smoothed)
+        changes, moments = optimizer.update(gradients, state.optimizer, state.params)
+        params = _choose(finite, optax.apply_updates(state.params, changes), state.params)
+        new = state._replace(
+            step=state.step + 1,
+            params=params,
+            optimizer=_choose(finite, moments, state.optimizer),
+            average=_average(state, params, config.optimizer.average_decay),
+            skipped=state.skipped + (~finite).astype(jnp.int32),
+        )
+        return new, Update(loss, norm, schedule(state.step), new.skipped)
+
+    return jax.jit(
+        train_step,
+        in_shardings=(devices.replicated, devices.by_row, devices.replicated),
+        out_shardings=devices.replicated,
+        donate_argnums=0,
+    )
+
+
+def _choose(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def _average(state: TrainState, params: Params, decay: float) -> Params | None:
+    """The moving average; its decay starts low, so that the first parameters are soon forgotten."""
+    if state.average is None:
+        return None
+    step = state.step.astype(jnp.float32)
+    rate = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: old + rate * (new - old), state.average, params)
+
+
+def make_eval_step(model: Model, devices: Devices) -> Callable[..., Any]:
+    """Makes `(params, batch) -> Loss`, jitted: no dropout, no smoothing."""
+
+    @partial(jax.shard_map, mesh=devices.mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec(), check_vma=False)
+    def eval_step(params: Params, batch: Any) -> Loss:
+        return lax.psum(batch_loss(model, params, batch, 0.0), AXIS)
+
+    return jax.jit(lambda params, batch: eval_step(params, tuple(batch)))

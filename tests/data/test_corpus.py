@@ -1,0 +1,508 @@
+import dataclasses
+import gzip
+import hashlib
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from hypothesis import strategies as st
+
+from flax_s2s.config import DataConfig, UserError
+from flax_s2s.data import corpus, phrases
+from flax_s2s.data.corpus import Pair, load
+
+SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the corpora of {SHARED} are not here")
+
+
+def text_config(folder, **fields):
+    return DataConfig(**{"format": "text", "folder": str(folder), "source": "en", "target": "de", **fields})
+
+
+def write(folder, **contents):
+    """write(folder, train__en=b"...") writes the file train.en."""
+    folder.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (folder / name.replace("__", ".")).write_bytes(content)
+    return folder
+
+
+def write_pairs(folder, pairs, name="train"):
+    return write(folder, **{f"{name}__{side}": "".join(f"{pair[i]}\n" for pair in pairs).encode() for i, side in enumerate(("en", "de"))})
+
+
+def numbered(count):
+    return [Pair(f"source {i}", f"target {i}") for i in range(count)]
+
+
+def message(data, split="train"):
+    with pytest.raises(UserError) as caught:
+        load(data, split, 1)
+    return str(caught.value)
+
+
+# Lines
+
+
+sentences = st.text(st.characters(codec="utf-8", exclude_characters="\n")).filter(lambda text: text.strip() and text[-1] != "\r")
+
+
+@hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(pairs=st.lists(st.tuples(sentences, sentences), min_size=1), ends=st.tuples(*[st.sampled_from(["\n", "\r\n"])] * 2))
+def test_any_text_comes_back_unchanged(tmp_path, pairs, ends):
+    hypothesis.assume(not any(text.startswith("\ufeff") for text in pairs[0]))
+    for i, side in enumerate(("en", "de")):
+        (tmp_path / f"train.{side}").write_bytes("".join(pair[i] + ends[i] for pair in pairs).encode())
+    assert load(text_config(tmp_path), "train", 1).pairs == pairs
+
+
+def test_lines_end_with_newline_only(tmp_path):
+    hostile = "a\rb\x0bc\x0cd\x1ce\x85f\u2028g\u2029h"
+    write(tmp_path, train__en=f"{hostile}\nlast".encode(), train__de=b"eins\r\nzwei\r\n")
+    assert load(text_config(tmp_path), "train", 1).pairs == [(hostile, "eins"), ("last", "zwei")]
+
+
+def test_a_byte_order_mark_is_dropped_at_the_start_only(tmp_path):
+    write(tmp_path, train__en=b"\xef\xbb\xbfone\n\xef\xbb\xbftwo\n", train__de=b"eins\nzwei\n")
+    assert load(text_config(tmp_path), "train", 1).pairs == [("one", "eins"), ("\ufefftwo", "zwei")]
+
+
+def test_a_pair_with_a_blank_side_is_left_out_and_counted(tmp_path):
+    for split in ("train", "valid", "test"):
+        write(tmp_path, **{f"{split}__en": b"one\n \t\nthree\n\n", f"{split}__de": "eins\nzwei\n\u3000\n\n".encode()})
+        read = load(text_config(tmp_path), split, 1)
+        assert (read.pairs, read.blank, read.families) == ([("one", "eins")], 3, ())
+        assert read.name == f"{split} of {tmp_path}"
+
+
+def test_max_train_pairs_counts_pairs_that_are_kept_and_only_in_train(tmp_path):
+    pairs = [("", "x"), *numbered(9)]
+    write_pairs(write_pairs(tmp_path, pairs), pairs, "valid")
+    config = text_config(tmp_path, max_train_pairs=4)
+    assert load(config, "train", 1).pairs == numbered(4)
+    assert load(config, "valid", 1).pairs == numbered(9)
+
+
+def test_invalid_utf8_names_file_and_line(tmp_path):
+    write(tmp_path, train__en=b"one\ntwo\n", train__de=b"eins\nzw\xffei\n")
+    assert f"{tmp_path}/train.de line 2 is not UTF-8: invalid start byte at byte 3" in message(text_config(tmp_path))
+
+
+def test_unequal_numbers_of_lines_name_where_the_files_slip(tmp_path):
+    write(tmp_path, train__en=b"1\n2\n\n4\n5\n", train__de=b"1\n2\n3\n4")
+    expected = "train.en has 5 lines and {0}/train.de 4; aligned files must have equally many; the first line where only one is blank is 3"
+    assert message(text_config(tmp_path)).endswith(expected.format(tmp_path))
+    write(tmp_path, train__en=b"1\n2\n3\n4\n5\n")
+    assert message(text_config(tmp_path)).endswith("aligned files must have equally many")
+
+
+def test_unequal_files_are_found_even_when_few_pairs_are_used(tmp_path):
+    write(tmp_path, train__en=b"1\n2\n3\n", train__de=b"1\n2\n")
+    assert "has 3 lines" in message(text_config(tmp_path, max_train_pairs=1))
+
+
+@pytest.mark.parametrize(("content", "expected"), [(b"", "; check data.train"), (b"\n \n", " but 2 with a blank side; check data.train")])
+def test_an_empty_corpus_is_an_error(tmp_path, content, expected):
+    write(tmp_path, train__en=content, train__de=content)
+    assert message(text_config(tmp_path)) == f"train of {tmp_path} has no pairs{expected}"
+
+
+# Files
+
+
+def test_each_side_may_be_gzipped_and_the_plain_file_comes_first(tmp_path):
+    write(tmp_path, train__en__gz=gzip.compress(b"one\n"), train__de=b"eins\n", train__de__gz=gzip.compress(b"zwei\n"))
+    assert load(text_config(tmp_path), "train", 1).pairs == [("one", "eins")]
+
+
+def test_the_side_may_stand_inside_the_name(tmp_path):
+    write(tmp_path / "en", a__txt=b"one\n")
+    write(tmp_path / "de", a__txt__gz=gzip.compress(b"eins\n"))
+    assert load(text_config(tmp_path, train="{side}/a.txt"), "train", 1).pairs == [("one", "eins")]
+
+
+WHOLE = gzip.compress(b"one two three four\n" * 9)
+
+
+@pytest.mark.parametrize("damaged", [WHOLE[:-9], WHOLE[:15] + b"\xff\xff" + WHOLE[17:], b"no gzip", WHOLE[:5]])
+def test_a_damaged_gzip_file_is_named(tmp_path, damaged):
+    write(tmp_path, train__en__gz=damaged, train__de=b"eins\n" * 9)
+    assert f"{tmp_path}/train.en.gz is not a whole gzip file: " in message(text_config(tmp_path))
+
+
+def test_a_missing_file_names_the_nearest_one_and_a_missing_folder_itself(tmp_path):
+    write_pairs(tmp_path, numbered(1))
+    missing = message(text_config(tmp_path, train="trian"))
+    assert missing == f"data.train='trian': there is no trian.en or trian.en.gz in {tmp_path}; did you mean 'train.en'?"
+    assert f"{tmp_path}/nowhere cannot be read: No such file or directory; set data.folder" in message(text_config(tmp_path / "nowhere"))
+
+
+def test_an_unreadable_file_is_named(tmp_path, monkeypatch):
+    write_pairs(tmp_path, numbered(1))
+    (tmp_path / "valid.en").mkdir()
+    assert message(text_config(tmp_path), "valid") == f"{tmp_path}/valid.en cannot be read: Is a directory"
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(corpus.epath.Path(tmp_path)), "read_bytes", refuse)
+    assert message(text_config(tmp_path)) == f"{tmp_path}/train.en cannot be read: Permission denied"
+
+
+@pytest.mark.parametrize("name", ["../secret/train", "a/../../secret/train", "/etc/train", "../secret/{side}"])
+@pytest.mark.parametrize("format", ["text", "tsv", "jsonl"])
+def test_a_split_stays_inside_its_folder(tmp_path, name, format):
+    write_pairs(tmp_path / "secret", numbered(1))
+    (tmp_path / "data").mkdir()
+    data = text_config(tmp_path / "data", train=name, format=format)
+    assert "must name a file inside data.folder=" in message(data)
+
+
+def test_a_side_cannot_leave_the_folder_either(tmp_path):
+    assert "must name a file inside" in message(text_config(tmp_path, source="/../../etc/passwd"))
+
+
+def test_an_impossible_folder_is_an_error():
+    assert "has the unknown scheme 'http://'; use a path" in message(text_config("http://nowhere"))
+    assert "cannot be read: embedded null byte" in message(text_config("nul\0"))
+
+
+def test_a_folder_is_relative_to_the_working_directory(tmp_path, monkeypatch):
+    write_pairs(tmp_path / "here", numbered(2))
+    monkeypatch.chdir(tmp_path)
+    assert load(text_config("here"), "train", 1).pairs == numbered(2)
+    monkeypatch.chdir("here")
+    assert load(text_config(""), "train", 1).name == "train of ."
+
+
+# TSV
+
+
+def tsv_config(folder, **fields):
+    return text_config(folder, **{"format": "tsv", "source": "0", "target": "2", **fields})
+
+
+@pytest.mark.parametrize("file", ["train", "train__tsv", "train__tsv__gz"])
+def test_tsv_columns_and_its_three_names(tmp_path, file):
+    content = b'"a\tskipped\tb"\tmore\nc\t\td\r\n'
+    write(tmp_path, **{file: gzip.compress(content) if file.endswith("gz") else content})
+    assert load(tsv_config(tmp_path), "train", 1).pairs == [('"a', 'b"'), ("c", "d")]
+    assert load(tsv_config(tmp_path, source="2", target="0"), "train", 1).pairs == [('b"', '"a'), ("d", "c")]
+
+
+def test_tsv_errors(tmp_path):
+    write(tmp_path, train__tsv=b"a\tb\tc\nd\te\n")
+    assert message(tsv_config(tmp_path)) == (
+        f"{tmp_path}/train.tsv line 2 has 2 columns; data.source=0 and data.target=2 count from 0 and need at least 3"
+    )
+    for number in ("en", "-1", "1.0", "", "\u0663", "9" * 5000):
+        assert message(tsv_config(tmp_path, source=number)).startswith(f"data.source={number!r} must be a column number")
+    assert "there is no dev or dev.tsv or dev.tsv.gz in" in message(tsv_config(tmp_path, valid="dev"), "valid")
+
+
+# JSONL
+
+
+def write_jsonl(folder, *records):
+    return write(folder, train__jsonl="".join(f"{json.dumps(record)}\n" for record in records).encode())
+
+
+def jsonl_config(folder, **fields):
+    return text_config(folder, format="jsonl", **fields)
+
+
+def test_jsonl_fields_with_line_breaks_replaced(tmp_path):
+    write_jsonl(tmp_path, {"en": "one\ntwo\r\n\r\nthree", "id": 3, "de": "eins\u2028zwei"}, {"de": "b", "en": "a"})
+    pairs = [("one two three", "eins\u2028zwei"), ("a", "b")]
+    assert load(jsonl_config(tmp_path), "train", 1).pairs == pairs
+    (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress((tmp_path / "train.jsonl").read_bytes()))
+    (tmp_path / "train.jsonl").unlink()
+    assert load(jsonl_config(tmp_path), "train", 1).pairs == pairs
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"en": "a"', "line 2 is not JSON: Expecting ',' delimiter"),
+        ("", "line 2 is not JSON: Expecting value"),
+        ("[" * 100_000, "line 2 is not JSON: maximum recursion depth exceeded"),
+        ("1" * 5_000, "line 2 is not JSON: Exceeds the limit"),
+        ('["a", "b"]', "line 2 must be an object such as {'en': ...}, got list"),
+        ('{"eng": "a", "de": "b"}', "line 2 has no field 'en', only 'eng', 'de'; did you mean 'eng'?"),
+        ("{}", "line 2 has no field 'en', only none"),
+        ('{"en": "a", "de": 7}', "line 2, field 'de', must be a string, got int"),
+        ('{"en": "a", "de": null}', "line 2, field 'de', must be a string, got NoneType"),
+        ('{"en": "a\\ud800", "de": "b"}', "line 2, field 'en', is not Unicode text: 'utf-8' codec can't encode character '\\ud800'"),
+    ],
+)
+def test_jsonl_errors(tmp_path, line, expected):
+    write(tmp_path, train__jsonl=f'{{"en": "x", "de": "y"}}\n{line}\n'.encode())
+    assert expected in message(jsonl_config(tmp_path))
+
+
+# Held-out pairs
+
+
+def test_held_out_pairs_leave_no_sentence_in_train(tmp_path):
+    rng = np.random.default_rng(0)
+    pairs = [Pair(f"s{a}", f"t{b}") for a, b in rng.integers(0, 400, (600, 2))]
+    write_pairs(tmp_path, [("", ""), *pairs])
+    data = text_config(tmp_path, valid="", held_out_pairs=50)
+    train, valid = load(data, "train", 7), load(data, "valid", 7)
+    assert (len(valid.pairs), train.blank, valid.blank, valid.name) == (50, 1, 0, f"valid of {tmp_path}")
+    sources, targets = {pair.source for pair in valid.pairs}, {pair.target for pair in valid.pairs}
+    assert train.pairs == [pair for pair in pairs if pair.source not in sources and pair.target not in targets]
+    assert set(valid.pairs) <= set(pairs)
+    assert len(train.pairs) < 550  # sentences are shared, so more than the 50 had to go
+    assert load(data, "valid", 7).pairs == valid.pairs != load(data, "valid", 8).pairs
+
+
+def test_held_out_pairs_come_from_the_pairs_that_are_used(tmp_path):
+    write_pairs(tmp_path, numbered(300))
+    data = text_config(tmp_path, valid="", held_out_pairs=10, max_train_pairs=100)
+    held = load(data, "valid", 1).pairs + load(data, "train", 1).pairs
+    assert sorted(held) == sorted(numbered(100))
+
+
+def test_held_out_errors(tmp_path):
+    write_pairs(tmp_path, numbered(99))
+    data = text_config(tmp_path, valid="", held_out_pairs=10)
+    assert message(data) == (
+        f"data.held_out_pairs=10 must be at most a tenth of train of {tmp_path}, which has 99 pairs; "
+        "lower it to at most 9, or name a validation split in data.valid"
+    )
+    assert len(load(dataclasses.replace(data, held_out_pairs=9), "train", 1).pairs) == 90
+    write_pairs(tmp_path, [(f"s{i}", "yes") for i in range(100)])
+    assert "shares a sentence with the 10 held out" in message(data)
+    write_pairs(tmp_path, numbered(5))
+    assert message(data).endswith("has 5 pairs; name a validation split in data.valid")
+
+
+def test_an_empty_name_is_no_split(tmp_path):
+    write_pairs(tmp_path, numbered(9))
+    assert message(text_config(tmp_path, test=""), "test") == "there is no test split, because data.test is empty; name it there"
+    assert "there is no train split" in message(text_config(tmp_path, train="", valid=""), "valid")
+
+
+# Digest
+
+
+def test_the_digest_is_of_the_exact_pairs_in_order():
+    def digest(*pairs):
+        return corpus.Corpus("", [Pair(*pair) for pair in pairs], (), 0).sha256
+
+    different = [
+        [("a", "bc")],
+        [("ab", "c")],
+        [("a", "b"), ("c", "d")],
+        [("c", "d"), ("a", "b")],
+        [("a", "b1 1 cd")],
+        [("b", "a")],
+        [],
+        [("a", "b"), ("c", "d"), ("c", "d")],
+    ]
+    assert len({digest(*pairs) for pairs in different}) == len(different)
+    assert digest(("a", "é"), ("bc", "d")) == hashlib.sha256("1 1 aé2 1 bcd".encode()).hexdigest()
+
+
+# Phrases
+
+
+def test_phrases_with_their_families():
+    data = DataConfig(format="phrases", source="en", target="de", max_train_pairs=50)
+    made = phrases.generate("en", "de", 50, 3, "train")
+    train = load(data, "train", 3)
+    assert train.pairs == [(phrase.source, phrase.target) for phrase in made]
+    assert train.families == tuple(phrase.family for phrase in made)
+    assert (train.name, train.blank) == ("train of phrases en-de", 0)
+
+
+def test_phrases_of_valid_and_test_do_not_depend_on_max_train_pairs():
+    data = DataConfig(format="phrases", source="en", target="de", max_train_pairs=20)
+    for split in ("valid", "test"):
+        made = phrases.generate("en", "de", corpus.PHRASES_HELD_OUT, 1, split)
+        assert load(data, split, 1).pairs == [(phrase.source, phrase.target) for phrase in made]
+
+
+def test_held_out_phrases_keep_their_families():
+    data = DataConfig(format="phrases", source="en", target="de", max_train_pairs=200, valid="", held_out_pairs=20)
+    families = {(p.source, p.target): p.family for p in phrases.generate("en", "de", 200, 1, "train")}
+    for split in ("train", "valid"):
+        read = load(data, split, 1)
+        assert read.families == tuple(families[pair] for pair in read.pairs)
+
+
+# TFDS
+
+
+class TinyTranslate(tfds.core.GeneratorBasedBuilder):
+    """Twelve pairs, written and read without tensorflow."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name, description=name) for name in ("de-en", "fr-en")]  # noqa: RUF012
+
+    def _info(self):
+        text = tfds.features.Text
+        features = {"en": text(), "de": text(), "n": np.int64, "meta": {"title": text()}}
+        return tfds.core.DatasetInfo(
+            builder=self, description="test", features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(12), "test": self._generate_examples(3)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            yield i, {"en": f"one\nline {i}", "de": f"größer {i}" if i else " ", "n": i, "meta": {"title": f"title {i}"}}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    tfds.builder("tiny_translate/de-en", data_dir=folder, file_format="array_record").download_and_prepare()
+    assert "tensorflow" not in sys.modules
+    return folder
+
+
+def tfds_config(folder, **fields):
+    return text_config(folder, **{"format": "tfds", "dataset": "tiny_translate/de-en", **fields})
+
+
+def test_tfds_reads_array_record_in_order(prepared):
+    read = load(tfds_config(prepared), "train", 1)
+    assert read.pairs == [(f"one line {i}", f"größer {i}") for i in range(1, 12)]
+    assert (read.blank, read.name) == (1, "train of tiny_translate/de-en")
+    assert "tensorflow" not in sys.modules
+
+
+def test_tfds_slices_nested_features_and_limits(prepared, monkeypatch):
+    monkeypatch.setattr(corpus, "_TFDS_READ", 5)
+    data = tfds_config(prepared, train="train[50%:]", target="meta/title", max_train_pairs=4)
+    assert load(data, "train", 1).pairs == [(f"one line {i}", f"title {i}") for i in range(6, 10)]
+    assert len(load(tfds_config(prepared, train="train+test"), "train", 1).pairs) == 13
+
+
+def test_tfds_holds_out_of_train(prepared):
+    data = tfds_config(prepared, valid="", held_out_pairs=1)
+    assert len(load(data, "train", 1).pairs) == 10
+    assert len(load(data, "valid", 1).pairs) == 1
+
+
+def test_tfds_reads_what_has_no_code_here(prepared, tmp_path):
+    shutil.copytree(prepared / "tiny_translate", tmp_path / "elsewhere_translate")
+    version = tmp_path / "elsewhere_translate/de-en/1.0.0"
+    for file in version.iterdir():
+        if file.suffix == ".json":
+            file.write_text(file.read_text().replace("tiny_translate", "elsewhere_translate"))
+        file.rename(version / file.name.replace("tiny_translate", "elsewhere_translate"))
+    data = tfds_config(tmp_path, dataset="elsewhere_translate/de-en")
+    assert load(data, "train", 1).pairs == load(tfds_config(prepared), "train", 1).pairs
+
+
+def test_tfds_presets_of_the_translate_package_are_known():
+    with tfds.testing.mock_data(num_examples=7):
+        pairs = load(DataConfig(format="tfds", dataset="wmt16_translate/de-en", source="de", target="en"), "train", 1).pairs
+    assert len(pairs) == 7
+    assert all(isinstance(text, str) and text.strip() for pair in pairs for text in pair)
+
+
+def test_a_tfds_source_may_be_a_list():
+    rows = [{"de": b"eins", "en": b"one"}, {"de": b"zwei", "en": b"two"}]
+    with tfds.testing.mock_data(as_data_source_fn=lambda builder, split: rows):
+        read = load(DataConfig(format="tfds", dataset="wmt16_translate/de-en", source="de", target="en"), "train", 1)
+    assert read.pairs == [("eins", "one"), ("zwei", "two")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"dataset": "wmt99_translate/fr-en"}, "data.dataset='wmt99_translate/fr-en' is not known to TFDS, nor prepared in "),
+        ({"dataset": "wmt99_translate/fr-en"}, "; did you mean 'wmt"),
+        ({"dataset": "tiny_translate/de-fr"}, "tiny_translate has no configuration 'de-fr'; it has de-en, fr-en; did you mean 'de-en'?"),
+        ({"dataset": "wmt14_translate/xx-en"}, "has no configuration 'xx-en'; it has cs-en, de-en, fr-en, hi-en, ru-en"),
+        ({"dataset": "tiny_translate/de-en:2.0.0"}, "cannot be opened by TFDS: AssertionError: Failed to construct dataset"),
+        ({"dataset": "no name!"}, "data.dataset='no name!' cannot be opened by TFDS: ValueError: Parsing builder name string"),
+        ({"train": "training"}, "Unknown split 'training'. Should be one of ['train', 'test']; did you mean 'train'?"),
+        ({"train": "train[90:]"}, "data.train='train[90:]' cannot be read from tiny_translate/de-en/1.0.0: ValueError: Requested slice"),
+        ({"target": "ded"}, "tiny_translate/de-en/1.0.0 has no text feature 'ded', only de, en, meta/title; did you mean 'de'?"),
+        ({"target": "n"}, "has no text feature 'n', only de, en, meta/title"),
+        ({"dataset": "tiny_translate/fr-en"}, "tiny_translate/fr-en/1.0.0 is not prepared in "),
+        ({"dataset": "tiny_translate/fr-en"}, 'file_format="array_record").download_and_prepare()'),
+    ],
+)
+def test_tfds_errors(prepared, caplog, capfd, fields, expected):
+    assert expected in message(tfds_config(prepared, **fields))
+    assert (caplog.text, *capfd.readouterr()) == ("", "", "")
+
+
+def test_the_command_that_prepares_a_dataset_works(tmp_path):
+    told = message(tfds_config(tmp_path, dataset="tiny_translate/fr-en"))
+    command = told.split("python -c '")[1].split("'")[0]
+    exec(command, {})
+    assert len(load(tfds_config(tmp_path, dataset="tiny_translate/fr-en"), "train", 1).pairs) == 11
+
+
+def test_tfrecord_needs_tensorflow_and_the_error_says_so(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    info = tmp_path / "tiny_translate/de-en/1.0.0/dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    assert message(tfds_config(tmp_path)) == (
+        f"tiny_translate/de-en/1.0.0 is stored in {info.parent} as tfrecord, which only tensorflow reads; convert it once: "
+        f"pip install tensorflow; tfds convert_format --dataset_version_dir={info.parent} --out_file_format=array_record"
+    )
+
+
+def test_damaged_tfds_files_are_named(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    version = tmp_path / "tiny_translate/de-en/1.0.0"
+    shard = version / "tiny_translate-train.array_record-00000-of-00001"
+    shard.write_bytes(shard.read_bytes()[:50])
+    assert "tiny_translate/de-en/1.0.0 cannot be read by TFDS: RuntimeError: ArrayRecord" in message(tfds_config(tmp_path))
+    shard.unlink()
+    assert "No such file or directory" in message(tfds_config(tmp_path))
+    (version / "dataset_info.json").write_text("{")
+    assert "cannot be opened by TFDS: ParseError: " in message(tfds_config(tmp_path))
+
+
+def test_the_log_level_of_others_is_restored(prepared):
+    level = logging.getLogger("absl").level
+    message(tfds_config(prepared, dataset="tiny_translate/fr-en"))
+    assert logging.getLogger("absl").level == level
+
+
+def test_the_import_loads_neither_jax_nor_tfds():
+    code = "import sys, flax_s2s.data.corpus; print([name for name in ('jax', 'tensorflow_datasets', 'tensorflow') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# Real corpora
+
+
+@needs_shared
+def test_multi30k():
+    data = text_config(SHARED / "multi30k")
+    assert [len(load(data, split, 1).pairs) for split in ("train", "valid", "test")] == [29_000, 1_014, 1_000]
+    assert load(data, "test", 1).pairs[0].source.startswith("A man in an orange hat")
+
+
+@needs_shared
+def test_gzipped_training_files():
+    data = text_config(SHARED / "debian-synopsis", source="text", target="summary")
+    train, valid = load(data, "train", 1), load(data, "valid", 1)
+    assert (len(train.pairs), train.blank, len(valid.pairs)) == (54_461, 0, 1_000)
+
+
+@needs_shared
+def test_a_corpus_without_validation_set():
+    data = text_config(SHARED / "scan" / "simple", source="cmd", target="act", valid="", held_out_pairs=500)
+    train, valid = load(data, "train", 1), load(data, "valid", 1)
+    assert len(valid.pairs) == 500
+    assert not {pair.source for pair in train.pairs} & {pair.source for pair in valid.pairs}
