@@ -36,21 +36,17 @@ T = TypeVar("T")
 
 @dataclasses.dataclass
 class Train:
-    """Trains a model, or continues the run that RUN_DIR holds."""
+    """Trains a model, or continues the run that --run-dir holds."""
 
-    preset: tyro.conf.Positional[str]
-    """Preset, a file such as configs/quickstart.py."""
     config: Annotated[Config, tyro.conf.arg(name="")]
-    run_dir: str = ""
-    """Folder of the run; empty: runs/NAME of the preset."""
+    run_dir: str
+    """Folder of the run."""
 
 
 @dataclasses.dataclass
 class Inspect:
     """Says what a configuration amounts to, without training it."""
 
-    preset: tyro.conf.Positional[str]
-    """Preset, or a run directory."""
     config: Annotated[Config, tyro.conf.arg(name="")]
     memory: bool = True
     """Compile the train step of every shape and say the memory it takes."""
@@ -60,8 +56,6 @@ class Inspect:
 class Bench:
     """Measures training and decoding, and prints one JSON line."""
 
-    preset: tyro.conf.Positional[str]
-    """Preset, a file such as configs/quickstart.py."""
     config: Annotated[Config, tyro.conf.arg(name="")]
     rounds: int = 5
     """Measurements of each kind; medians are printed."""
@@ -91,7 +85,7 @@ class Search:
 class Evaluate:
     """Translates a split of the corpus and scores it."""
 
-    run_dir: tyro.conf.Positional[str]
+    run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
     """Folder of a trained run."""
     search: Annotated[Search, tyro.conf.arg(name="")]
     split: Literal["train", "valid", "test"] = "test"
@@ -108,7 +102,7 @@ class Evaluate:
 class Decode:
     """Translates lines: one line out for each line in, in order."""
 
-    run_dir: tyro.conf.Positional[str]
+    run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
     """Folder of a trained run."""
     search: Annotated[Search, tyro.conf.arg(name="")]
     input: str = ""
@@ -121,7 +115,7 @@ class Decode:
 class Score:
     """Prints the natural log-probability of each target line given its source line; the perplexity goes to stderr."""
 
-    run_dir: tyro.conf.Positional[str]
+    run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
     """Folder of a trained run."""
     source: str
     """File of source lines."""
@@ -147,6 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         _print_error(str(error))
         return USER_ERROR
+    except OSError as error:  # a disk that is full or gone; a file of the user's is checked where it is opened
+        _print_error(f"{error.filename or 'the system'}: {error.strerror or error}; nothing that was complete is lost")
+        return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -168,46 +165,43 @@ def _parse(kind: type[T], verb: str, arguments: list[str], default: T | None = N
     return tyro.cli(kind, args=arguments, prog=f"flax_s2s {verb}", default=default)
 
 
-def _preset_of(arguments: list[str], verb: str) -> str:
-    """The first argument, which names the preset (or run directory); none where only help is asked for."""
+def _first(arguments: list[str], verb: str) -> tuple[str, list[str]]:
+    """The first argument, which names the preset (none where only help is asked for), and the others."""
     if arguments and not arguments[0].startswith("-"):
-        return arguments[0]
+        return arguments[0], arguments[1:]
     if {"-h", "--help"} & set(arguments):
-        return ""
+        return "", arguments
     raise UserError(f"{verb} needs a preset as its first argument, for example: {verb} configs/quickstart.py")
 
 
 def _train(arguments: list[str]) -> int:
-    preset = _preset_of(arguments, "train")
-    default = Train(preset or "CONFIG", load_preset(preset) if preset else Config())
-    given = _parse(Train, "train", arguments, default)
+    preset, options = _first(arguments, "train")
+    default = Train(load_preset(preset) if preset else Config(), f"runs/{os.path.splitext(os.path.basename(preset))[0]}")
+    given = _parse(Train, "train CONFIG", options, default)
     from flax_s2s.commands import train
 
-    name = os.path.splitext(os.path.basename(given.preset))[0]
-    return train.run(given.config, given.run_dir or f"runs/{name}")
+    return train.run(given.config, given.run_dir)
 
 
 def _inspect(arguments: list[str]) -> int:
-    preset = _preset_of(arguments, "inspect")
-    run_dir = preset if preset and os.path.isdir(preset) else ""
-    config = Config()
+    name, options = _first(arguments, "inspect")
+    run_dir = name if os.path.isdir(name) else ""
+    config = load_preset(name) if name and not run_dir else Config()
     if run_dir:
         from etils import epath
 
         from flax_s2s.rundir import read_config
 
         config = read_config(epath.Path(run_dir))
-    elif preset:
-        config = load_preset(preset)
-    given = _parse(Inspect, "inspect", arguments, Inspect(preset or "CONFIG", config))
+    given = _parse(Inspect, "inspect CONFIG|RUN_DIR", options, Inspect(config))
     from flax_s2s.commands import inspect
 
     return inspect.run(given.config, run_dir, given.memory)
 
 
 def _bench(arguments: list[str]) -> int:
-    preset = _preset_of(arguments, "bench")
-    given = _parse(Bench, "bench", arguments, Bench(preset or "CONFIG", load_preset(preset) if preset else Config()))
+    preset, options = _first(arguments, "bench")
+    given = _parse(Bench, "bench CONFIG", options, Bench(load_preset(preset) if preset else Config()))
     from flax_s2s.commands import bench
 
     return bench.run(given.config, given.rounds)

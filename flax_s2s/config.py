@@ -43,7 +43,7 @@ def operational(default: T) -> T:
 class DataConfig:
     """Where the pairs come from, which are kept, and how they are put into batches."""
 
-    format: Literal["text", "tsv", "jsonl", "tfds", "phrases"] = operational("phrases")
+    format: Literal["text", "tsv", "jsonl", "tfds", "phrases"] = operational("text")
     """Kind of corpus: aligned text files, TSV, JSONL, a TFDS dataset, or phrases generated from CLDR."""
     folder: str = operational("")
     """Folder of the files, relative to the working directory; for tfds the data_dir (empty: TFDS' default)."""
@@ -112,7 +112,7 @@ class ModelConfig:
     bidirectional_size: int = identity(0)
     """Units per direction of a bidirectional layer; 0: half of hidden_size, so that both together match the decoder."""
     residual_from: int = identity(0)
-    """First layer (counted from 1) of either stack whose input is added to its output; 0: none."""
+    """First layer (counted from 1; in the decoder at least 2) whose input is added to its output, and so all above; 0: none."""
     reverse_source: bool = identity(False)
     """Read the source sentence backwards (Sutskever et al. 2014, section 3.3)."""
     attention: Literal["none", "dot", "general", "additive"] = identity("general")
@@ -143,7 +143,7 @@ class OptimizerConfig:
     """Update rule."""
     learning_rate: float = identity(1e-3)
     """Peak learning rate."""
-    schedule: Literal["constant", "inverse_sqrt", "cosine", "halving"] = identity("inverse_sqrt")
+    schedule: Literal["constant", "inverse_sqrt", "cosine", "halving"] = identity("constant")
     """Learning rate after the warm-up."""
     warmup_steps: int = identity(0)
     """Steps of linear warm-up from zero; inverse_sqrt falls as sqrt(warmup_steps / step) after them."""
@@ -454,15 +454,12 @@ def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
 
 
 def _check_optimizer(optimizer: OptimizerConfig) -> None:
-    needs = {
-        "inverse_sqrt": ("warmup_steps", optimizer.warmup_steps),
-        "cosine": ("decay_steps", max(0, optimizer.decay_steps - optimizer.warmup_steps)),
-        "halving": ("halve_every_steps", optimizer.halve_every_steps),
-    }
-    if optimizer.schedule in needs and needs[optimizer.schedule][1] == 0:
-        name = needs[optimizer.schedule][0]
-        got = getattr(optimizer, name)
-        raise UserError(f"optimizer.schedule={optimizer.schedule} needs optimizer.{name} greater than 0 (and than the warm-up), got {got}")
+    needs = {"inverse_sqrt": "warmup_steps", "cosine": "decay_steps", "halving": "halve_every_steps"}
+    name = needs.get(optimizer.schedule)
+    if name and getattr(optimizer, name) == 0:
+        raise UserError(f"optimizer.schedule={optimizer.schedule} needs optimizer.{name} greater than 0, got 0")
+    if optimizer.schedule == "cosine" and optimizer.decay_steps <= optimizer.warmup_steps:
+        raise UserError(f"optimizer.schedule=cosine needs optimizer.decay_steps greater than the warm-up, got {optimizer.decay_steps}")
     if optimizer.weight_decay and optimizer.name != "adamw":
         raise UserError(f"optimizer.weight_decay needs optimizer.name=adamw, got {optimizer.name}")
 

@@ -94,7 +94,7 @@ def place(abstract: Any, devices: Devices) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.replicated), abstract)
 
 
-def read_rows(array: jax.Array) -> np.ndarray[Any, Any]:
+def read_rows(array: jax.Array) -> np.ndarray:
     """All rows of a global array, on every process."""
     if array.is_fully_addressable:
         return np.asarray(array)

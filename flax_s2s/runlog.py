@@ -14,6 +14,7 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+_WIDTH_OF_A_FILE = 160  # of tables; lines are never wrapped
 LOWER_IS_BETTER = ("loss", "perplexity", "wer")
 
 
@@ -29,19 +30,26 @@ def gain(metric: str, value: float) -> float:
     return -value if metric in LOWER_IS_BETTER else value
 
 
+def make_console(stderr: bool, speaks: bool = True) -> Console:
+    """A console on stderr or stdout that prints text as it is: `[b]` and `:smile:` may be data."""
+    file = sys.stderr if stderr else sys.stdout
+    width = None if file.isatty() else _WIDTH_OF_A_FILE
+    return Console(file=file, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=not speaks)
+
+
 class RunLog:
     """Lines, progress and metrics of one training run."""
 
     def __init__(self, folder: epath.Path, speaks: bool) -> None:
         """`speaks` is True on process 0 alone."""
         self.speaks, self.folder = speaks, folder
-        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True, quiet=not speaks)
+        self.console = make_console(stderr=True, speaks=speaks)
         self._progress: Progress | None = None
         self._board: Any = None
 
     def line(self, text: str) -> None:
         """One line, or several, above the progress bar."""
-        self.console.print(text, markup=False)
+        self.console.print(text)
 
     def start(self, done: int, steps: int) -> None:
         """Opens the progress bar (on a terminal) and the TensorBoard file."""

@@ -1,6 +1,7 @@
 """Settings of the test run, made before jax starts: eight CPU devices, no silent rank promotion, shapes checked."""
 
 import os
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
@@ -12,3 +13,16 @@ install_import_hook("flax_s2s", "beartype.beartype")  # every annotated shape is
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import pytest  # noqa: E402
+from tiny import DEBUG, TINY  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory of the debug preset, trained for four steps."""
+    from flax_s2s.cli import main
+
+    folder = tmp_path_factory.mktemp("runs") / "debug"
+    assert main(["train", DEBUG, "--run-dir", str(folder), *TINY]) == 0
+    return folder

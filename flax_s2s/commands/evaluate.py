@@ -2,11 +2,9 @@
 
 import dataclasses
 import json
-import sys
 from typing import Any
 
 from etils import epath
-from rich.console import Console
 from rich.table import Table
 
 from flax_s2s.commands.wiring import console, open_run
@@ -15,6 +13,7 @@ from flax_s2s.data import corpus
 from flax_s2s.decoding.evaluate import family_scores, show
 from flax_s2s.decoding.score import Score, score
 from flax_s2s.decoding.translate import Translator
+from flax_s2s.runlog import make_console
 
 
 def run(
@@ -32,7 +31,7 @@ def run(
     scores = score([t.text for t in found], [pair.target for pair in chosen.pairs], config.evaluation, config.data.target)
     families = family_scores(chosen, found)
     for i in range(0, len(found), max(1, len(found) // max(samples, 1)))[:samples] if samples else ():
-        out.print(show(chosen.pairs[i], found[i]), markup=False)
+        out.print(show(chosen.pairs[i], found[i]))
     print_scores(scores, families)
     result = {
         "split": split,
@@ -59,4 +58,4 @@ def print_scores(scores: dict[str, Score], families: dict[str, Score]) -> None:
         table.add_row(name, f"{value.score:.2f}", value.signature)
     for name, value in families.items():
         table.add_row(f"  {name}", f"{value.score:.2f}", "exact match of the family")
-    Console(file=sys.stdout, highlight=False, soft_wrap=True).print(table)
+    make_console(stderr=False).print(table)

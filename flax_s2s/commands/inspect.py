@@ -1,6 +1,5 @@
 """`inspect CONFIG or RUN_DIR`: what a configuration amounts to, before anything is trained."""
 
-import sys
 from collections import Counter
 from typing import Any
 
@@ -18,6 +17,7 @@ from flax_s2s.data.pipeline import Pipeline
 from flax_s2s.model.flops import Flops, count_flops
 from flax_s2s.model.seq2seq import init_params, make_model
 from flax_s2s.parallel import Devices
+from flax_s2s.runlog import make_console
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import abstract_state, count_parameters
 from flax_s2s.training.step import make_train_step
@@ -27,12 +27,12 @@ def run(config: Config, run_dir: str, memory: bool) -> int:
     """Prints parameters and FLOPs; and, where the corpus is at hand, shapes, padding, memory and an upper bound of speed."""
     config = check(config)
     devices = parallel.make_devices(config.training.devices, {"data.row_multiple": config.data.row_multiple})
-    out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    out = make_console(stderr=False)
     try:
         ready = make_ready(config, epath.Path(run_dir) / rundir.VOCAB if run_dir else None)
     except UserError as error:
         ready = None
-        out.print(f"without its corpus, so without shapes and memory: {error}\n", markup=False)
+        out.print(f"without its corpus, so without shapes and memory: {error}\n")
     sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target)) if ready else (config.vocab.size,) * 2
     params = jax.eval_shape(lambda: init_params(config.model, *sizes, jax.random.key(0)))
     flops = count_flops(config.model, params)

@@ -7,7 +7,6 @@ import signal
 import sys
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -15,7 +14,7 @@ from flax_s2s import parallel, rundir
 from flax_s2s.checkpoint import Bound, Checkpoints, Manifest, versions
 from flax_s2s.commands.wiring import Ready, make_ready, tokenize
 from flax_s2s.config import Config, UserError, check, differences, to_json
-from flax_s2s.data import corpus
+from flax_s2s.data import corpus, vocab
 from flax_s2s.data.batching import Shape
 from flax_s2s.data.corpus import Corpus
 from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
@@ -33,13 +32,21 @@ DONE, STOPPED = 0, 75
 
 
 class StopRequest:
-    """Set by Ctrl-C and SIGTERM; a second Ctrl-C ends at once."""
+    """Set by Ctrl-C and SIGTERM while it is entered; a second Ctrl-C ends at once."""
 
     def __init__(self) -> None:
-        """Takes the place of Python's handlers."""
+        """Nothing is requested yet."""
         self.requested = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._receive)
+
+    def __enter__(self) -> "StopRequest":
+        """Takes the place of the handlers there are."""
+        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Puts them back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, _: Any) -> None:
         if self.requested and number == signal.SIGINT:
@@ -75,7 +82,6 @@ def run(config: Config, run_dir: str) -> int:
 
 
 def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog) -> int:
-    stop = StopRequest()
     ready = make_ready(config, folder / rundir.VOCAB)
     valid = corpus.load(config.data, "valid", config.seed)
     sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target))
@@ -90,23 +96,26 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog) ->
         state = create_state(config, sizes, optimizer, devices)
     else:
         log.line(f"continuing {folder} at step {int(state.step)}")
-    cut_metrics(folder, int(state.step))
-    if jax.process_index() == 0:
+    evaluations = _evaluations(config, ready, valid, model, devices)
+    if log.speaks:  # nothing is written before everything has been read and found good
         rundir.write_config(folder, config)
+        vocab.save(ready.vocabularies, folder / rundir.VOCAB)
+        cut_metrics(folder, int(state.step))
 
     def on_saved(manifest: Manifest) -> None:
         log.metrics(manifest.step, "checkpoint", {"checkpoint": manifest.step, "state_sha256": manifest.state_sha256})
 
-    work = loop.Work(
-        _closed(make_train_step(model, optimizer, config, devices), ready.shapes, Share(*parallel.process())),
-        _evaluations(config, ready, valid, model, devices),
-        lambda state, score: checkpoints.save(state, score, bound, on_saved),
-        stop,
-    )
     log.start(int(state.step), config.training.steps)
     stream = pipeline.stream(Position(*np.asarray(state.position).tolist()))
-    state, outcome = loop.run(state, stream, work, config.training, config.optimizer.accumulate_batches, devices, log)
-    checkpoints.close()
+    with StopRequest() as stop_requested:
+        work = loop.Work(
+            _closed(make_train_step(model, optimizer, config, devices), ready.shapes),
+            evaluations,
+            lambda state, score: checkpoints.save(state, score, bound, on_saved),
+            stop_requested,
+        )
+        state, outcome = loop.run(state, stream, work, config.training, config.optimizer.accumulate_batches, devices, log)
+        checkpoints.close()
     _say_next(folder, state, outcome, log)
     return STOPPED if outcome == "stopped" else DONE
 
@@ -134,7 +143,7 @@ def _settle_config(folder: epath.Path, config: Config, log: RunLog) -> None:
         log.line(f"changed: {line}")
 
 
-def _closed(train_step: Any, shapes: list[Shape], share: Share) -> Any:
+def _closed(train_step: Any, shapes: list[Shape]) -> Any:
     """The train step for the closed set of shapes: another one is a bug, and is named instead of compiled."""
     known = {(shape.rows, shape.src, shape.tgt) for shape in shapes}
 

@@ -12,13 +12,14 @@ from rich.console import Console
 
 from flax_s2s import rundir
 from flax_s2s.checkpoint import Checkpoints
-from flax_s2s.config import Config, UserError, VocabConfig, check
+from flax_s2s.config import Config, UserError, check
 from flax_s2s.data import batching, corpus, vocab
 from flax_s2s.data.batching import Filtered, Shape, TokenPairs
 from flax_s2s.data.corpus import Corpus
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.model.seq2seq import Model, init_params, make_model
 from flax_s2s.parallel import Devices, make_devices, place
+from flax_s2s.runlog import make_console
 from flax_s2s.training.state import Params
 
 
@@ -39,20 +40,11 @@ def tokenize(pairs: list[corpus.Pair], vocabularies: Vocabularies) -> TokenPairs
     return TokenPairs(batching.add_end(source), batching.add_end(target))
 
 
-def make_vocabularies(train: Corpus, config: VocabConfig, folder: epath.Path | None) -> Vocabularies:
-    """Those kept in `folder`, or new ones, which are then kept there (None: nowhere)."""
-    found = vocab.load(folder, config.joint) if folder else None
-    if found is None:
-        found = vocab.train(train.pairs, config)
-        if folder and jax.process_index() == 0:
-            vocab.save(found, folder)
-    return found
-
-
 def make_ready(config: Config, vocab_folder: epath.Path | None) -> Ready:
-    """Reads, tokenizes, filters and buckets the training corpus."""
+    """Reads, tokenizes, filters and buckets the training corpus; the vocabularies are those kept in a folder, or new ones."""
     train = corpus.load(config.data, "train", config.seed)
-    vocabularies = make_vocabularies(train, config.vocab, vocab_folder)
+    kept_there = vocab.load(vocab_folder, config.vocab.joint) if vocab_folder else None
+    vocabularies = kept_there or vocab.train(train.pairs, config.vocab)
     everything = tokenize(train.pairs, vocabularies)
     kept, filtered = batching.keep_fitting(everything, config.data)
     pairs = everything if len(kept) == len(everything) else everything.take(kept)
@@ -112,4 +104,4 @@ def measure(work: Callable[[], Any]) -> float:
 
 def console() -> Console:
     """Where a verb says what it does; its result goes to stdout."""
-    return Console(stderr=True, highlight=False, soft_wrap=True, quiet=jax.process_index() != 0)
+    return make_console(stderr=True, speaks=jax.process_index() == 0)

@@ -30,7 +30,8 @@ class Vocabulary:
     def __init__(self, model: bytes) -> None:
         """Takes a serialized SentencePiece model."""
         self.model = model
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._processor = sentencepiece.SentencePieceProcessor()
+        self._processor.load_from_serialized_proto(model)  # the constructor would take empty bytes for no model
 
     def __len__(self) -> int:
         """Number of tokens, the special ones included."""
@@ -53,7 +54,7 @@ class Vocabulary:
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The tokens as they are written inside SentencePiece, for pictures and reports."""
-        return [str(self._processor.id_to_piece(int(i))) for i in ids]
+        return [str(self._processor.id_to_piece(int(i))).rstrip("\n") for i in ids]
 
 
 class Vocabularies(NamedTuple):
@@ -105,6 +106,10 @@ def _train_one(lines: Iterable[str], config: VocabConfig) -> Vocabulary:
             bos_id=BOS,
             eos_id=EOS,
             unk_id=UNK,
+            pad_piece="<pad>\n",  # no line holds a line break, so no text is taken for a special token
+            bos_piece="<s>\n",
+            eos_piece="</s>\n",
+            unk_piece="<unk>\n",
             minloglevel=3,
         )
     except (RuntimeError, OSError) as error:
@@ -119,7 +124,7 @@ def _explain(error: Exception, config: VocabConfig) -> UserError:
     if most:
         return UserError(f"vocab.size={config.size} is larger than the text allows; use at most {most[1]}")
     if "required_chars" in text or "smaller than required_chars" in text:
-        least = re.search(r"required_chars\D*(\d+)", text.split("Vocabulary size", 1)[-1])
+        least = re.search(r"\d+ vs (\d+)", text)
         remedy = f"use at least {least[1]}" if least else "use a larger one"
         return UserError(
             f"vocab.size={config.size} is too small for the characters of the text; {remedy}, or lower vocab.character_coverage and set vocab.byte_fallback"

@@ -26,7 +26,7 @@ def tokenizer_for(config: EvaluationConfig, language: str) -> str:
 
 
 def score(hypotheses: Sequence[str], references: Sequence[str], config: EvaluationConfig, language: str) -> dict[str, Score]:
-    """The configured metrics of a corpus, one reference each.
+    """The configured metrics of a corpus, one reference each; all are 0 where there is no pair.
 
     Args:
         hypotheses: translations.
@@ -48,7 +48,9 @@ def score(hypotheses: Sequence[str], references: Sequence[str], config: Evaluati
 
 
 def _sacrebleu(metric: sacrebleu.BLEU | sacrebleu.CHRF, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    found = metric.corpus_score(list(hypotheses), [list(references)])
+    # sacreBLEU leaves out what the longer list has more, without a word, and takes no empty one.
+    pairs = list(zip(hypotheses, references, strict=True)) or [("", "")]
+    found = metric.corpus_score([h for h, _ in pairs], [[r for _, r in pairs]])
     return Score(float(found.score), str(metric.get_signature()))
 
 

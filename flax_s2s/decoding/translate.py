@@ -43,11 +43,9 @@ def padded_length(tokens: int) -> int:
     return next((length for length in _LENGTHS if length >= tokens), -(-tokens // 256) * 256)
 
 
-def most_tokens(source_tokens: Any, config: DecodingConfig) -> Any:
-    """Limit of a translation, end mark included, for a source of that many tokens (an int or an array)."""
-    scaled = source_tokens * config.max_length_ratio
-    whole = scaled.astype(jnp.int32) if isinstance(scaled, jax.Array) else int(scaled)
-    return whole + config.max_length_extra + 1
+def most_tokens(source_tokens: int, config: DecodingConfig) -> int:
+    """Limit of a translation, end mark included, for a source of that many tokens."""
+    return int(source_tokens * config.max_length_ratio) + config.max_length_extra + 1
 
 
 def make_step_fn(bound: Seq2Seq, memory: Any) -> Callable[[Any, Any], tuple[Any, Any, Any]]:
@@ -73,12 +71,11 @@ def make_search(model: Model, config: DecodingConfig, devices: Devices) -> Calla
     def run(params: Any, src_ids: Any) -> Hypotheses:
         bound = model.bind(params)
         memory = bound.encode(src_ids)
-        source_tokens = memory.mask.sum(axis=1)
-        limit = jnp.where(source_tokens > 0, most_tokens(source_tokens, config), 0)
+        limits = [0, *(most_tokens(tokens, config) for tokens in range(1, src_ids.shape[1] + 1))]  # in Python, exact for any ratio
         return search(
             make_step_fn(bound, memory),
             bound.start(memory, config.beam_size),
-            limit,
+            jnp.array(limits)[memory.mask.sum(axis=1)],
             beam_size=config.beam_size,
             max_steps=most_tokens(src_ids.shape[1], config),
             bos=BOS,

@@ -57,4 +57,4 @@ class Attention(nnx.Module):
             return jnp.einsum("btk,bsk->bts", queries, keys, preferred_element_type=jnp.float32)
         projected = queries @ self.kernel_query[...].astype(queries.dtype)
         hidden = jnp.tanh(projected[:, :, None, :] + keys[:, None, :, :])  # [batch tgt src keys]
-        return hidden @ self.vector[...].astype(hidden.dtype)
+        return jnp.matmul(hidden, self.vector[...].astype(hidden.dtype), preferred_element_type=jnp.float32)

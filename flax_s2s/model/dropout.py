@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 
 def row_keys(key: Key[Array, ""], first_row: Int[Array, ""], rows: int) -> Key[Array, " batch"]:
@@ -32,7 +32,7 @@ def drop(
     return jnp.where(keep, features * (256 / (256 - threshold)), 0).astype(features.dtype)
 
 
-def random_bytes(keys: Key[Array, " batch"], site: int, count: int) -> Int[Array, "batch count"]:
+def random_bytes(keys: Key[Array, " batch"], site: int, count: int) -> UInt8[Array, "batch count"]:
     """Uniform bytes, `count` for each row; a longer row begins with the bytes of a shorter one."""
     words = jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, site), (-(-count // 4),)))(keys)
     return lax.bitcast_convert_type(words, jnp.uint8).reshape(keys.shape[0], -1)[:, :count]

@@ -15,7 +15,7 @@ class Flops(NamedTuple):
     target_token: float
     attended: float  # per source position that a target token attends to
 
-    def training(self, source_tokens: float, target_tokens: float, source_length: float) -> float:
+    def training(self, source_tokens: int, target_tokens: int, source_length: int | float) -> float:
         """Of a training step on real tokens; the gradient costs twice the forward pass."""
         attending = target_tokens * source_length * self.attended
         return 3 * (source_tokens * self.source_token + target_tokens * self.target_token + attending)

@@ -213,7 +213,8 @@ class Decoder(nnx.Module):
         rate, emb = self.config.dropout, embedded.shape[-1]
         ones = jnp.ones((*embedded.shape[:2], self.config.hidden_size), embedded.dtype)
         masks = [drop(ones, keys, _TARGET_SITE + index + 1, rate) for index in range(self.config.decoder_layers)]
-        masks.append(drop(ones[:, :, : sizes(self.config).readout], keys, _READOUT_SITE, rate))
+        ones = jnp.ones((*embedded.shape[:2], sizes(self.config).readout), embedded.dtype)
+        masks.append(drop(ones, keys, _READOUT_SITE, rate))
         kernel_in = self.layers[0].kernel_in[...].astype(embedded.dtype)
         bias = self.layers[0].bias[...].astype(embedded.dtype)
         projected = embedded @ kernel_in[:emb] + bias[None, None, :]

@@ -1,0 +1,23 @@
+"""English -> Chinese through one fixed vector: the founding document's model.
+
+A one-layer LSTM encoder hands its final state to a one-layer LSTM decoder; no attention, Adam, teacher forcing.
+
+    python -m flax_s2s train configs/fixed_vector_en_zh.py --run-dir runs/fixed_vector_en_zh
+
+Hardware, time, score: not yet run.
+"""
+
+from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig, VocabConfig
+
+
+def config() -> Config:
+    """The recipe."""
+    return Config(
+        data=DataConfig(format="text", folder="../shared/data/tatoeba-en-zh", source="en", target="zh", batch_tokens=1024),
+        vocab=VocabConfig(kind="bpe", size=6000, joint=False),
+        model=ModelConfig(embedding_size=256, hidden_size=512, bidirectional_layers=0, attention="none", dropout=0.3),
+        optimizer=OptimizerConfig(schedule="cosine", warmup_steps=200, decay_steps=6000),
+        training=TrainingConfig(steps=6000, evaluate_every_steps=1000, save_every_steps=1000, best_metric="bleu"),
+        decoding=DecodingConfig(beam_size=5, length_penalty=1.0),
+        evaluation=EvaluationConfig(metrics=("bleu", "chrf"), valid_pairs=500),
+    )

@@ -1,0 +1,56 @@
+"""English -> German news (WMT 2016): GNMT v2, 4 + 4 layers of 1024.
+
+One bidirectional encoder layer (1024 units in each direction), residual connections from the third layer, additive
+attention by the lowest decoder layer, no input feeding; Adam at 2e-3 with warm-up, label smoothing 0.1, dropout 0.2. After
+Wu et al. 2016 and NVIDIA's GNMT, whose published score is 24.42 +- 0.13 BLEU on newstest2014.
+
+    python -m flax_s2s train configs/gnmt_wmt16_en_de.py --run-dir runs/gnmt --data.folder TFDS_DATA_DIR
+
+Hardware, time, score: not yet run.
+"""
+
+from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig, VocabConfig
+
+
+def config() -> Config:
+    """The recipe."""
+    return Config(
+        data=DataConfig(
+            format="tfds",
+            dataset="wmt16_translate/de-en",
+            train="train",
+            valid="validation",
+            test="test",
+            source="en",
+            target="de",
+            max_source_tokens=75,
+            max_target_tokens=75,
+            batch_tokens=8192,
+        ),
+        vocab=VocabConfig(kind="bpe", size=32_000, joint=True, character_coverage=0.9999),
+        model=ModelConfig(
+            embedding_size=1024,
+            hidden_size=1024,
+            encoder_layers=4,
+            decoder_layers=4,
+            bidirectional_layers=1,
+            bidirectional_size=1024,
+            residual_from=3,
+            attention="additive",
+            bridge="zero",
+            dropout=0.2,
+            init_scale=0.1,
+            compute="bfloat16",
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3,
+            schedule="halving",
+            warmup_steps=200,
+            halve_from_step=30_000,
+            halve_every_steps=4_000,
+            clip_norm=5.0,
+        ),
+        training=TrainingConfig(steps=46_000, log_every_steps=100, evaluate_every_steps=2000, save_every_steps=2000, best_metric="bleu"),
+        decoding=DecodingConfig(beam_size=5, length_penalty=0.6),
+        evaluation=EvaluationConfig(metrics=("bleu", "chrf")),
+    )

@@ -1,0 +1,55 @@
+"""English -> French with one fixed vector (Sutskever, Vinyals & Le 2014, section 3.4): 4 layers of 1000, reversed source.
+
+SGD without momentum at 0.7, halved every half epoch after 5 epochs; batches of about 128 sentences; 7.5 epochs; parameters
+uniform in +-0.08; gradients clipped at norm 5 (of the loss per sentence there, per token here). Subwords instead of the
+paper's 160,000 and 80,000 words.
+
+    python -m flax_s2s train configs/sutskever2014_wmt14_en_fr.py --run-dir runs/sutskever2014 --data.folder TFDS_DATA_DIR
+
+Hardware, time, score: not yet run. An epoch of the 36 M pairs of TFDS' filtered set is about 280,000 steps.
+"""
+
+from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig, VocabConfig
+
+_EPOCH_STEPS = 280_000
+
+
+def config() -> Config:
+    """The recipe."""
+    return Config(
+        data=DataConfig(
+            format="tfds",
+            dataset="wmt14_translate/fr-en",
+            train="train",
+            valid="validation",
+            test="test",
+            source="en",
+            target="fr",
+            batch_tokens=4096,
+        ),
+        vocab=VocabConfig(size=32_000, joint=False, character_coverage=0.9999),
+        model=ModelConfig(
+            embedding_size=1000,
+            hidden_size=1000,
+            encoder_layers=4,
+            decoder_layers=4,
+            bidirectional_layers=0,
+            reverse_source=True,
+            attention="none",
+            dropout=0.0,
+            init_scale=0.08,
+            forget_bias=0.0,
+        ),
+        optimizer=OptimizerConfig(
+            name="sgd",
+            learning_rate=0.7,
+            schedule="halving",
+            halve_from_step=5 * _EPOCH_STEPS,
+            halve_every_steps=_EPOCH_STEPS // 2,
+            clip_norm=5.0,
+            label_smoothing=0.0,
+        ),
+        training=TrainingConfig(steps=int(7.5 * _EPOCH_STEPS), log_every_steps=100, evaluate_every_steps=5000, save_every_steps=5000),
+        decoding=DecodingConfig(beam_size=12, length_penalty=0.0),
+        evaluation=EvaluationConfig(metrics=("bleu", "chrf")),
+    )

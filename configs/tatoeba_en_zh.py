@@ -1,0 +1,24 @@
+"""English -> Chinese sentences (Tatoeba, simplified characters): one bidirectional layer, attention.
+
+    python -m flax_s2s train configs/tatoeba_en_zh.py --run-dir runs/tatoeba_en_zh
+    python -m flax_s2s evaluate runs/tatoeba_en_zh --split test
+
+Hardware, time, score: not yet run.
+"""
+
+from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig, VocabConfig
+
+
+def config() -> Config:
+    """The recipe."""
+    return Config(
+        data=DataConfig(format="text", folder="../shared/data/tatoeba-en-zh", source="en", target="zh", batch_tokens=1024),
+        vocab=VocabConfig(kind="bpe", size=6000, joint=False),
+        model=ModelConfig(embedding_size=256, hidden_size=512, attention="general", tie="softmax", dropout=0.4),
+        optimizer=OptimizerConfig(
+            learning_rate=1.5e-3, schedule="cosine", warmup_steps=300, decay_steps=6000, beta2=0.98, average_decay=0.998
+        ),
+        training=TrainingConfig(steps=6000, evaluate_every_steps=1000, save_every_steps=1000, best_metric="bleu"),
+        decoding=DecodingConfig(beam_size=5, length_penalty=1.0),
+        evaluation=EvaluationConfig(metrics=("bleu", "chrf"), valid_pairs=500),
+    )

@@ -1,0 +1,83 @@
+"""`decode`: one line out for each line in, in order, whatever the lines are."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import REPOSITORY
+
+from flax_s2s.cli import main
+
+LINES = ["May 5, 2023", "", "   ", "3 hours", "¥100", "x" * 300, "一 二", "May 5, 2023", "a\u2028b", "tab\there"]
+
+
+def decode(run: Path, tmp_path: Path, content: bytes, *options: str) -> list[str]:
+    (tmp_path / "in").write_bytes(content)
+    assert main(["decode", str(run), "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), *options]) == 0
+    text = (tmp_path / "out").read_bytes().decode()
+    assert not text or text.endswith("\n")
+    return text.split("\n")[:-1]
+
+
+def test_lines_keep_their_number_and_order(trained_run: Path, tmp_path: Path) -> None:
+    found = decode(trained_run, tmp_path, "\n".join(LINES).encode())
+    assert len(found) == len(LINES)
+    assert found[1] == found[2] == "" and found[0] == found[7]
+    assert decode(trained_run, tmp_path, "\n".join(reversed(LINES)).encode()) == found[::-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_hostile_bytes_keep_the_number_of_lines(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = decode(trained_run, tmp_path, b"\xff\xfe\n\x00\nplain\r\n\xf0\x9f\x98\x80\n")
+    assert len(found) == 4
+    assert "4 lines" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_an_empty_file_gives_an_empty_file(trained_run: Path, tmp_path: Path) -> None:
+    assert decode(trained_run, tmp_path, b"") == []
+
+
+def test_a_long_source_is_cut_and_counted(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    decode(trained_run, tmp_path, b"1" * 100)
+    assert "1 cut sources" in capsys.readouterr().err
+
+
+def test_stdin_to_stdout(trained_run: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"3 hours\nMay 5\n")))
+    assert main(["decode", str(trained_run), "--beam-size", "1"]) == 0
+    assert capfdbinary.readouterr().out.count(b"\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--input", "{tmp}/none"], "none cannot be read"),
+        (["--input", "{tmp}"], "cannot be read: Is a directory"),
+        (["--input", "{tmp}/in", "--output", "{tmp}/in"], "--input and --output are both"),
+        (["--input", "{tmp}/in", "--output", "{tmp}/none/out"], "cannot be written"),
+        (["--checkpoint", "99"], "there is no checkpoint '99'; use best, last, or one of 2, 4"),
+        (["--rows", "12"], "decoding.rows=12 must be a multiple of the 8 devices; use 8"),
+    ],
+)
+def test_bad_input_is_one_message(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").write_text("3 hours\n")
+    if "--rows" in options:
+        options = [*options, "--input", "{tmp}/in"]
+        monkeypatch.setattr(
+            "flax_s2s.commands.wiring.make_devices", lambda count, rows: __import__("flax_s2s.parallel").parallel.make_devices(8, rows)
+        )
+    assert main(["decode", str(trained_run), *(option.replace("{tmp}", str(tmp_path)) for option in options)]) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "in").read_text() == "3 hours\n"
+
+
+def test_a_reader_that_leaves_is_no_error(trained_run: Path) -> None:
+    command = f"yes '3 hours' | head -n 2000 | {sys.executable} -m flax_s2s decode {trained_run} --beam-size 1 | true"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0 and "Traceback" not in done.stderr

@@ -1,0 +1,128 @@
+"""`train` as a user runs it: resuming, stopping, devices, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import DEBUG, REPOSITORY, TINY
+
+from flax_s2s.cli import main
+
+SIX = ["--training.steps=6", "--training.evaluate-every-steps=3", "--training.save-every-steps=3"]
+
+
+def train(folder: Path, *options: str) -> int:
+    return main(["train", DEBUG, "--run-dir", str(folder), *TINY, *options])
+
+
+def records(folder: Path, split: str) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["split"] == split]
+
+
+def final_hash(folder: Path) -> str:
+    last = max(int(path.name) for path in (folder / "checkpoints").iterdir())
+    manifest = json.loads((folder / "checkpoints" / str(last) / "manifest.json").read_text())
+    return f"{last} {manifest['state_sha256']}"
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("straight")
+    assert train(folder, *SIX) == 0
+    return folder
+
+
+def test_a_run_directory_is_complete(trained_run: Path) -> None:
+    assert {path.name for path in trained_run.iterdir()} == {"config.json", "vocab", "checkpoints", "metrics.jsonl", "tensorboard"}
+    train_lines = records(trained_run, "train")
+    assert [record["step"] for record in train_lines] == [1, 2, 3, 4]
+    assert all({"loss", "perplexity", "tokens_per_sec", "learning_rate", "gradient_norm"} <= record.keys() for record in train_lines)
+    assert [record["step"] for record in records(trained_run, "valid")] == [2, 4]
+    assert {"loss", "perplexity", "exact_match", "chrf", "wer"} <= records(trained_run, "valid")[0].keys()
+    assert [record["checkpoint"] for record in records(trained_run, "checkpoint")] == [2, 4]
+
+
+def test_three_steps_and_three_more_equal_six_bitwise(tmp_path: Path, straight: Path) -> None:
+    assert train(tmp_path, *SIX, "--training.steps=3") == 0
+    assert train(tmp_path, *SIX) == 0
+    assert final_hash(tmp_path) == final_hash(straight)
+    again = [(record["step"], record["loss"]) for record in records(tmp_path, "train")]
+    assert again == [(record["step"], record["loss"]) for record in records(straight, "train")]
+
+
+def test_a_finished_run_is_left_as_it_is(straight: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = final_hash(straight), (straight / "metrics.jsonl").read_text()
+    assert train(straight, *SIX) == 0
+    assert (final_hash(straight), (straight / "metrics.jsonl").read_text()) == before
+    assert "done at step 6" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on_bitwise(tmp_path: Path, straight: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "flax_s2s", "train", DEBUG, "--run-dir", str(tmp_path), *TINY, *SIX]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen([*command, "--training.steps=100000"], stderr=subprocess.PIPE, text=True, env=environment)
+    while not ((tmp_path / "metrics.jsonl").exists() and records(tmp_path, "train")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == 75, said
+    assert "the same command goes on from here" in said
+    stopped_at = int(final_hash(tmp_path).split()[0])
+    assert f"stopped and saved at step {stopped_at}" in said
+    if stopped_at < 6:
+        assert train(tmp_path, *SIX) == 0
+        assert final_hash(tmp_path) == final_hash(straight)
+
+
+def test_eight_devices_have_the_losses_of_one(tmp_path: Path, straight: Path) -> None:
+    assert train(tmp_path, *SIX, "--training.devices=8") == 0
+    losses = [[record["loss"] for record in records(folder, "train")] for folder in (tmp_path, straight)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_another_identity_is_refused_with_the_difference(straight: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = final_hash(straight)
+    assert train(straight, *SIX, "--model.hidden-size=16", "--optimizer.learning-rate=0.1") == 2
+    said = capsys.readouterr().err
+    assert "model.hidden_size: 32 -> 16" in said and "optimizer.learning_rate: 0.005 -> 0.1" in said
+    assert final_hash(straight) == before
+
+
+def test_another_corpus_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c").mkdir()
+    text = "".join(f"line number {i} of text\n" for i in range(60))
+    for name in ("train.en", "train.zh", "valid.en", "valid.zh"):
+        (tmp_path / "c" / name).write_text(text)
+    options = ["--data.format=text", f"--data.folder={tmp_path / 'c'}", "--training.steps=1", "--data.max-source-tokens=40"]
+    assert train(tmp_path / "run", *options) == 0
+    (tmp_path / "c" / "train.en").write_text(text.replace("text", "words"))
+    assert train(tmp_path / "run", *options) == 2
+    assert "the training pairs are not those" in capsys.readouterr().err
+
+
+def test_an_operational_change_is_applied_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path, "--training.steps=1") == 0
+    assert train(tmp_path, "--training.steps=2") == 0
+    assert "changed: training.steps: 1 -> 2" in capsys.readouterr().err
+    assert json.loads((tmp_path / "config.json").read_text())["training"]["steps"] == 2
+
+
+def test_training_stops_when_it_no_longer_improves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--training.steps=50", "--training.evaluate-every-steps=1", "--training.patience=2", "--optimizer.learning-rate=1e-12"]
+    assert train(tmp_path, *options) == 0
+    assert "no longer improving at step 3" in capsys.readouterr().err
+    assert final_hash(tmp_path).split()[0] == "3"
+
+
+def test_accumulated_batches_make_one_update(tmp_path: Path) -> None:
+    assert train(tmp_path, "--training.steps=2", "--optimizer.accumulate-batches=2") == 0
+    assert [record["step"] for record in records(tmp_path, "train")] == [1, 2]

@@ -1,0 +1,250 @@
+import gzip
+import re
+from collections import Counter
+from pathlib import Path
+
+import hypothesis
+import pytest
+from etils import epath
+from hypothesis import strategies as st
+
+from flax_s2s.config import BOS, EOS, PAD, UNK, UserError, VocabConfig
+from flax_s2s.data.corpus import Pair, read_lines
+from flax_s2s.data.vocab import Vocabulary, load, save, train
+
+SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the corpora of {SHARED} are not here")
+
+KINDS = ["unigram", "bpe", "char", "word"]
+FILLER = ["a black dog runs", "two dogs play in the snow", "ein Hund läuft", "“你好”，世界！（测试）　全角…"] * 5
+
+# U+2581 stands for a space; U+2585 (with its whole line) and U+001F are reserved; a line's end takes \r along.
+LINES = st.text(st.characters(codec="utf-8", exclude_characters="\n\r\0\x1f\u2581\u2585"), max_size=30)
+
+
+def pairs_of(lines):
+    return [Pair(line, line[::-1]) for line in lines]
+
+
+def one(lines, **fields):
+    """A vocabulary of these lines, of the size asked for or, where it does not fit, the size that the error names."""
+    pairs, fields = [Pair(line, "") for line in lines], {"kind": "char", "size": 5000, **fields}
+    try:
+        return train(pairs, VocabConfig(**fields)).source
+    except UserError as error:
+        number = re.search(r"use at (?:most|least) (\d+)", str(error))
+        return train(pairs, VocabConfig(**fields | {"size": int(number[1])})).source
+
+
+def assert_exact(vocabulary, lines):
+    ids = vocabulary.encode(lines)
+    assert [(line, back) for line, back in zip(lines, vocabulary.decode(ids), strict=True) if line != back] == []
+    assert not any(UNK in row for row in ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.given(st.lists(LINES, min_size=1, max_size=8))
+def test_every_line_it_was_trained_on_comes_back(kind, lines):
+    assert_exact(one(lines + FILLER, kind=kind), lines + FILLER)
+
+
+SPACED = [
+    "  two  spaces ",
+    " a",
+    "a ",
+    "   ",
+    "\t",
+    "a\tb",
+    "\u3000",
+    "a\u3000\u3000b",
+    "no\u00a0break",
+    "（全角）， ！",
+    "e\u0301 é",
+    "a\rb",
+    "",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_spaces_and_full_width_punctuation_are_kept(kind):
+    assert_exact(one(SPACED + FILLER, kind=kind), SPACED)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_that_looks_like_a_special_token_is_text(kind):
+    lines = ["a <unk> b", "<s>", "</s>", "<pad>", "<pad> </s>", "<s><s>"]
+    vocabulary = one(lines + FILLER, kind=kind)
+    assert_exact(vocabulary, lines)
+    assert min(min(row) for row in vocabulary.encode(lines)) > UNK
+
+
+def test_a_literal_space_sign_is_read_as_a_space():
+    vocabulary = one(["a\u2581b", *FILLER])
+    assert vocabulary.decode(vocabulary.encode(["a\u2581b"])) == ["a b"]
+
+
+def test_reserved_characters_are_unknown():
+    """What the limits of `LINES` stand for."""
+    vocabulary = one(["a\x1fb", "a\u2585b", "a\r", *FILLER])
+    assert [UNK in row for row in vocabulary.encode(["a\x1fb", "a\u2585b", "a\r", "ab"])] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(("normalization", "expected"), [("identity", "（全角），ｱ"), ("nfkc", "(全角),ア"), ("nmt_nfkc", "(全角),ア")])
+def test_only_identity_keeps_the_text(normalization, expected):
+    vocabulary = one(["（全角），ｱ", "(全角),ア", *FILLER], normalization=normalization)
+    assert vocabulary.decode(vocabulary.encode(["（全角），ｱ"])) == [expected]
+
+
+def lines_of(folder):
+    return [line for file in sorted(folder.iterdir()) if ".tsv" not in file.name for line in read_lines(str(file))]
+
+
+@needs_shared
+@pytest.mark.parametrize("folder", ["cmudict", "debian-synopsis", "multi30k", "scan/length", "scan/simple", "tatoeba-en-zh"])
+def test_every_line_of_a_corpus_comes_back(folder):
+    lines = lines_of(SHARED / folder)
+    assert_exact(one(lines, kind="char", size=20_000), lines)
+
+
+@needs_shared
+def test_every_line_comes_back_through_subwords():
+    lines = [line for name in ("test.en", "test.zh", "valid.en", "valid.zh") for line in read_lines(str(SHARED / "tatoeba-en-zh" / name))]
+    assert_exact(one(lines, kind="unigram", size=3000), lines)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_have_the_ids_that_every_room_knows(kind):
+    vocabulary = one(FILLER, kind=kind)
+    assert vocabulary.pieces([PAD, BOS, EOS, UNK]) == ["<pad>", "<s>", "</s>", "<unk>"]
+    assert (PAD, BOS, EOS, UNK) == (0, 1, 2, 3)
+
+
+def test_special_tokens_leave_no_trace():
+    vocabulary = one(FILLER)
+    ids = vocabulary.encode(["a dog"])[0]
+    assert vocabulary.decode([[BOS, *ids[:3], UNK, *ids[3:], EOS, PAD, PAD], []]) == ["a dog", ""]
+
+
+def test_every_id_has_a_piece_and_the_pieces_spell_the_line():
+    vocabulary = one(FILLER, kind="bpe", size=60)
+    assert len(vocabulary) == 60
+    assert len(set(vocabulary.pieces(range(60)))) == 60
+    assert "".join(vocabulary.pieces(vocabulary.encode(["two dogs"])[0])) == "▁two▁dogs"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_pairs_give_the_same_bytes(kind):
+    assert one(FILLER, kind=kind).model == one(FILLER, kind=kind).model
+
+
+def test_other_pairs_give_another_hash():
+    config = VocabConfig(kind="char", size=100)
+    first, second = train(pairs_of(FILLER), config), train(pairs_of([*FILLER, "xyz"]), config)
+    assert first.sha256 != second.sha256
+    assert first.source.sha256 != second.source.sha256
+    assert first.sha256 == train(pairs_of(FILLER), config).sha256
+
+
+def test_joint_is_one_object_and_separate_are_two():
+    pairs = [Pair("abc", "xyz")] * 9
+    joint = train(pairs, VocabConfig(kind="char", size=50, joint=True))
+    assert joint.joint
+    assert joint.source is joint.target
+    assert_exact(joint.source, ["abc", "xyz"])
+    separate = train(pairs, VocabConfig(kind="char", size=50, joint=False))
+    assert not separate.joint
+    assert_exact(separate.source, ["cab"])
+    assert_exact(separate.target, ["zyx"])
+    assert UNK in separate.source.encode(["x"])[0]
+    assert UNK in separate.target.encode(["a"])[0]
+    assert separate.sha256 != separate._replace(source=separate.target, target=separate.source).sha256
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_load_gives_back_what_save_wrote(tmp_path, joint):
+    made = train(pairs_of(FILLER), VocabConfig(kind="char", size=100, joint=joint))
+    folder = epath.Path(tmp_path) / "new" / "vocab"
+    save(made, folder)
+    assert sorted(file.name for file in folder.iterdir()) == (["joint.model"] if joint else ["source.model", "target.model"])
+    found = load(folder, joint)
+    assert (found.joint, found.source.model, found.target.model) == (joint, made.source.model, made.target.model)
+    assert found.sha256 == made.sha256
+    assert load(folder, not joint) is None
+
+
+def test_half_a_vocabulary_is_none(tmp_path):
+    folder = epath.Path(tmp_path)
+    assert load(folder, True) is None
+    save(train(pairs_of(FILLER), VocabConfig(kind="char", size=100, joint=False)), folder)
+    (folder / "target.model").unlink()
+    assert load(folder, False) is None
+
+
+def test_a_damaged_file_is_the_users_error(tmp_path):
+    folder = epath.Path(tmp_path)
+    made = train(pairs_of(FILLER), VocabConfig(kind="char", size=100))
+    for content in (b"", b"no model", made.source.model[:-7], gzip.compress(made.source.model)):
+        (folder / "joint.model").write_bytes(content)
+        with pytest.raises(UserError, match="holds a damaged vocabulary; restore it from a copy of the run directory"):
+            load(folder, True)
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+@pytest.mark.parametrize("byte_fallback", [False, True])
+def test_a_size_that_does_not_fit_is_answered_with_the_next_that_does(kind, byte_fallback):
+    fields = {"kind": kind, "byte_fallback": byte_fallback}
+    pairs = pairs_of(FILLER)
+    with pytest.raises(UserError, match=r"^vocab.size=5000 is larger than the text allows; use at most (\d+)$") as error:
+        train(pairs, VocabConfig(size=5000, **fields))
+    most = int(re.search(r"at most (\d+)", str(error.value))[1])
+    with pytest.raises(UserError, match=r"^vocab.size=8 is too small for the characters of the text; use at least (\d+), or ") as error:
+        train(pairs, VocabConfig(size=8, **fields))
+    least = int(re.search(r"at least (\d+)", str(error.value))[1])
+    assert 8 < least < most < 5000
+    for size in (least, most):
+        assert_exact(train(pairs, VocabConfig(size=size, **fields)).source, FILLER)
+    for size in (least - 1, most + 1):
+        with pytest.raises(UserError, match=str(least if size < least else most)):
+            train(pairs, VocabConfig(size=size, **fields))
+
+
+def test_a_corpus_without_text_is_the_users_error():
+    with pytest.raises(UserError, match=r"cannot be trained with vocab\.kind=unigram and vocab\.size=100"):
+        train([Pair("", "")], VocabConfig(size=100))
+
+
+@pytest.mark.parametrize("kind", ["char", "word"])
+def test_size_is_an_upper_limit_for_characters_and_words(kind):
+    full = one(FILLER, kind=kind, size=5000)
+    assert len(full) < 100
+    assert len(one(FILLER, kind=kind, size=12)) == 12
+
+
+def test_bytes_spell_unknown_characters():
+    line = "雪 🐕 ñ"
+    assert UNK in one(FILLER, kind="unigram").encode([line])[0]
+    assert_exact(one(FILLER, kind="unigram", byte_fallback=True), [line])
+    assert_exact(one(FILLER, kind="bpe", byte_fallback=True), [line])
+
+
+def test_coverage_leaves_rare_characters_unknown():
+    lines = ["ab" * 50] * 4 + ["c"]
+    assert_exact(one(lines, character_coverage=1.0), ["c"])
+    assert UNK in one(lines, character_coverage=0.99).encode(["c"])[0]
+
+
+def test_words_are_split_at_spaces():
+    vocabulary = one(FILLER, kind="word")
+    words = Counter(word for line in FILLER for word in line.split(" "))
+    assert len(vocabulary) == 4 + len(words)
+    for line in FILLER[:3]:
+        assert vocabulary.pieces(vocabulary.encode([line])[0]) == [f"▁{word}" for word in line.split(" ")]
+    assert vocabulary.encode(["two cats"])[0][1:] == [UNK]
+
+
+def test_a_vocabulary_is_made_from_its_bytes():
+    vocabulary = one(FILLER)
+    again = Vocabulary(vocabulary.model)
+    assert (len(again), again.sha256) == (len(vocabulary), vocabulary.sha256)
+    assert again.encode(FILLER) == vocabulary.encode(FILLER)

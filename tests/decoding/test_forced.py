@@ -1,0 +1,150 @@
+from functools import lru_cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_s2s import parallel
+from flax_s2s.config import BOS, EOS, PAD, ModelConfig, VocabConfig
+from flax_s2s.data import vocab
+from flax_s2s.data.batching import pad
+from flax_s2s.data.corpus import Pair
+from flax_s2s.decoding.forced import Scorer, forced_logp
+from flax_s2s.model.seq2seq import init_params, make_model
+
+MODELS = {
+    "attention": ModelConfig(embedding_size=8, hidden_size=12),
+    "input feeding": ModelConfig(embedding_size=8, hidden_size=12, decoder_layers=2, input_feeding=True, attention="additive", tie="all"),
+    "fixed vector": ModelConfig(embedding_size=8, hidden_size=12, attention="none", reverse_source=True, tie="softmax"),
+}
+each_model = pytest.mark.parametrize("name", MODELS)
+VOCAB, ROWS, SRC, TGT = 13, 8, 6, 7
+PAIRS = [
+    Pair("a dog runs", "ein Hund rennt"),
+    Pair("two cats", "zwei Katzen"),
+    Pair("go", "los"),
+    Pair("the old man", "der alte Mann"),
+    Pair("a cat", "Katze"),
+    Pair("a dog", "Hund"),
+    Pair("no", "nein"),
+    Pair("old cats", "alte Katzen"),
+    Pair("so", "so"),
+]  # of two shapes
+
+
+@lru_cache
+def params(name, source_vocab=VOCAB, target_vocab=VOCAB):
+    make = partial(init_params, MODELS[name], source_vocab, target_vocab)
+    rng = np.random.default_rng(3)
+    return jax.tree.map(lambda leaf: rng.uniform(-1, 1, leaf.shape).astype(np.float32), jax.eval_shape(make, jax.random.key(0)))
+
+
+def forced(name):
+    return lambda src_ids, tgt_ids: np.asarray(compute(name)(params(name), src_ids, tgt_ids)[0])
+
+
+@lru_cache
+def compute(name):
+    """The sums, and the readouts and the softmax layer that they are made from."""
+
+    @jax.jit
+    def run(params, src_ids, tgt_ids):
+        model = make_model(MODELS[name], VOCAB, VOCAB)
+        bound = model.bind(params)
+        inputs = jnp.concatenate([jnp.full((len(tgt_ids), 1), BOS), tgt_ids[:, :-1]], axis=1)
+        return forced_logp(model, params, src_ids, tgt_ids), bound(src_ids, inputs), *bound.output()
+
+    return run
+
+
+def draw_ids(seed, longest):
+    """Random sequences of any length up to the longest, each with its end mark."""
+    rng = np.random.default_rng(seed)
+    return [np.array([*rng.integers(EOS + 1, VOCAB, length), EOS]) for length in rng.integers(0, longest, ROWS)]
+
+
+@each_model
+def test_equals_the_literal_sum(name):
+    sources, targets = draw_ids(1, SRC), draw_ids(2, TGT)
+    found, *parts = compute(name)(params(name), pad(sources, ROWS, SRC), pad(targets, ROWS, TGT))
+    readouts, table, bias = (np.asarray(part, np.float64) for part in parts)
+    wanted = np.zeros(ROWS)
+    for row, target in enumerate(targets):
+        for position, token in enumerate(target):
+            logits = table @ readouts[row, position] + bias
+            wanted[row] += logits[token] - np.log(np.exp(logits).sum())
+    np.testing.assert_allclose(found, wanted, atol=1e-4, rtol=0)
+
+
+@each_model
+def test_one_token_more_is_less_likely(name):
+    sources, targets = draw_ids(1, SRC), draw_ids(2, TGT - 2)
+    longer = [np.array([*target, 5]) for target in targets]
+    score = forced(name)
+    shorter = score(pad(sources, ROWS, SRC), pad(targets, ROWS, TGT))
+    assert (score(pad(sources, ROWS, SRC), pad(longer, ROWS, TGT)) < shorter).all()
+    assert (shorter < 0).all()
+
+
+@each_model
+def test_order_of_rows_and_padding_change_nothing(name):
+    sources, targets, order = draw_ids(4, SRC), draw_ids(5, TGT), np.random.default_rng(6).permutation(ROWS)
+    src_ids, tgt_ids = pad(sources, ROWS, SRC), pad(targets, ROWS, TGT)
+    found = forced(name)(src_ids, tgt_ids)
+    np.testing.assert_array_equal(forced(name)(src_ids[order], tgt_ids[order]), found[order])
+    wider = forced(name)(pad(sources, ROWS, SRC + 3), pad(targets, ROWS, TGT + 4))
+    np.testing.assert_allclose(wider, found, atol=1e-5, rtol=0)
+    real = np.arange(ROWS)[:, None] < 3
+    some = forced(name)(np.where(real, src_ids, PAD).astype(np.int32), np.where(real, tgt_ids, PAD).astype(np.int32))
+    np.testing.assert_array_equal(some[:3], found[:3])
+    assert not some[3:].any()
+
+
+# Lines
+
+
+@lru_cache
+def scorer(rows, devices):
+    vocabularies = vocab.train(PAIRS, VocabConfig(kind="char", size=60, joint=False))
+    sizes = len(vocabularies.source), len(vocabularies.target)
+    made = Scorer(make_model(MODELS["attention"], *sizes), vocabularies, rows, parallel.make_devices(devices, {"decoding.rows": rows}))
+    return partial(made, params("attention", *sizes))
+
+
+@lru_cache
+def scored():
+    return scorer(8, 1)([pair.source for pair in PAIRS], [pair.target for pair in PAIRS])
+
+
+def test_every_pair_is_scored_by_itself_and_the_order_restored():
+    found = scored()
+    assert len({one.logp for one in found}) == len(PAIRS)
+    for pair, one in zip(PAIRS, found, strict=True):
+        assert scorer(8, 1)([pair.source], [pair.target]) == [one]  # bitwise
+    order = np.random.default_rng(0).permutation(np.tile(np.arange(len(PAIRS)), 4)).tolist()
+    again = scorer(8, 1)([PAIRS[i].source for i in order], [PAIRS[i].target for i in order])
+    assert again == [found[i] for i in order]
+
+
+def test_tokens_are_those_of_the_target_and_the_end_mark():
+    assert [one.tokens for one in scored()] == [len(pair.target) + 2 for pair in PAIRS]  # and the space SentencePiece begins with
+
+
+def test_an_empty_target_is_the_end_mark_alone():
+    (empty,) = scorer(8, 1)(["go"], [""])
+    assert empty.tokens == 1
+    assert empty.logp < 0
+
+
+def test_no_pairs():
+    assert scorer(8, 1)([], []) == []
+
+
+@pytest.mark.parametrize(("rows", "devices"), [(3, 1), (8, 8)])
+def test_batch_size_and_devices_change_nothing(rows, devices):
+    chosen = [i for i, pair in enumerate(PAIRS) if len(pair.source) > 6]  # those of the longer shape
+    found = scorer(rows, devices)([PAIRS[i].source for i in chosen], [PAIRS[i].target for i in chosen])
+    wanted = [scored()[i] for i in chosen]
+    assert [one.tokens for one in found] == [one.tokens for one in wanted]
+    np.testing.assert_allclose([one.logp for one in found], [one.logp for one in wanted], atol=1e-5, rtol=0)

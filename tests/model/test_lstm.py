@@ -1,0 +1,289 @@
+"""The recurrent layer against loops in float64, against torch.nn.LSTM, and what its own gradient promises."""
+
+from functools import cache, partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from flax import nnx
+
+from flax_s2s.config import ModelConfig
+from flax_s2s.model.lstm import LSTM, LSTMState, lstm_cell, lstm_layer, project, zero_state
+from flax_s2s.model.seq2seq import Encoder
+
+FLOAT32, BFLOAT16 = 1e-5, 3e-2  # largest error, as a share of the largest entry
+INPUTS, STATES = ("inputs", "kernel_in", "kernel_rec", "bias", "hidden", "cell"), ("outputs", "hidden", "cell")
+SIZES = {"rows3": (3, 5, 2, 4), "narrow": (2, 7, 5, 1), "one": (1, 1, 1, 2)}  # rows, steps, inputs, hidden
+
+
+def draw(size, seed):
+    """A layer's arguments, a mask, and the weights of the scalar loss whose gradient is taken."""
+    rows, steps, inputs, hidden = size
+    draws = np.random.default_rng(seed)
+    shapes = [(rows, steps, inputs), (inputs, 4 * hidden), (hidden, 4 * hidden), (4 * hidden,), (rows, hidden), (rows, hidden)]
+    arrays = {name: draws.normal(size=shape).astype(np.float32) for name, shape in zip(INPUTS, shapes, strict=True)}
+    asked = {
+        name: draws.normal(size=shape).astype(np.float32) for name, shape in zip(STATES, [(rows, steps, hidden), *shapes[4:]], strict=True)
+    }
+    lengths = draws.integers(0, steps + 1, rows)  # 0 is a filler row
+    return arrays, np.arange(steps)[None, :] < lengths[:, None], asked
+
+
+@cache
+def graph(inputs, hidden):
+    made = nnx.eval_shape(lambda: LSTM(inputs, hidden, forget_bias=1.0, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(params=0)))
+    return nnx.graphdef(made)
+
+
+def make_layer(kernel_in, kernel_rec, bias):
+    return nnx.merge(graph(kernel_in.shape[0], kernel_rec.shape[0]), {"kernel_in": kernel_in, "kernel_rec": kernel_rec, "bias": bias})
+
+
+def ours(arrays, mask, reverse, dtype="float32"):
+    layer = make_layer(arrays["kernel_in"], arrays["kernel_rec"], arrays["bias"])
+    initial = LSTMState(arrays["hidden"], arrays["cell"]) if "hidden" in arrays else None
+    outputs, final = lstm_layer(layer, arrays["inputs"].astype(dtype), mask, initial, reverse)
+    return dict(zip(STATES, (outputs, *final), strict=True))
+
+
+def naive(arrays, mask, reverse, dtype="float32"):
+    """The same layer as a Python loop that jax differentiates by itself."""
+    layer = make_layer(arrays["kernel_in"], arrays["kernel_rec"], arrays["bias"])
+    state, outputs = LSTMState(arrays["hidden"].astype(dtype), arrays["cell"]), {}
+    kernel_rec = arrays["kernel_rec"].astype(dtype)
+    steps = range(arrays["inputs"].shape[1])
+    for step in reversed(steps) if reverse else steps:
+        new, _ = lstm_cell(project(layer, arrays["inputs"][:, step].astype(dtype)), state, kernel_rec)
+        real = True if mask is None else mask[:, step, None]
+        state = LSTMState(*(jnp.where(real, n, o) for n, o in zip(new, state, strict=True)))
+        outputs[step] = state.hidden
+    return dict(zip(STATES, (jnp.stack([outputs[step] for step in steps], axis=1), *state), strict=True))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def returned_and_gradients(layer_fn, reverse, dtype, arrays, mask, asked):
+    def loss(arrays):
+        found = layer_fn(arrays, mask, reverse, dtype)
+        return sum(jnp.sum(asked[name] * found[name].astype(jnp.float32)) for name in STATES), found
+
+    gradients, found = jax.grad(loss, has_aux=True)(arrays)
+    return found, gradients
+
+
+def evaluate(arrays, mask, asked, reverse=False, dtype="float32", layer_fn=ours):
+    """What the layer returns, and the gradient of `sum(asked * returned)` with respect to every argument."""
+    return returned_and_gradients(layer_fn, reverse, dtype, arrays, mask, asked)
+
+
+def expected(arrays, mask, asked, reverse):
+    """The same from the reference."""
+    arrays = {name: array.astype(np.float64) for name, array in arrays.items()}
+
+    def loss(**arrays):
+        found = reference.lstm(**arrays, mask=mask, reverse=reverse)
+        return sum(np.sum(asked[name] * part) for name, part in zip(STATES, found, strict=True))
+
+    return dict(zip(STATES, reference.lstm(**arrays, mask=mask, reverse=reverse), strict=True)), reference.gradients(loss, arrays)
+
+
+def assert_same(got, want, tolerance):
+    for name in want:
+        assert reference.error(got[name], want[name]) <= tolerance, name
+
+
+@pytest.mark.parametrize(
+    ("size", "masked", "reverse"),
+    [*(("rows3", masked, reverse) for masked in (False, True) for reverse in (False, True)), ("narrow", True, True), ("one", True, False)],
+)
+def test_layer_and_all_gradients_match_the_reference(size, masked, reverse):
+    for seed in range(3):
+        arrays, mask, asked = draw(SIZES[size], seed)
+        if seed == 2:
+            mask = np.random.default_rng(seed).random(mask.shape) < 0.5  # holes anywhere, not only at the end
+        mask = mask if masked else None
+        found, gradients = evaluate(arrays, mask, asked, reverse=reverse)
+        want, want_gradients = expected(arrays, mask, asked, reverse)
+        assert_same(found, want, FLOAT32)
+        assert_same(gradients, want_gradients, FLOAT32)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_bfloat16_stays_near_the_reference(reverse):
+    for seed in range(3):
+        arrays, mask, asked = draw(SIZES["rows3"], seed)
+        found, gradients = evaluate(arrays, mask, asked, reverse=reverse, dtype="bfloat16")
+        want, want_gradients = expected(arrays, mask, asked, reverse)
+        assert_same(found, want, BFLOAT16)
+        assert_same(gradients, want_gradients, BFLOAT16)
+
+
+def test_without_an_initial_state_the_layer_starts_from_zeros():
+    arrays, mask, asked = draw(SIZES["rows3"], 5)
+    zeros = arrays | {"hidden": np.zeros_like(arrays["hidden"]), "cell": np.zeros_like(arrays["cell"])}
+    want, want_gradients = evaluate(zeros, mask, asked)
+    found, gradients = evaluate({name: arrays[name] for name in INPUTS[:4]}, mask, asked)
+    assert_same(found, want, 0)
+    assert_same(gradients, {name: want_gradients[name] for name in gradients}, 0)
+    state = zero_state(make_layer(*(arrays[name] for name in INPUTS[1:4])), (3, 2), jnp.bfloat16)
+    assert state.hidden.shape == state.cell.shape == (3, 2, 4)
+    assert (state.hidden.dtype, state.cell.dtype) == (jnp.bfloat16, jnp.float32)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_own_gradient_is_that_of_plain_autodiff(reverse):
+    arrays, mask, asked = draw(SIZES["rows3"], 7)
+    found, gradients = evaluate(arrays, mask, asked, reverse=reverse)
+    want, want_gradients = evaluate(arrays, mask, asked, layer_fn=naive, reverse=reverse)
+    assert_same(found, want, 1e-6)
+    assert_same(gradients, want_gradients, 2e-6)
+
+
+@pytest.mark.parametrize(("reverse", "dtype"), [(False, "float32"), (True, "float32"), (False, "bfloat16")])
+def test_padding_columns_change_nothing(reverse, dtype):
+    arrays, mask, asked = draw((3, 5, 2, 4), 11)
+    found, gradients = evaluate(arrays, mask, asked, reverse=reverse, dtype=dtype)
+    junk = np.full((3, 3, 2), 1e3, np.float32)  # what stands in a padded position must not matter
+    longer = arrays | {"inputs": np.concatenate([arrays["inputs"], junk], axis=1)}
+    wider = asked | {"outputs": np.pad(asked["outputs"], ((0, 0), (0, 3), (0, 0)))}
+    got, got_gradients = evaluate(longer, np.pad(mask, ((0, 0), (0, 3))), wider, reverse=reverse, dtype=dtype)
+    assert not np.any(got_gradients["inputs"][:, 5:])
+    tolerance = 1e-6 if dtype == "float32" else 2**-8  # the weights' sums run over more (zero) terms, in another order
+    assert_same(got | {"outputs": got["outputs"][:, :5]}, found, 1e-6)
+    assert_same(got_gradients | {"inputs": got_gradients["inputs"][:, :5]}, gradients, tolerance)
+
+
+def test_final_state_is_the_one_after_the_last_real_step():
+    arrays, _, asked = draw((3, 5, 2, 4), 12)
+    mask = np.arange(5)[None, :] < np.array([5, 2, 0])[:, None]
+    found, _ = evaluate(arrays, mask, asked)
+    np.testing.assert_array_equal(found["hidden"][0], found["outputs"][0, 4])
+    np.testing.assert_array_equal(found["hidden"][1], found["outputs"][1, 1])
+    np.testing.assert_array_equal(found["hidden"][2], arrays["hidden"][2])
+    np.testing.assert_array_equal(found["cell"][2], arrays["cell"][2])
+
+
+def test_permuting_rows_permutes_results():
+    arrays, mask, asked = draw((3, 5, 2, 4), 13)
+    order = np.array([2, 0, 1])
+    by_row = ("inputs", "hidden", "cell")
+    found, gradients = evaluate(arrays, mask, asked)
+    permuted = arrays | {name: arrays[name][order] for name in by_row}
+    got, got_gradients = evaluate(permuted, mask[order], {name: part[order] for name, part in asked.items()})
+    assert_same(got, {name: part[order] for name, part in found.items()}, 0)
+    assert_same(got_gradients, {name: part[order] if name in by_row else part for name, part in gradients.items()}, 1e-6)
+
+
+def equations(jaxpr, loops=()):
+    """Every equation of a program, with the loops it stands in."""
+    for equation in jaxpr.eqns:
+        yield equation, loops
+        inside = (*loops, equation) if equation.primitive.name in ("scan", "while") else loops
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner, inside)
+
+
+def gradient_program(layer_fn):
+    rows, steps, inputs, hidden = 2, 6, 3, 5
+    arrays, mask, asked = draw((rows, steps, inputs, hidden), 0)
+    program = jax.make_jaxpr(partial(evaluate, layer_fn=layer_fn))(arrays, mask, asked)
+    weight = {(hidden, 4 * hidden), (4 * hidden, hidden)}
+    products = [
+        bool(loops) for e, loops in equations(program.jaxpr) if e.primitive.name == "dot_general" and e.outvars[0].aval.shape in weight
+    ]
+    carries = [
+        variable.aval for e, _ in equations(program.jaxpr) if e.primitive.name == "scan" for variable in e.outvars[: e.params["num_carry"]]
+    ]
+    return products, carries, weight
+
+
+def test_recurrent_weight_gradient_is_one_product_after_the_loop():
+    products, carries, weight = gradient_program(ours)
+    assert products == [False]  # one, outside of any loop
+    assert carries  # the two loops were found: hidden and cell, forward and backward
+    assert [aval.shape for aval in carries] == [(2, 5)] * 4
+    assert not any(aval.shape in weight for aval in carries)
+
+
+def test_looking_at_the_program_would_find_an_accumulated_gradient():
+    def plain_scan(arrays, mask, reverse, dtype):
+        layer = make_layer(arrays["kernel_in"], arrays["kernel_rec"], arrays["bias"])
+
+        def step(state, x):
+            state, _ = lstm_cell(x, state, arrays["kernel_rec"])
+            return state, state.hidden
+
+        final, outputs = jax.lax.scan(step, LSTMState(arrays["hidden"], arrays["cell"]), project(layer, arrays["inputs"]).swapaxes(0, 1))
+        return dict(zip(STATES, (outputs.swapaxes(0, 1), *final), strict=True))
+
+    products, carries, weight = gradient_program(plain_scan)
+    assert products == [True]
+    assert any(aval.shape in weight for aval in carries)
+
+
+def test_types_under_bfloat16():
+    arrays, mask, asked = draw(SIZES["rows3"], 0)
+    found, gradients = evaluate(arrays, mask, asked, dtype="bfloat16")
+    assert {name: part.dtype.name for name, part in found.items()} == {"outputs": "bfloat16", "hidden": "bfloat16", "cell": "float32"}
+    assert {part.dtype.name for part in gradients.values()} == {"float32"}
+
+
+def test_cell_sums_finer_than_bfloat16():
+    """600 steps of +1/512: a bfloat16 sum would stop growing where 1/512 is half a unit of its last place."""
+    small = float(jnp.bfloat16(np.log(1 / 511)))  # sigmoid is 1/512, but for the rounding of the projection
+    step = reference.sigmoid(small)
+    bias = np.array([small, 40, 40, 0], np.float32)  # i, f = 1, g = 1, o
+    arrays = {"inputs": np.zeros((1, 600, 1)), "kernel_in": np.zeros((1, 4)), "kernel_rec": np.zeros((1, 4)), "bias": bias}
+    arrays = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
+    cell = ours(arrays, None, False, "bfloat16")["cell"]
+    assert cell.item() == pytest.approx(600 * step, rel=1e-4)
+
+
+# Parity with PyTorch ------------------------------------------------------------------------------------------------
+
+
+def from_torch(stored, prefix, layers=2):
+    """Our encoder's parameters from torch's names; torch has two biases, which enter as their sum."""
+
+    def one(suffix):
+        biases = [stored[f"{prefix}/bias_{part}_{suffix}"] for part in ("ih", "hh")]
+        kernels = [stored[f"{prefix}/weight_{part}_{suffix}"].T for part in ("ih", "hh")]
+        return {"kernel_in": kernels[0], "kernel_rec": kernels[1], "bias": biases}
+
+    return {index: {0: one(f"l{index}"), 1: one(f"l{index}_reverse")} for index in range(layers)}
+
+
+def test_encoder_equals_torch():
+    with np.load(Path(__file__).with_name("torch_parity.npz")) as file:
+        stored = dict(file)
+    rows, steps, size = stored["outputs"].shape
+    config = ModelConfig(embedding_size=5, hidden_size=size, encoder_layers=2, bidirectional_layers=2, attention="none")
+    encoder = nnx.graphdef(nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(params=0))))
+    weights = from_torch(stored, "weight")
+    params = {
+        "layers": jax.tree.map(lambda leaf: sum(leaf) if isinstance(leaf, list) else leaf, weights, is_leaf=lambda x: isinstance(x, list))
+    }
+    mask = jnp.arange(steps)[None, :] < stored["lengths"][:, None]
+
+    def run(params, inputs):
+        outputs, finals = nnx.merge(encoder, params)(inputs, mask, None)
+        found = {"outputs": jnp.where(mask[:, :, None], outputs, 0)}  # torch leaves zeros where padded
+        for part in ("hidden", "cell"):  # torch: [layers * directions, rows, units]
+            halves = [half for final in finals for half in jnp.split(getattr(final, part), 2, axis=-1)]
+            found[part] = jnp.stack(halves)
+        return sum(jnp.sum(stored[f"asked/{name}"] * found[name]) for name in STATES), found
+
+    (_, found), (d_params, d_inputs) = jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))(params, stored["inputs"])
+    assert rows == 4
+    assert_same(found, {name: stored[name] for name in STATES}, FLOAT32)
+    assert reference.error(d_inputs, stored["gradient/inputs"]) <= FLOAT32
+    for index, layer in from_torch(stored, "gradient").items():
+        for direction, want in layer.items():
+            got = d_params["layers"][index][direction]
+            assert_same(got, {name: want[name] for name in ("kernel_in", "kernel_rec")}, FLOAT32)
+            for bias in want["bias"]:  # the gradient of a sum is that of each of its terms
+                assert reference.error(got["bias"], bias) <= FLOAT32

@@ -1,0 +1,173 @@
+"""What the tests believe: the equations in float64 NumPy, one row, one step, one position at a time.
+
+Literal, slow, obviously right. Nothing here is shared with the package. Gradients are central finite differences of the
+same functions, so that no derivative is written down twice.
+"""
+
+import numpy as np
+
+
+def error(got, want):
+    """The largest difference, as a share of the largest entry of `want`."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    assert got.shape == want.shape, f"got shape {got.shape}, want {want.shape}"
+    scale = np.abs(want).max(initial=0.0)
+    return np.abs(got - want).max(initial=0.0) / (scale if scale > 0 else 1.0)
+
+
+def gradients(fn, arrays, step=1e-5):
+    """Central differences of a scalar `fn(**arrays)` with respect to each entry of each array; its own error is near 1e-10."""
+    found = {}
+    for name, array in arrays.items():
+        found[name] = np.zeros(array.shape)
+        for place in np.ndindex(array.shape):
+            above, below = array.copy(), array.copy()
+            above[place] += step
+            below[place] -= step
+            found[name][place] = (fn(**arrays | {name: above}) - fn(**arrays | {name: below})) / (2 * step)
+    return found
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def lstm_step(x, hidden, cell, kernel_in, kernel_rec, bias):
+    """One row, one step: gates i, f, g, o; c' = f c + i g; h' = o tanh(c')."""
+    i, f, g, o = np.split(x @ kernel_in + hidden @ kernel_rec + bias, 4)
+    cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(cell), cell
+
+
+def lstm(inputs, kernel_in, kernel_rec, bias, hidden, cell, mask=None, reverse=False):
+    """A layer over [batch time emb]: outputs, final hidden states, final cells. Where the mask is False the state is held."""
+    rows, steps = inputs.shape[:2]
+    outputs = np.zeros((rows, steps, kernel_rec.shape[0]))
+    hidden, cell = hidden.copy(), cell.copy()
+    for row in range(rows):
+        for step in reversed(range(steps)) if reverse else range(steps):
+            if mask is None or mask[row, step]:
+                hidden[row], cell[row] = lstm_step(inputs[row, step], hidden[row], cell[row], kernel_in, kernel_rec, bias)
+            outputs[row, step] = hidden[row]
+    return outputs, hidden, cell
+
+
+def attention_score(score, query, memory, kernel_key=None, kernel_query=None, vector=None):
+    """Between one query and one source position."""
+    if score == "dot":
+        return query @ memory
+    if score == "general":
+        return query @ (memory @ kernel_key)
+    return vector @ np.tanh(query @ kernel_query + memory @ kernel_key)
+
+
+def attention(score, queries, memory, mask, **weights):
+    """Contexts [batch tgt hid] and weights [batch tgt src]; a row without real positions keeps its zeros."""
+    rows, tgt, src = queries.shape[0], queries.shape[1], memory.shape[1]
+    contexts, shares = np.zeros((rows, tgt, memory.shape[2])), np.zeros((rows, tgt, src))
+    for row in range(rows):
+        real = [s for s in range(src) if mask[row, s]]
+        for t in range(tgt):
+            scores = {s: attention_score(score, queries[row, t], memory[row, s], **weights) for s in real}
+            total = sum(np.exp(value) for value in scores.values())
+            for s in real:
+                shares[row, t, s] = np.exp(scores[s]) / total
+                contexts[row, t] += shares[row, t, s] * memory[row, s]
+    return contexts, shares
+
+
+def cross_entropy(readouts, table, bias, tgt_ids, smoothing, pad=0):
+    """Sums over real tokens: smoothed loss, negative log-likelihood, tokens."""
+    smoothed = plain = tokens = 0.0
+    vocab = table.shape[0]
+    for row in range(tgt_ids.shape[0]):
+        for t in range(tgt_ids.shape[1]):
+            right = tgt_ids[row, t]
+            if right == pad:
+                continue
+            logits = np.array([readouts[row, t] @ table[token] + bias[token] for token in range(vocab)])
+            logp = logits - np.log(sum(np.exp(logits)))
+            wanted = np.full(vocab, smoothing / vocab)
+            wanted[right] += 1 - smoothing
+            smoothed -= sum(wanted[token] * logp[token] for token in range(vocab))
+            plain -= logp[right]
+            tokens += 1
+    return smoothed, plain, tokens
+
+
+def seq2seq(config, params, src_ids, inputs, masks=None, pad=0):
+    """Readouts [batch tgt readout] of the whole model, sentence by sentence: each is cut to its real tokens, so nothing is masked.
+
+    `masks` are what dropout multiplies with, [batch time features] by site (0: source embeddings, i: encoder layer i, 100: target
+    embeddings, 100 + i: decoder layer i, 200: readouts); None drops nothing.
+    """
+    readouts = []
+    for row in range(len(src_ids)):
+        of_row = {site: mask[row] for site, mask in (masks or {}).items()}
+        readouts.append(sentence(config, params, src_ids[row][src_ids[row] != pad], inputs[row], of_row))
+    return np.stack(readouts)
+
+
+def sentence(config, params, source, inputs, masks):
+    """Readouts [tgt readout] of one source sentence and the target tokens that the decoder reads."""
+
+    def kept(features, site, step):
+        return features * masks[site][step] if masks else features
+
+    memory, finals = encode(config, params, source, kept)
+    decoder, states, readouts = params["decoder"], [], []
+    for index in range(config.decoder_layers):
+        hidden, cell = finals[min(index, config.encoder_layers - 1)]  # a deeper decoder repeats the top layer's
+        if config.bridge == "dense":
+            kernels = params["bridge"]["layers"][str(index)]
+            hidden, cell = np.tanh(hidden @ kernels["0"]), np.tanh(cell @ kernels["1"])
+        if config.bridge == "zero":
+            hidden = cell = np.zeros(config.hidden_size)
+        states.append((hidden, cell))
+
+    def context(query):
+        contexts, _ = attention(
+            config.attention, query[None, None], memory[None], np.ones((1, len(memory))), **decoder.get("attention", {})
+        )
+        return contexts[0, 0]
+
+    feed = np.zeros(config.hidden_size if config.tie == "none" else config.embedding_size)
+    for t, token in enumerate(inputs):
+        features, seen = kept(params["target_table"][token], 100, t), np.zeros(0)
+        if config.input_feeding:
+            features = np.concatenate([features, feed])
+        for index in range(config.decoder_layers):
+            entering = np.concatenate([features, seen])
+            states[index] = lstm_step(entering, *states[index], **decoder["layers"][str(index)])
+            residual = index > 0 and 0 < config.residual_from <= index + 1
+            outputs = kept(states[index][0], 100 + index + 1, t)
+            features = features + outputs if residual else outputs
+            if index == 0 and config.attention != "none" and not config.input_feeding:
+                seen = context(features)
+        if config.input_feeding:
+            seen = context(features)
+        readout = np.concatenate([features, seen])
+        if "kernel_readout" in decoder:
+            readout = readout @ decoder["kernel_readout"]
+        feed = kept(readout if config.attention == "none" else np.tanh(readout), 200, t)
+        readouts.append(feed)
+    return np.stack(readouts)
+
+
+def encode(config, params, source, kept):
+    """The top layer's outputs [src hid], in the order of the sentence, and each layer's final hidden state and cell."""
+    order = np.arange(len(source))
+    if config.reverse_source:
+        order[:-1] = order[:-1][::-1]  # the end mark stays last
+    features = kept(params["target_table" if config.tie == "all" else "source_table"][source[order]], 0, slice(len(source)))
+    finals = []
+    for index in range(config.encoder_layers):
+        parts = []
+        for direction, layer in sorted(params["encoder"]["layers"][str(index)].items()):
+            zeros = np.zeros((1, layer["kernel_rec"].shape[0]))
+            parts.append([part[0] for part in lstm(features[None], **layer, hidden=zeros, cell=zeros, reverse=direction == "1")])
+        outputs, hidden, cell = (np.concatenate(both, axis=-1) for both in zip(*parts, strict=True))
+        finals.append((hidden, cell))
+        outputs = kept(outputs, index + 1, slice(len(source)))
+        features = features + outputs if 0 < config.residual_from <= index + 1 else outputs
+    return features[order], finals

@@ -1,0 +1,172 @@
+"""Checkpoints: what is saved comes back bitwise, what is damaged is passed over, what does not fit is refused."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from flax_s2s.checkpoint import MANIFEST, Bound, Checkpoints, hash_files
+from flax_s2s.config import Config, ModelConfig, OptimizerConfig, UserError
+from flax_s2s.parallel import make_devices
+from flax_s2s.training.optimizer import make_optimizer
+from flax_s2s.training.state import TrainState, abstract_state, create_state, hash_state
+
+CONFIG = Config(
+    model=ModelConfig(embedding_size=4, hidden_size=6, tie="all"),
+    optimizer=OptimizerConfig(schedule="constant", average_decay=0.9),
+)
+VOCAB = (11, 11)
+BOUND = Bound("{}", "vocabulary", "corpus")
+
+
+@functools.cache
+def made(config: Config, devices: int) -> TrainState:
+    return create_state(config, VOCAB, make_optimizer(config.optimizer), make_devices(devices, {}))
+
+
+def state_at(step: int, config: Config = CONFIG, devices: int = 1) -> TrainState:
+    return made(config, devices)._replace(step=jax.device_put(np.int32(step), make_devices(devices, {}).replicated))
+
+
+@functools.cache
+def abstract(config: Config = CONFIG, devices: int = 1) -> TrainState:
+    return abstract_state(config, VOCAB, make_optimizer(config.optimizer), make_devices(devices, {}))
+
+
+def save(folder: Path, steps: list[int], scores: list[float | None] | None = None, **keep: Any) -> list[Any]:
+    checkpoints, manifests = Checkpoints(epath.Path(folder), **{"keep_last": 99, **keep}), []
+    for step, score in zip(steps, scores or [None] * len(steps), strict=True):
+        checkpoints.save(state_at(step), score, BOUND, manifests.append)
+    checkpoints.close()
+    return manifests
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def test_a_state_comes_back_bitwise_with_its_hash(tmp_path: Path) -> None:
+    (manifest,) = save(tmp_path, [7])
+    restored = Checkpoints(epath.Path(tmp_path)).restore(abstract(), BOUND, silent)
+    assert restored is not None
+    assert hash_state(restored) == manifest.state_sha256 == hash_state(state_at(7))
+    assert int(restored.step) == 7
+
+
+def test_a_state_saved_on_one_device_comes_back_bitwise_on_eight(tmp_path: Path) -> None:
+    (manifest,) = save(tmp_path, [7])
+    restored = Checkpoints(epath.Path(tmp_path)).restore(abstract(devices=8), BOUND, silent)
+    assert restored is not None and len(restored.step.sharding.device_set) == 8
+    assert hash_state(restored) == manifest.state_sha256
+
+
+def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
+    save(tmp_path, [1, 2, 3, 4, 5], [0.1, 0.9, 0.3, None, 0.2], keep_last=2, keep_best=1)
+    checkpoints = Checkpoints(epath.Path(tmp_path))
+    assert checkpoints.steps() == [2, 4, 5]
+    assert [checkpoints.choose(which) for which in ("best", "last", "4")] == [2, 5, 4]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4", "5"]
+
+
+def test_without_scores_the_best_is_the_last(tmp_path: Path) -> None:
+    save(tmp_path, [1, 2])
+    assert Checkpoints(epath.Path(tmp_path)).choose("best") == 2
+
+
+def test_an_unknown_step_is_an_error_that_lists_the_others(tmp_path: Path) -> None:
+    save(tmp_path, [1, 2])
+    with pytest.raises(UserError, match=r"no checkpoint '3'; use best, last, or one of 1, 2"):
+        Checkpoints(epath.Path(tmp_path)).choose("3")
+
+
+def test_an_empty_folder_has_nothing_to_restore_or_choose(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(epath.Path(tmp_path / "none"))
+    assert checkpoints.restore(abstract(), BOUND, silent) is None
+    with pytest.raises(UserError, match="no complete checkpoint"):
+        checkpoints.choose("best")
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "add", "manifest"])
+def test_damage_is_said_and_the_checkpoint_before_is_used(tmp_path: Path, damage: str) -> None:
+    save(tmp_path, [1, 2])
+    step = tmp_path / "2"
+    victim = max((path for path in step.glob("**/*") if path.is_file() and path.name != MANIFEST), key=lambda path: path.stat().st_size)
+    content = victim.read_bytes()
+    if damage == "flip":
+        victim.write_bytes(content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :])
+    elif damage == "truncate":
+        victim.write_bytes(content[:-1])
+    elif damage == "delete":
+        victim.unlink()
+    elif damage == "add":
+        (step / "params" / "stray").write_bytes(b"")
+    else:
+        (step / MANIFEST).write_text("{")
+    said: list[str] = []
+    restored = Checkpoints(epath.Path(tmp_path)).restore(abstract(), BOUND, said.append)
+    assert restored is not None and int(restored.step) == 1
+    assert len(said) == 1 and "2 is damaged and passed over" in said[0]
+
+
+def test_without_a_manifest_there_is_no_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path, [1, 2])
+    (tmp_path / "2" / MANIFEST).unlink()
+    assert Checkpoints(epath.Path(tmp_path)).steps() == [1]
+
+
+def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
+    save(tmp_path, [1])
+    (tmp_path / "1" / "_CHECKPOINT_METADATA").unlink()
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged"):
+        Checkpoints(epath.Path(tmp_path)).restore(abstract(), BOUND, silent)
+    with pytest.raises(UserError, match=r"is damaged .*_CHECKPOINT_METADATA is missing"):
+        Checkpoints(epath.Path(tmp_path)).load_params(1, abstract().params)
+
+
+@pytest.mark.parametrize(
+    ("bound", "message"),
+    [
+        (BOUND._replace(corpus_sha256="another"), "the training pairs are not those"),
+        (BOUND._replace(vocab_sha256="x"), "the vocabulary in"),
+    ],
+)
+def test_another_corpus_or_vocabulary_is_refused(tmp_path: Path, bound: Bound, message: str) -> None:
+    save(tmp_path, [1])
+    with pytest.raises(UserError, match=message):
+        Checkpoints(epath.Path(tmp_path)).restore(abstract(), bound, silent)
+
+
+def test_another_shape_or_type_is_refused_with_the_differing_key(tmp_path: Path) -> None:
+    save(tmp_path, [1])
+    wider = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, hidden_size=8))
+    with pytest.raises(UserError, match=r"does not fit the model: .*\['average'\].* is float32 .* there and float32 .* here"):
+        Checkpoints(epath.Path(tmp_path)).restore(abstract(wider), BOUND, silent)
+    narrow = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float16, sharding=leaf.sharding), abstract().params)
+    with pytest.raises(UserError, match=r"float32 .* there and float16"):
+        Checkpoints(epath.Path(tmp_path)).load_params(1, narrow)
+
+
+def test_decoding_gets_the_moving_average_and_reads_nothing_else(tmp_path: Path) -> None:
+    state = state_at(1)
+    assert state.average is not None
+    state = state._replace(average=jax.tree.map(lambda leaf: leaf + 1, state.average))
+    checkpoints = Checkpoints(epath.Path(tmp_path))
+    checkpoints.save(state, None, BOUND, lambda manifest: None)
+    checkpoints.close()
+    loaded = Checkpoints(epath.Path(tmp_path)).load_params(1, abstract().params)
+    assert hash_state(loaded) == hash_state(state.average) != hash_state(state.params)
+
+
+def test_the_manifest_describes_every_file_and_leaf(tmp_path: Path) -> None:
+    (manifest,) = save(tmp_path, [3], [0.5])
+    written = json.loads((tmp_path / "3" / MANIFEST).read_text())
+    assert written["files"] == hash_files(epath.Path(tmp_path / "3")) == manifest.files
+    assert written["score"] == 0.5 and written["step"] == 3
+    assert written["leaves"]["['params']['target_table']"] == "float32 (11, 4)"
+    assert {"jax", "flax", "optax", "orbax-checkpoint", "flax_s2s"} <= written["versions"].keys()

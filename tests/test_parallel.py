@@ -1,0 +1,94 @@
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from flax_s2s import parallel
+from flax_s2s.config import UserError
+from flax_s2s.parallel import AXIS, feed_all, feed_rows, make_devices, my_rows, place, read_rows
+
+
+@pytest.mark.parametrize(("count", "found"), [(0, 8), (1, 1), (2, 2), (8, 8)])
+def test_the_mesh_is_of_the_first_devices(count, found):
+    devices = make_devices(count, {"data.row_multiple": 8})
+    assert devices.count == found
+    assert devices.mesh.devices.tolist() == jax.devices()[:found]
+    assert devices.mesh.axis_names == (AXIS,)
+    assert devices.mesh.axis_types == (AxisType.Auto,)
+    assert (devices.replicated.spec, devices.by_row.spec) == (PartitionSpec(), PartitionSpec(AXIS))
+
+
+def test_too_many_devices_are_answered_with_the_number_there_is():
+    with pytest.raises(UserError, match=r"^training.devices=9, but there are 8 cpu devices; use at most 8$"):
+        make_devices(9, {})
+    assert make_devices(8, {}).count == 8
+
+
+@pytest.mark.parametrize(("value", "count"), [(12, 8), (12, 0), (3, 8), (7, 2), (9, 6), (17, 8), (1, 8)])
+def test_rows_that_do_not_divide_are_answered_with_two_remedies(value, count):
+    with pytest.raises(UserError) as error:
+        make_devices(count, {"decoding.rows": 24, "data.row_multiple": value})
+    message = rf"^data.row_multiple={value} must be a multiple of the {count or 8} devices; use (\d+), or training.devices=(\d+)$"
+    rows, fewer = map(int, re.match(message, str(error.value)).groups())
+    assert make_devices(count, {"data.row_multiple": rows}).count == (count or 8)
+    assert make_devices(fewer, {"data.row_multiple": value}).count == fewer
+
+
+def test_rows_go_to_the_devices_and_come_back():
+    devices = make_devices(8, {})
+    tree = (np.arange(48, dtype=np.int32).reshape(16, 3), {"b": np.random.default_rng(0).normal(size=(8, 2, 2)).astype(np.float32)})
+    fed = feed_rows(devices, tree)
+    for rows, array in zip(jax.tree.leaves(tree), jax.tree.leaves(fed), strict=True):
+        assert array.sharding == devices.by_row
+        for shard in array.addressable_shards:
+            np.testing.assert_array_equal(np.asarray(shard.data), rows[shard.index])
+        assert [shard.data.shape[0] for shard in array.addressable_shards] == [len(rows) // 8] * 8
+        np.testing.assert_array_equal(read_rows(array), rows)
+
+
+def test_everything_goes_to_every_device():
+    devices = make_devices(8, {})
+    fed = feed_all(devices, (np.arange(3), np.float32(2)))
+    for value, array in zip((np.arange(3), np.float32(2)), fed, strict=True):
+        assert array.sharding == devices.replicated
+        for shard in array.addressable_shards:
+            np.testing.assert_array_equal(np.asarray(shard.data), value)
+
+
+def test_abstract_arrays_are_placed_on_every_device():
+    devices = make_devices(2, {})
+    placed = place({"a": jax.ShapeDtypeStruct((2, 3), np.int32)}, devices)["a"]
+    assert (placed.shape, placed.dtype, placed.sharding) == ((2, 3), np.int32, devices.replicated)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_rows_of_all_processes_are_the_whole_batch(monkeypatch, count):
+    batch = (np.arange(24).reshape(8, 3), np.arange(8))
+    parts = []
+    for index in range(count):
+        monkeypatch.setattr(parallel, "process", lambda index=index: (index, count))
+        parts.append(my_rows(batch))
+    for whole, *slices in zip(batch, *parts, strict=True):
+        assert {len(rows) for rows in slices} == {8 // count}
+        np.testing.assert_array_equal(np.concatenate(slices), whole)
+
+
+def test_this_process_is_the_only_one():
+    assert parallel.process() == (0, 1)
+
+
+@pytest.mark.parametrize(("count", "index"), [("", ""), ("2", ""), ("two", "0"), ("2", "-1")])
+def test_an_incomplete_environment_is_the_users_error(monkeypatch, count, index):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", count)
+    monkeypatch.setenv("JAX_PROCESS_ID", index)
+    with pytest.raises(UserError, match=f"needs the numbers JAX_NUM_PROCESSES and JAX_PROCESS_ID, got '{count}' and '{index}'"):
+        parallel.start()
+
+
+def test_without_a_coordinator_nothing_is_started(monkeypatch):
+    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_: pytest.fail("must not be called"))
+    assert parallel.start() is None

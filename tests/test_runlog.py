@@ -1,0 +1,59 @@
+"""What a run says and keeps."""
+
+import json
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from flax_s2s.runlog import Meter, RunLog, cut_metrics, duration, gain
+
+
+def test_metrics_are_one_json_object_a_line_and_reach_tensorboard(tmp_path: Path) -> None:
+    log = RunLog(epath.Path(tmp_path), speaks=True)
+    log.start(0, 10)
+    log.metrics(1, "train", {"loss": 2.5})
+    log.metrics(2, "valid", {"bleu": 30.0, "note": "你好"})
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 1, "split": "train", "loss": 2.5}, {"step": 2, "split": "valid", "bleu": 30.0, "note": "你好"}]
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"train/loss" in events.read_bytes() and b"valid/bleu" in events.read_bytes()
+
+
+def test_other_processes_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = RunLog(epath.Path(tmp_path), speaks=False)
+    log.start(0, 10)
+    log.line("hello")
+    log.metrics(1, "train", {"loss": 2.5})
+    log.close()
+    assert not list(tmp_path.iterdir()) and capsys.readouterr() == ("", "")
+
+
+def test_a_line_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    RunLog(epath.Path(tmp_path), speaks=True).line("[bold]ein Satz[/bold] :smile:" + "x" * 300)
+    assert capsys.readouterr().err == "[bold]ein Satz[/bold] :smile:" + "x" * 300 + "\n"
+
+
+def test_cutting_takes_out_what_came_later_and_half_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"step": 3}\n{"step": 2}\n{"step": 4}\n{"st')
+    cut_metrics(epath.Path(tmp_path), 2)
+    assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
+    cut_metrics(epath.Path(tmp_path / "none"), 2)
+
+
+def test_the_meter_counts_tokens_and_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    meter = Meter(10, 30)
+    meter.add(500)
+    now[0] = 107.0
+    meter.pause(2.0)
+    assert meter.read(15) == {"tokens_per_sec": 100.0, "eta_secs": 15.0}
+    assert meter.read(15)["tokens_per_sec"] == 0
+
+
+def test_durations_and_gains() -> None:
+    assert [duration(seconds) for seconds in (0, 59.9, 3723)] == ["0:00:00", "0:00:59", "1:02:03"]
+    assert gain("bleu", 3.0) == 3.0 and gain("loss", 3.0) == gain("wer", 3.0) == -3.0

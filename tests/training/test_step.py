@@ -1,0 +1,370 @@
+import functools
+import math
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from flax_s2s.config import BOS, EOS, PAD, Config, ModelConfig, OptimizerConfig
+from flax_s2s.data.batching import Batch
+from flax_s2s.model.seq2seq import make_model
+from flax_s2s.parallel import AXIS, feed_all, feed_rows, make_devices
+from flax_s2s.training.optimizer import make_optimizer
+from flax_s2s.training.state import abstract_state, count_parameters, create_state
+from flax_s2s.training.step import batch_loss, make_eval_step, make_train_step, shift_right
+
+VOCAB = 11
+ROWS, SRC, TGT = 8, 5, 6
+MODEL = {"embedding_size": 6, "hidden_size": 8, "tie": "all"}
+
+
+def config_of(dropout=0.0, accumulate_batches=1, average_decay=0.0, name="sgd", learning_rate=1.0, clip_norm=0.0, **model):
+    optimizer = OptimizerConfig(
+        name=name,
+        learning_rate=learning_rate,
+        schedule="constant",
+        clip_norm=clip_norm,
+        label_smoothing=0.1,
+        accumulate_batches=accumulate_batches,
+        average_decay=average_decay,
+    )
+    return Config(model=ModelConfig(**{**MODEL, **model}, dropout=dropout), optimizer=optimizer)
+
+
+FULL = config_of(dropout=0.25, average_decay=0.9, name="adam", learning_rate=0.01, clip_norm=0.1)
+PLAIN = config_of()  # SGD at rate 1: the parameters move by minus the gradient
+SUMMED = config_of(accumulate_batches=2)
+
+
+def make_rows(rows, seed):
+    """Random sentences of random lengths, EOS, then PAD."""
+    rng = np.random.default_rng(seed)
+
+    def side(length):
+        ids = rng.integers(4, VOCAB, (rows, length)).astype(np.int32)
+        ends = rng.integers(0, length, (rows, 1))
+        position = np.arange(length)[None, :]
+        return np.where(position < ends, ids, np.where(position == ends, EOS, PAD)).astype(np.int32)
+
+    return Batch(side(SRC), side(TGT))
+
+
+BATCHES = [make_rows(ROWS, seed) for seed in range(4)]
+
+
+@functools.cache
+def step_of(config, count):
+    devices = make_devices(count, {})
+    return make_train_step(make_model(config.model, VOCAB, VOCAB), make_optimizer(config.optimizer), config, devices), devices
+
+
+@functools.cache
+def first_state(config):
+    """The first state, on the host."""
+    made = create_state(config, (VOCAB, VOCAB), make_optimizer(config.optimizer), make_devices(1, {}))
+    return jax.tree.map(np.array, made)
+
+
+def run(config, batches, count=1, state=None, first=1, step=None):
+    """States and Updates after each batch, on the host; batch i of the epoch is read at position `first + i`."""
+    made, devices = step_of(config, count)
+    state, seen = feed_all(devices, first_state(config) if state is None else state), []
+    for number, batch in enumerate(batches, first):
+        state, update = (step or made)(state, feed_rows(devices, batch), feed_all(devices, np.array([0, number], np.int32)))
+        seen.append(jax.tree.map(np.array, (state, update)))
+    return seen
+
+
+def largest_difference(one, two):
+    return max(float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True))
+
+
+def learned(state):
+    return state.params, state.optimizer, state.average
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+@functools.cache
+def lowered(config):
+    """The step compiled for eight devices."""
+    step, devices = step_of(config, 8)
+    state = abstract_state(config, (VOCAB, VOCAB), make_optimizer(config.optimizer), devices)
+    ids = [jax.ShapeDtypeStruct((ROWS, length), jnp.int32, sharding=devices.by_row) for length in (SRC, TGT)]
+    return step.lower(state, Batch(*ids), jax.ShapeDtypeStruct((2,), jnp.int32, sharding=devices.replicated)).compile()
+
+
+# Devices
+
+
+def test_the_number_of_devices_changes_nothing():
+    """With dropout on: were a mask to depend on the device, losses would differ in the second digit."""
+    straight = run(FULL, BATCHES)
+    for several in (run(FULL, BATCHES, 2), run(FULL, BATCHES, 8, step=lowered(FULL))):
+        for (state, update), (other, done) in zip(straight, several, strict=True):
+            assert largest_difference(learned(state), learned(other)) < 1e-5
+            assert done.loss.smoothed / done.loss.tokens == pytest.approx(update.loss.smoothed / update.loss.tokens, abs=1e-5)
+            assert done.loss.tokens == update.loss.tokens
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_same_devices_give_the_same_bits(count):
+    assert bits(run(FULL, BATCHES, count)) == bits(run(FULL, BATCHES, count))
+
+
+def test_the_place_in_the_data_decides_the_masks():
+    here, again, there = (run(FULL, BATCHES[:1], first=first)[0][1].loss for first in (1, 1, 2))
+    assert here.smoothed == again.smoothed
+    assert abs(here.smoothed - there.smoothed) > 1e-3
+    without = [run(PLAIN, BATCHES[:1], first=first)[0][1].loss.smoothed for first in (1, 2)]
+    assert without[0] == without[1]
+
+
+COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast)(-start)?\(")
+
+
+def computations(text):
+    """The lines of each computation of an HLO module, by name."""
+    found, name = {}, ""
+    for line in text.splitlines():
+        if header := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            name = header[1]
+            found[name] = []
+        elif line.startswith("  "):
+            found[name].append(line)
+    return found
+
+
+def inside_loops(found):
+    """Names of the computations that a while loop runs, however deep."""
+    called = {name: {n for n in re.findall(r"%([\w.\-]+)", " ".join(lines)) if n in found} for name, lines in found.items()}
+    waiting = [
+        n for lines in found.values() for line in lines if " while(" in line for n in re.findall(r"(?:body|condition)=%([\w.\-]+)", line)
+    ]
+    inside = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in inside:
+            inside.add(name)
+            waiting += called[name]
+    return inside
+
+
+KINDS = {
+    "attention": FULL,
+    "feeding": config_of(input_feeding=True),
+    "fixed vector": config_of(attention="none"),
+    "accumulation": SUMMED,
+}
+
+
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
+def test_what_is_sent_between_devices_is_the_gradient_once(config):
+    """And the three sums of the loss; a tied table, a weight used at every step, is sent like any other."""
+    found = computations(lowered(config).as_text())
+    loops, sent = inside_loops(found), 0
+    assert loops  # the text was understood: the LSTM is a loop
+    for name, lines in found.items():
+        for result, kind, _ in (match.groups() for line in lines if (match := COLLECTIVE.search(line))):
+            assert (kind, name in loops) == ("all-reduce", False)
+            assert set(re.findall(r"(\w+)\[", result)) == {"f32"}
+            sent += sum(4 * math.prod(map(int, filter(None, shape.split(",")))) for shape in re.findall(r"f32\[([\d,]*)\]", result))
+    params = abstract_state(config, (VOCAB, VOCAB), make_optimizer(config.optimizer), make_devices(8, {})).params
+    assert sent == 4 * count_parameters(params) + 4 * 3
+
+
+def test_a_sum_inside_a_loop_would_be_seen():
+    devices = make_devices(8, {})
+
+    @partial(jax.shard_map, mesh=devices.mesh, in_specs=PartitionSpec(AXIS), out_specs=PartitionSpec(), check_vma=False)
+    def looped(rows):
+        return lax.fori_loop(0, 5, lambda _, total: total + lax.psum(rows.sum(axis=0) * total, AXIS), jnp.ones(3))
+
+    found = computations(jax.jit(looped).lower(jax.ShapeDtypeStruct((8, 3), jnp.float32)).compile().as_text())
+    assert {name in inside_loops(found) for name, lines in found.items() if COLLECTIVE.search("\n".join(lines))} == {True}
+
+
+def test_each_shape_is_compiled_once():
+    wide = Batch(*(np.concatenate(sides) for sides in zip(*BATCHES[:2], strict=True)))
+    run(PLAIN, [*BATCHES, wide, BATCHES[0], wide])
+    assert step_of(PLAIN, 1)[0]._cache_size() == 2
+
+
+# The state
+
+
+def test_the_old_state_is_given_to_the_new_one():
+    step, devices = step_of(PLAIN, 1)
+    state = feed_all(devices, first_state(PLAIN))
+    new, _ = step(state, feed_rows(devices, BATCHES[0]), feed_all(devices, np.array([0, 1], np.int32)))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(new))
+
+
+def test_step_and_position_are_recorded():
+    seen = [state for state, _ in run(FULL, BATCHES[:3], first=5)]
+    assert [int(state.step) for state in seen] == [1, 2, 3]
+    assert [state.position.tolist() for state in seen] == [[0, 5], [0, 6], [0, 7]]
+    assert {int(state.skipped) for state in seen} == {0}
+    assert all(np.array_equal(state.key, first_state(FULL).key) for state in seen)
+
+
+def test_the_average_follows_the_parameters():
+    average = jax.tree.map(np.float64, first_state(FULL).params)
+    for count, (state, _) in enumerate(run(FULL, BATCHES)):
+        decay = min(0.9, (1 + count) / (10 + count))
+        average = jax.tree.map(lambda old, new, decay=decay: decay * old + (1 - decay) * new, average, state.params)
+        assert largest_difference(state.average, average) < 1e-6
+    assert largest_difference(state.average, state.params) > 1e-3
+
+
+def poison(state, **entries):
+    """The state with the first entries of a parameter set."""
+    params = jax.tree.map(np.copy, state.params)
+    for name, values in entries.items():
+        params[name][: len(values)] = values
+    return state._replace(params=params)
+
+
+@pytest.mark.parametrize("bias", [[np.nan], [np.inf], [-np.inf] * VOCAB, [3e38, -3e38] * 5], ids=["nan", "inf", "all -inf", "an overflow"])
+def test_an_update_that_is_not_finite_is_skipped_and_counted(bias):
+    (before, _), (sound, _) = run(FULL, BATCHES[:2])
+    poisoned = poison(before, output_bias=bias)
+    (one, update), (two, _) = run(FULL, BATCHES[1:3], state=poisoned, first=2)
+    assert not np.isfinite(update.loss.smoothed)
+    assert (int(one.skipped), int(update.skipped), int(two.skipped)) == (1, 1, 2)
+    assert bits(one.params) == bits(two.params) == bits(poisoned.params)
+    assert bits(one.optimizer) == bits(two.optimizer) == bits(before.optimizer)
+    assert (int(one.step), one.position.tolist()) == (int(before.step) + 1, [0, 2])
+    if np.isfinite(bias).all():
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one.average))
+    healed = one._replace(params=before.params, average=before.average)
+    ((after, _),) = run(FULL, BATCHES[1:2], state=healed, first=2)
+    assert int(after.skipped) == 1
+    assert bits(after.optimizer) == bits(sound.optimizer)
+    assert bits(after.params) == bits(sound.params)
+
+
+# The gradient and the loss
+
+
+@functools.cache
+def probe():
+    """Jitted: parameters and a batch -> loss, and the logits of all positions."""
+    model = make_model(PLAIN.model, VOCAB, VOCAB)
+
+    def probe(params, batch):
+        bound = model.bind(params)
+        table, bias = bound.output()
+        readouts = bound(batch[0], shift_right(batch[1]))
+        return batch_loss(model, params, batch, PLAIN.optimizer.label_smoothing), readouts @ table.T + bias[None, None, :]
+
+    return jax.jit(probe)
+
+
+def test_the_decoder_reads_what_stands_before():
+    ids = jnp.array([[7, 8, EOS, PAD], [9, 9, 9, EOS]])
+    assert shift_right(ids).tolist() == [[BOS, 7, 8, EOS], [BOS, 9, 9, 9]]
+
+
+def test_the_loss_is_label_smoothed_over_real_tokens():
+    params, batch = jax.tree.map(lambda leaf: 3 * leaf, first_state(PLAIN).params), BATCHES[0]  # away from uniform
+    logits = np.float64(probe()(params, tuple(batch))[1])
+    logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    real = batch.tgt_ids != PAD
+    right = np.take_along_axis(logp, batch.tgt_ids[:, :, None], axis=2)[:, :, 0]
+    plain, smoothed = -right[real].sum(), -(0.9 * right + 0.1 * logp.mean(-1))[real].sum()
+    loss = run(PLAIN, [batch], state=first_state(PLAIN)._replace(params=params))[0][1].loss
+    assert (loss.smoothed, loss.plain, loss.tokens) == pytest.approx((smoothed, plain, real.sum()), rel=1e-6)
+    assert abs(smoothed - plain) > 1e-2
+    for count in (1, 8):
+        devices = make_devices(count, {})
+        loss = make_eval_step(make_model(FULL.model, VOCAB, VOCAB), devices)(feed_all(devices, params), feed_rows(devices, batch))
+        assert (loss.smoothed, loss.plain, loss.tokens) == pytest.approx((plain, plain, real.sum()), rel=1e-6)
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    """Central differences over 0.02 in float32: rounding and curvature stay below 1e-3 of the gradient's norm."""
+    params, batch = first_state(PLAIN).params, tuple(BATCHES[0])
+    (after, update) = run(PLAIN, BATCHES[:1])[0]
+    leaves, structure = jax.tree.flatten(params)
+    gradient = np.concatenate([(old - new).ravel() for old, new in zip(leaves, jax.tree.leaves(after.params), strict=True)])
+    norm = np.linalg.norm(gradient)
+    assert update.gradient_norm == pytest.approx(norm, rel=1e-5)
+    rng = np.random.default_rng(0)
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+
+    def loss_at(offset):
+        parts = np.split(np.float32(offset), ends)
+        moved = [leaf + part.reshape(leaf.shape) for leaf, part in zip(leaves, parts, strict=True)]
+        loss = probe()(jax.tree.unflatten(structure, moved), batch)[0]
+        return float(loss.smoothed) / float(loss.tokens)
+
+    directions = [gradient, *(rng.normal(size=gradient.size) for _ in range(4))]
+    for leaf, start in zip(leaves, [0, *ends], strict=True):  # and each parameter by itself
+        directions.append(np.zeros(gradient.size))
+        directions[-1][start : start + leaf.size] = gradient[start : start + leaf.size]
+    for direction in directions:
+        unit = direction / np.linalg.norm(direction)
+        slope = (loss_at(0.01 * unit) - loss_at(-0.01 * unit)) / 0.02
+        assert slope == pytest.approx(gradient @ unit, abs=1e-3 * float(norm))
+
+
+def test_filler_rows_change_no_update():
+    filled = Batch(*(np.concatenate([side, np.full_like(side, PAD)]) for side in BATCHES[0]))
+    (state, update), (other, done) = run(PLAIN, BATCHES[:1])[0], run(PLAIN, [filled])[0]
+    assert largest_difference(state.params, other.params) < 1e-6
+    assert done.loss.tokens == update.loss.tokens
+    assert done.loss.smoothed == pytest.approx(update.loss.smoothed, rel=1e-6)
+
+
+def test_a_batch_of_nothing_moves_nothing():
+    empty = Batch(*(np.zeros_like(side) for side in BATCHES[0]))
+    ((state, update),) = run(PLAIN, [empty])
+    assert bits(state.params) == bits(first_state(PLAIN).params)
+    assert (update.loss.tokens, update.gradient_norm, state.skipped) == (0, 0, 0)
+
+
+def test_rate_and_norm_are_reported_the_norm_before_clipping():
+    ((_, update),) = run(FULL, BATCHES[:1])
+    assert update.learning_rate == pytest.approx(0.01, rel=1e-6)
+    assert update.gradient_norm > 2 * FULL.optimizer.clip_norm
+
+
+# Accumulation
+
+
+def test_two_batches_accumulated_are_one_step_on_their_union():
+    union = Batch(*(np.concatenate(sides) for sides in zip(*BATCHES[:2], strict=True)))
+    ((expected, update),) = run(PLAIN, [union])
+    (half, waiting), (state, done) = run(SUMMED, BATCHES[:2])
+    assert bits(half.params) == bits(first_state(SUMMED).params)
+    assert (int(half.step), int(state.step), int(half.accumulated.batches), int(state.accumulated.batches)) == (0, 1, 1, 0)
+    assert half.position.tolist() == [0, 1]
+    assert waiting.loss.smoothed == run(PLAIN, BATCHES[:1])[0][1].loss.smoothed
+    assert largest_difference(state.params, expected.params) < 1e-6
+    assert done.loss.tokens == update.loss.tokens
+    assert done.loss.smoothed == pytest.approx(update.loss.smoothed, rel=1e-6)
+    assert done.gradient_norm == pytest.approx(update.gradient_norm, rel=1e-5)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(state.accumulated))
+
+
+def test_a_sum_is_not_used_twice():
+    """The third and fourth batch make the update that they would make alone."""
+    straight = run(SUMMED, BATCHES)[3][0]
+    later = run(SUMMED, BATCHES[2:], state=run(SUMMED, BATCHES[:2])[1][0], first=3)[1][0]
+    assert bits(later) == bits(straight)
+    ((union, _),) = run(PLAIN, [Batch(*(np.concatenate(sides) for sides in zip(*BATCHES[2:], strict=True)))], state=plain_of(BATCHES[:2]))
+    assert largest_difference(straight.params, union.params) < 1e-6
+
+
+def plain_of(batches):
+    """The state of PLAIN after one step on the union of the batches."""
+    return run(PLAIN, [Batch(*(np.concatenate(sides) for sides in zip(*batches, strict=True)))])[0][0]
