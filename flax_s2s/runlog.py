@@ -114,11 +114,11 @@ class Meter:
 
     def __init__(self, step: int, steps: int) -> None:
         """Starts at `step` of `steps`."""
-        self.steps, self._step, self._tokens, self._paused = steps, step, 0.0, 0.0
+        self.steps, self._tokens = steps, 0
         self._since = self._begin = time.perf_counter()
         self._first = step
 
-    def add(self, tokens: float) -> None:
+    def add(self, tokens: int) -> None:
         """Counts real tokens of both sides."""
         self._tokens += tokens
 
@@ -132,7 +132,7 @@ class Meter:
         now = time.perf_counter()
         rate = self._tokens / max(now - self._since, 1e-9)
         left = (self.steps - step) * (now - self._begin) / max(step - self._first, 1)
-        self._since, self._tokens = now, 0.0
+        self._since, self._tokens = now, 0
         return {"tokens_per_sec": rate, "eta_secs": left}
 
 

@@ -36,7 +36,7 @@ PARAMETERS = {  # of each preset, with vocab.size tokens on both sides
     "fixed_vector_en_zh": 9_299_824,
     "gnmt_wmt16_en_de": 194_842_880,
     "luong2015_iwslt15_en_vi": 34_299_520,
-    "multi30k_en_de": 4_691_824,
+    "multi30k_en_de": 5_216_112,
     "quickstart": 592_116,
     "sutskever2014_wmt14_en_fr": 160_064_000,
     "tatoeba_en_zh": 6_227_824,

@@ -55,5 +55,5 @@ def test_the_meter_counts_tokens_and_leaves_pauses_out(monkeypatch: pytest.Monke
 
 
 def test_durations_and_gains() -> None:
-    assert [duration(seconds) for seconds in (0, 59.9, 3723)] == ["0:00:00", "0:00:59", "1:02:03"]
+    assert [duration(seconds) for seconds in (0.0, 59.9, 3723.0)] == ["0:00:00", "0:00:59", "1:02:03"]
     assert gain("bleu", 3.0) == 3.0 and gain("loss", 3.0) == gain("wer", 3.0) == -3.0

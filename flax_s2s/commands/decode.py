@@ -1,11 +1,12 @@
 """`decode RUN_DIR`: translates lines, one out for each one in, in order."""
 
+import contextlib
 import sys
-from typing import Any, BinaryIO
+from typing import Any
 
 from etils import epath
 
-from flax_s2s.commands.wiring import console, open_run
+from flax_s2s.commands.wiring import Opened, console, open_run
 from flax_s2s.config import UserError
 from flax_s2s.decoding.translate import Translator
 
@@ -14,55 +15,54 @@ _TOGETHER = 1 << 14  # lines read and sorted by length at a time, so that memory
 
 def run(run_dir: str, checkpoint: str, overrides: dict[str, Any], input_file: str, output_file: str) -> int:
     """Translates a file or stdin to a file or stdout; an output file appears whole or not at all."""
-    source = _open_input(input_file)
+    _refuse_same_file(input_file, output_file)
     partial = epath.Path(f"{output_file}.partial")
-    if output_file:
-        _refuse_same_file(input_file, output_file)
-    opened, out = open_run(run_dir, checkpoint, overrides), console()
-    translator = Translator(opened.model, opened.vocabularies, opened.config.decoding, opened.devices)
-    counts = {"lines": 0, "cut sources": 0, "cut translations": 0, "invalid UTF-8": 0}
-    target = _open_output(partial) if output_file else sys.stdout.buffer
     try:
-        with out.status("translating"):
-            while chunk := _read_lines(source, counts):
-                found = translator(opened.params, chunk)
-                counts["lines"] += len(found)
-                counts["cut sources"] += sum(t.cut_source for t in found)
-                counts["cut translations"] += sum(not t.finished for t in found)
-                target.write("".join(t.text + "\n" for t in found).encode())
-                target.flush()
+        with _open_input(input_file) as source:
+            opened = open_run(run_dir, checkpoint, overrides)
+            with _open_output(partial) if output_file else contextlib.nullcontext(sys.stdout.buffer) as target:
+                _translate(opened, source, target, says_all=bool(output_file))
         if output_file:
-            target.close()
             partial.replace(output_file)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of stdout has left, as `head` does: nothing is wrong
-        return 0
-    except OSError as error:
-        raise UserError(f"{output_file or 'stdout'} cannot be written: {error.strerror or error}") from None
     finally:
         if output_file:
             partial.unlink(missing_ok=True)
-    if any(count for name, count in counts.items() if name != "lines") or output_file:
-        out.print(", ".join(f"{count:,} {name}" for name, count in counts.items() if count or name == "lines"))
     return 0
 
 
-def _open_input(name: str) -> BinaryIO:
+def _translate(opened: Opened, source: Any, target: Any, says_all: bool) -> None:
+    """From an open file to another, a limited number of lines at a time."""
+    out = console()
+    translator = Translator(opened.model, opened.vocabularies, opened.config.decoding, opened.devices)
+    counts = {"lines": 0, "cut sources": 0, "cut translations": 0, "invalid UTF-8": 0}
+    with out.status("translating"):
+        while chunk := _read_lines(source, counts):
+            found = translator(opened.params, chunk)
+            counts["lines"] += len(found)
+            counts["cut sources"] += sum(t.cut_source for t in found)
+            counts["cut translations"] += sum(not t.finished for t in found)
+            target.write("".join(t.text + "\n" for t in found).encode())
+            target.flush()
+    if says_all or any(count for name, count in counts.items() if name != "lines"):
+        out.print(", ".join(f"{count:,} {name}" for name, count in counts.items() if count or name == "lines"))
+
+
+def _open_input(name: str) -> Any:
     if not name:
-        return sys.stdin.buffer
+        return contextlib.nullcontext(sys.stdin.buffer)
     try:
-        opened: BinaryIO = epath.Path(name).open("rb")
+        return epath.Path(name).open("rb")
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
-    return opened
 
 
-def _open_output(file: epath.Path) -> BinaryIO:
+def _open_output(file: epath.Path) -> Any:
     try:
-        opened: BinaryIO = file.open("wb")
+        return file.open("wb")
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror or error}") from None
-    return opened
 
 
 def _refuse_same_file(input_file: str, output_file: str) -> None:
@@ -70,7 +70,7 @@ def _refuse_same_file(input_file: str, output_file: str) -> None:
         raise UserError(f"--input and --output are both {input_file}; give another --output")
 
 
-def _read_lines(source: BinaryIO, counts: dict[str, int]) -> list[str]:
+def _read_lines(source: Any, counts: dict[str, int]) -> list[str]:
     r"""The next lines; a line ends with `\n` alone, what is not UTF-8 becomes U+FFFD and is counted."""
     lines: list[str] = []
     while len(lines) < _TOGETHER and (raw := source.readline()):

@@ -109,7 +109,9 @@ def _advance(step_fn: StepFn, now: _Search, beam_size: int, eos: int, alpha: flo
     carry, logp, _ = step_fn(now.carry, now.last)
     vocab = logp.shape[-1]
     total = (now.logp[:, :, None] + logp).reshape(logp.shape[0], -1)  # [batch beam * vocab]
-    ranked, index = lax.top_k(total, 2 * beam_size)  # enough: at most beam_size of them end
+    # Enough: at most beam_size of them end. Without the barrier the slices below are moved into the top-k, which XLA then
+    # no longer knows as one, and sorts the vocabulary: 414 ms instead of 3 (CPU, 64 rows, beam 5, vocabulary 6,000).
+    ranked, index = lax.optimization_barrier(lax.top_k(total, 2 * beam_size))
     parent, token = index // vocab, index % vocab
     ids = _take(now.ids, parent).at[:, :, now.step].set(token)
 
