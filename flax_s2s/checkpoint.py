@@ -27,7 +27,7 @@ from flax_s2s.training.state import Params, TrainState, hash_state
 MANIFEST = "manifest.json"
 _PACKAGES = ("flax_s2s", "jax", "flax", "optax", "orbax-checkpoint", "sentencepiece")
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax describes every file it touches
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every file it touches, and every error it then raises
 
 
 class Bound(NamedTuple):
@@ -154,6 +154,12 @@ class Checkpoints:
             (self.folder / str(step) / MANIFEST).unlink()
             (self.folder / str(step)).rmtree()
 
+    def _sweep(self, complete: list[int]) -> None:
+        """Deletes what is not a complete checkpoint: a save or a deletion that was cut short."""
+        for child in self.folder.iterdir() if self.folder.is_dir() else ():
+            if child.name not in map(str, complete):
+                child.rmtree() if child.is_dir() else child.unlink()
+
     def best(self, count: int) -> list[int]:
         """The `count` steps with the best scores, best first; of equals the later."""
         scored = [(score, step) for step in self.steps() if (score := self.manifest(step).score) is not None]
@@ -177,12 +183,14 @@ class Checkpoints:
         raise UserError(f"there is no checkpoint {which!r}; use best, last, or one of {', '.join(map(str, steps))}")
 
     def restore(self, abstract: TrainState, bound: Bound, say: Callable[[str], None]) -> TrainState | None:
-        """The newest sound checkpoint, on the devices of `abstract`; None when there is none yet.
+        """The newest sound checkpoint, on the devices of `abstract`; None when there is none yet. What a kill left is removed.
 
         Raises:
             UserError: it was made with another corpus, vocabulary or model; or all there are are damaged.
         """
         steps = self.steps()
+        if self.speaks:
+            self._sweep(steps)
         for step in reversed(steps):
             manifest, damage = self._verify(step)
             if manifest is None:

@@ -1,11 +1,12 @@
 """`train` as a user runs it: resuming, stopping, devices, refusals."""
 
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ SIX = ["--training.steps=6", "--training.evaluate-every-steps=3", "--training.sa
 
 def train(folder: Path, *options: str) -> int:
     return main(["train", DEBUG, "--run-dir", str(folder), *TINY, *options])
+
+
+def program(folder: Path, *options: str) -> list[str]:
+    """`train` as a program of its own."""
+    start = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); from flax_s2s.cli import main; sys.exit(main())"
+    return [sys.executable, "-c", start, "train", DEBUG, "--run-dir", str(folder), *TINY, *options]
 
 
 def records(folder: Path, split: str) -> list[dict[str, Any]]:
@@ -66,9 +73,7 @@ def test_a_finished_run_is_left_as_it_is(straight: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on_bitwise(tmp_path: Path, straight: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "flax_s2s", "train", DEBUG, "--run-dir", str(tmp_path), *TINY, *SIX]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen([*command, "--training.steps=100000"], stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(program(tmp_path, *SIX, "--training.steps=100000"), stderr=subprocess.PIPE, text=True)
     while not ((tmp_path / "metrics.jsonl").exists() and records(tmp_path, "train")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -114,6 +119,29 @@ def test_an_operational_change_is_applied_and_said(tmp_path: Path, capsys: pytes
     assert train(tmp_path, "--training.steps=2") == 0
     assert "changed: training.steps: 1 -> 2" in capsys.readouterr().err
     assert json.loads((tmp_path / "config.json").read_text())["training"]["steps"] == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_said_and_earlier_checkpoints_live(small_disk: Path) -> None:
+    options = ["--training.save-every-steps=1", "--training.keep-last=50", "--training.evaluate-every-steps=50"]
+    done = subprocess.run(program(small_disk / "run", *options, "--training.steps=30"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "error: no space left for a checkpoint" in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    complete = sorted(int(path.parent.name) for path in (small_disk / "run" / "checkpoints").glob("*/manifest.json"))
+    assert len(complete) >= 2
+    shutil.copytree(small_disk / "run", small_disk.parent / "roomy")
+    assert train(small_disk.parent / "roomy", f"--training.steps={complete[-1] + 1}") == 0
 
 
 def test_training_stops_when_it_no_longer_improves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

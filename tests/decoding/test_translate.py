@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from functools import lru_cache, partial
 
 import jax
@@ -13,7 +14,7 @@ from flax_s2s.data import vocab
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.forced import forced_logp
-from flax_s2s.decoding.translate import BLANK, Translation, Translator, most_tokens, padded_length
+from flax_s2s.decoding.translate import BLANK, Translation, Translator, make_search, most_tokens, padded_length
 from flax_s2s.model.seq2seq import init_params, make_model
 
 PAIRS = [
@@ -279,3 +280,16 @@ def test_a_translation_is_one_line():
         assert translation.tokens > 4
         assert "\n" not in translation.text
         assert translation.text.count(" ") > 4  # each break became a space
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_the_vocabulary_is_never_sorted(devices, beam_size):
+    """XLA sorts what it does not know as a top-k: over a hundred times slower."""
+    config, size = ModelConfig(embedding_size=4, hidden_size=4, attention="none"), 1000
+    search = make_search(make_model(config, size, size), DecodingConfig(beam_size=beam_size, rows=8), parallel.make_devices(devices, {}))
+    abstract = jax.eval_shape(lambda: init_params(config, size, size, jax.random.key(0)))
+    compiled = search.lower(abstract, jax.ShapeDtypeStruct((8, 8), np.int32)).compile().as_text()
+    sorts = re.findall(r"f32\[([\d,]+)\]\S* sort\(|\(f32\[([\d,]+)\][^=]* sort\(", compiled)
+    assert "TopK" in compiled
+    assert all(int(shape.split(",")[-1]) < size for shape in map("".join, sorts))
