@@ -37,7 +37,7 @@ PARAMETERS = {  # of each preset, with vocab.size tokens on both sides
     "gnmt_wmt16_en_de": 194_842_880,
     "luong2015_iwslt15_en_vi": 34_299_520,
     "multi30k_en_de": 5_216_112,
-    "quickstart": 592_116,
+    "quickstart": 739_572,
     "sutskever2014_wmt14_en_fr": 160_064_000,
     "tatoeba_en_zh": 6_227_824,
 }
