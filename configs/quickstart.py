@@ -5,7 +5,7 @@ Not translation quality: the phrases follow known patterns, and the model has to
     bash launch/quickstart.sh
     python -m flax_s2s train configs/quickstart.py --run-dir runs/quickstart
 
-Two CPU cores (float32 products at 180 GFLOP/s), 2026-11-22: 245 s for training, scoring and five translations; exact match
+Two CPU cores (float32 products at 180 GFLOP/s), 2026-11-22: 245 s, a short test run beside it, for training, scoring and five translations; exact match
 97.9% on 1,000 unseen phrases, the weakest family (date intervals) 90.4%, beam 2.
 """
 

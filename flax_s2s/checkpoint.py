@@ -154,11 +154,13 @@ class Checkpoints:
             (self.folder / str(step) / MANIFEST).unlink()
             (self.folder / str(step)).rmtree()
 
-    def _sweep(self, complete: list[int]) -> None:
-        """Deletes what is not a complete checkpoint: a save or a deletion that was cut short."""
+    def _sweep(self) -> None:
+        """Deletes what only a save that was cut short leaves; anything else may be a copy that somebody keeps."""
         for child in self.folder.iterdir() if self.folder.is_dir() else ():
-            if child.name not in map(str, complete):
-                child.rmtree() if child.is_dir() else child.unlink()
+            if child.name.endswith(".orbax-checkpoint-tmp"):
+                child.rmtree()
+            elif child.name.endswith(f".{MANIFEST}.partial"):
+                child.unlink()
 
     def best(self, count: int) -> list[int]:
         """The `count` steps with the best scores, best first; of equals the later."""
@@ -190,7 +192,7 @@ class Checkpoints:
         """
         steps = self.steps()
         if self.speaks:
-            self._sweep(steps)
+            self._sweep()
         for step in reversed(steps):
             manifest, damage = self._verify(step)
             if manifest is None:

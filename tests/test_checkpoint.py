@@ -120,14 +120,15 @@ def test_without_a_manifest_there_is_no_checkpoint(tmp_path: Path) -> None:
     assert Checkpoints(epath.Path(tmp_path)).steps() == [1]
 
 
-def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
+def test_what_a_kill_left_is_removed_and_what_somebody_keeps_is_not(tmp_path: Path) -> None:
     save(tmp_path, [1, 2])
     (tmp_path / "2" / MANIFEST).unlink()
+    (tmp_path / "1.mine").mkdir()
     (tmp_path / "3.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
     (tmp_path / "3.manifest.json.partial").write_text("{")
     restored = Checkpoints(epath.Path(tmp_path)).restore(abstract(), BOUND, silent)
     assert restored is not None and int(restored.step) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "1.mine", "2"]
 
 
 def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:

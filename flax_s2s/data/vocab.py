@@ -16,7 +16,6 @@ from etils import epath
 from flax_s2s.config import BOS, EOS, PAD, UNK, UserError, VocabConfig
 from flax_s2s.data.corpus import Pair
 
-_NORMALIZATION = {"identity": "identity", "nfkc": "nfkc", "nmt_nfkc": "nmt_nfkc"}
 _LONGEST_TRAINING_LINE_BYTES = 1 << 16
 _THREADS = 4  # fixed, because SentencePiece's sums, and so its pieces, depend on the number of threads
 
@@ -98,7 +97,7 @@ def _train_one(lines: Iterable[str], config: VocabConfig) -> Vocabulary:
             hard_vocab_limit=config.kind in ("unigram", "bpe"),
             character_coverage=config.character_coverage,
             byte_fallback=config.byte_fallback,
-            normalization_rule_name=_NORMALIZATION[config.normalization],
+            normalization_rule_name=config.normalization,
             remove_extra_whitespaces=False,
             max_sentence_length=_LONGEST_TRAINING_LINE_BYTES,
             num_threads=_THREADS,
