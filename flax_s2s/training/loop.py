@@ -53,7 +53,8 @@ def run(
     """
     step = int(state.step)
     meter = Meter(step, config.steps)
-    pending: tuple[int, int, Update] | None = None
+    pending: _Pending | None = None
+    losses: list[Loss] = []  # since the last line: batches of long sentences and of short ones differ too much to say one
     if 0 < step < config.steps and step % config.evaluate_every_steps == 0:
         state, _ = _evaluate(state, step, work.evaluations, config, devices, log)  # one that a stop prevented
     outcome = _outcome(state, config, False, step)
@@ -64,12 +65,13 @@ def run(
             tokens += sum(int(np.count_nonzero(side != PAD)) for side in batch)
             state, update = work.train_step(state, feed_rows(devices, tuple(batch)), feed_all(devices, np.array(after, np.int32)))
         meter.add(tokens * jax.process_count())
+        losses.append(update.loss)
         step += 1
         _say(pending, meter, log)  # fetched only now: the device is busy with the next step meanwhile
         pending = None
         log.advance(step)
         if step % config.log_every_steps == 0 or step >= config.steps:
-            pending = (step, int(after[0]), update)
+            pending, losses = _Pending(step, int(after[0]), update, losses), []
         stopping, score = work.stop_requested(), None
         if not stopping and (step % config.evaluate_every_steps == 0 or step >= config.steps):
             _say(pending, meter, log)
@@ -94,13 +96,21 @@ def _outcome(state: TrainState, config: TrainingConfig, stopping: bool, step: in
     return None
 
 
-def _say(pending: tuple[int, int, Update] | None, meter: Meter, log: RunLog) -> None:
+class _Pending(NamedTuple):
+    """A line of progress whose numbers are still on the device."""
+
+    step: int
+    epoch: int
+    update: Update
+    losses: list[Loss]  # of all updates since the last line
+
+
+def _say(pending: _Pending | None, meter: Meter, log: RunLog) -> None:
     """One line of progress, and its record."""
     if pending is None:
         return
-    step, epoch, update = pending
-    update = jax.device_get(update)
-    loss = float(update.loss.plain / max(update.loss.tokens, 1))
+    step, epoch, update, losses = jax.device_get(pending)
+    loss = float(sum(part.plain for part in losses) / max(sum(part.tokens for part in losses), 1))
     values = {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
