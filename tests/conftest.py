@@ -1,12 +1,17 @@
 """Settings of the test run, made before jax starts: eight CPU devices, no silent rank promotion, shapes checked."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 
-from jaxtyping import install_import_hook
+# The program's caches: shared by the tests of a run, empty at its start.
+_caches = tempfile.TemporaryDirectory(prefix="flax_s2s_tests_")
+os.environ["XDG_CACHE_HOME"] = _caches.name
+
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("flax_s2s", "beartype.beartype")  # every annotated shape is checked
 

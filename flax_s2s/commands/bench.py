@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from flax_s2s import parallel
-from flax_s2s.commands.wiring import Ready, console, make_ready, measure, measure_products
+from flax_s2s.commands.wiring import Ready, begin, console, make_ready, measure, measure_products
 from flax_s2s.config import PAD, Config, check
 from flax_s2s.data.batching import Batch, Shape
 from flax_s2s.data.pipeline import Pipeline
@@ -28,6 +28,7 @@ _LINES = 256  # lines decoded in one measurement
 def run(config: Config, rounds: int) -> int:
     """The same batches and lines every time: the most frequent shape's first batches, the first lines of the corpus."""
     config, out = check(config), console()
+    begin()
     devices = parallel.make_devices(
         config.training.devices, {"data.row_multiple": config.data.row_multiple, "decoding.rows": config.decoding.rows}
     )

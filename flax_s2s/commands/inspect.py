@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flax_s2s import parallel, rundir
-from flax_s2s.commands.wiring import Ready, make_ready, measure_products
+from flax_s2s.commands.wiring import Ready, begin, make_ready, measure_products
 from flax_s2s.config import Config, UserError, check
 from flax_s2s.data.batching import Shape
 from flax_s2s.data.pipeline import Pipeline
@@ -20,12 +20,13 @@ from flax_s2s.parallel import Devices
 from flax_s2s.runlog import make_console
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import abstract_state, count_parameters
-from flax_s2s.training.step import make_train_step
+from flax_s2s.training.step import abstract_batch, make_train_step
 
 
 def run(config: Config, run_dir: str, memory: bool) -> int:
     """Prints parameters and FLOPs; and, where the corpus is at hand, shapes, padding, memory and an upper bound of speed."""
     config = check(config)
+    begin()
     devices = parallel.make_devices(config.training.devices, {"data.row_multiple": config.data.row_multiple})
     out = make_console(stderr=False)
     try:
@@ -79,8 +80,9 @@ def _memory(config: Config, shape: Shape, sizes: tuple[int, int], devices: Devic
     """What the compiled train step of one shape takes: state, batch and temporaries."""
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
     step = make_train_step(model, optimizer, config, devices)
-    batch = tuple(jax.ShapeDtypeStruct((shape.rows, length), np.int32, sharding=devices.by_row) for length in (shape.src, shape.tgt))
     after = jax.ShapeDtypeStruct((2,), np.int32, sharding=devices.replicated)
-    analysis = step.lower(abstract_state(config, sizes, optimizer, devices), batch, after).compile().memory_analysis()
+    analysis = (
+        step.lower(abstract_state(config, sizes, optimizer, devices), abstract_batch(shape, devices), after).compile().memory_analysis()
+    )
     state, temporary = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
     return f"{(state + temporary) / 2**20:,.0f} MiB ({state / 2**20:,.0f} state, {temporary / 2**20:,.0f} temporary)"

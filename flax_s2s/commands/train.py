@@ -7,12 +7,14 @@ import signal
 import sys
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from flax_s2s import parallel, rundir
 from flax_s2s.checkpoint import Bound, Checkpoints, Manifest, versions
-from flax_s2s.commands.wiring import Ready, make_ready, tokenize
+from flax_s2s.commands.wiring import Ready, begin, make_ready, tokenize
 from flax_s2s.config import Config, UserError, check, differences, to_json
 from flax_s2s.data import corpus, vocab
 from flax_s2s.data.batching import Shape
@@ -22,11 +24,12 @@ from flax_s2s.decoding.evaluate import make_translation_evaluation
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.model.seq2seq import Model, make_model
 from flax_s2s.parallel import Devices
+from flax_s2s.programs import Programs
 from flax_s2s.runlog import RunLog, cut_metrics
 from flax_s2s.training import loop
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import TrainState, abstract_state, count_parameters, create_state
-from flax_s2s.training.step import make_eval_step, make_train_step
+from flax_s2s.training.step import abstract_batch, make_eval_step, make_train_step
 
 DONE, STOPPED = 0, 75
 
@@ -66,7 +69,7 @@ def run(config: Config, run_dir: str) -> int:
         UserError: see the checks of each room.
     """
     config, folder = check(config), epath.Path(run_dir)
-    parallel.start()
+    begin()
     devices = parallel.make_devices(
         config.training.devices, {"data.row_multiple": config.data.row_multiple, "decoding.rows": config.decoding.rows}
     )
@@ -96,7 +99,9 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog) ->
         state = create_state(config, sizes, optimizer, devices)
     else:
         log.line(f"continuing {folder} at step {int(state.step)}")
-    evaluations = _evaluations(config, ready, valid, model, devices)
+    position = Position(*np.asarray(state.position).tolist())
+    train_step, eval_step = _steps(config, model, optimizer, abstract, _by_first_use(pipeline, position), devices)
+    evaluations = _evaluations(config, ready, valid, model, eval_step, devices)
     if log.speaks:  # nothing is written before everything has been read and found good
         rundir.write_config(folder, config)
         vocab.save(ready.vocabularies, folder / rundir.VOCAB)
@@ -106,14 +111,9 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog) ->
         log.metrics(manifest.step, "checkpoint", {"checkpoint": manifest.step, "state_sha256": manifest.state_sha256})
 
     log.start(int(state.step), config.training.steps)
-    stream = pipeline.stream(Position(*np.asarray(state.position).tolist()))
-    with StopRequest() as stop_requested:
-        work = loop.Work(
-            _closed(make_train_step(model, optimizer, config, devices), ready.shapes),
-            evaluations,
-            lambda state, score: checkpoints.save(state, score, bound, on_saved),
-            stop_requested,
-        )
+    with contextlib.closing(train_step), contextlib.closing(eval_step), StopRequest() as stop_requested:
+        work = loop.Work(train_step, evaluations, lambda state, score: checkpoints.save(state, score, bound, on_saved), stop_requested)
+        stream = pipeline.stream(position)
         state, outcome = loop.run(state, stream, work, config.training, config.optimizer.accumulate_batches, devices, log)
         checkpoints.close()
     _say_next(folder, state, outcome, log)
@@ -143,27 +143,41 @@ def _settle_config(folder: epath.Path, config: Config, log: RunLog) -> None:
         log.line(f"changed: {line}")
 
 
-def _closed(train_step: Any, shapes: list[Shape]) -> Any:
-    """The train step for the closed set of shapes: another one is a bug, and is named instead of compiled."""
-    known = {(shape.rows, shape.src, shape.tgt) for shape in shapes}
-
-    def step(state: TrainState, batch: Any, after: Any) -> Any:
-        shape = (*batch[0].shape, batch[1].shape[1])
-        if shape not in known:
-            raise RuntimeError(f"a batch of shape {Shape(*shape)} is not one of {', '.join(map(str, shapes))}")
-        return train_step(state, batch, after)
-
-    return step
+def _by_first_use(pipeline: Pipeline, position: Position) -> list[Shape]:
+    """All shapes, those that the stream asks for next before the others."""
+    coming = [planned.shape for planned in pipeline.plan(position.epoch)[position.batch :]]
+    return list(dict.fromkeys([*coming, *pipeline.shapes]))
 
 
-def _evaluations(config: Config, ready: Ready, valid: Corpus, model: Model, devices: Devices) -> list[loop.Evaluation]:
+def _steps(
+    config: Config, model: Model, optimizer: Any, state: TrainState, shapes: list[Shape], devices: Devices
+) -> tuple[Programs, Programs]:
+    """The train step and the evaluation step, to be compiled for every shape."""
+
+    def batch(shape: Shape) -> Any:
+        return abstract_batch(shape, devices)
+
+    after = jax.ShapeDtypeStruct((2,), jnp.int32, sharding=devices.replicated)
+    train_step, eval_step = make_train_step(model, optimizer, config, devices), make_eval_step(model, devices)
+    return (
+        Programs(train_step, {shape: (state, batch(shape), after) for shape in shapes}, lambda state, batch, after: _shape(batch)),
+        Programs(eval_step, {shape: (state.params, batch(shape)) for shape in shapes}, lambda params, batch: _shape(batch)),
+    )
+
+
+def _shape(batch: Any) -> Shape:
+    (rows, src), (_, tgt) = (side.shape for side in batch)
+    return Shape(rows, src, tgt)
+
+
+def _evaluations(config: Config, ready: Ready, valid: Corpus, model: Model, eval_step: Programs, devices: Devices) -> list[loop.Evaluation]:
     pairs = tokenize(valid.pairs, ready.vocabularies)
     largest = ready.shapes[-1]
     fitting = np.flatnonzero((pairs.source.lengths <= largest.src) & (pairs.target.lengths <= largest.tgt))
     fitted, share = pairs.take(fitting), Share(*parallel.process())
     if not len(fitted):
         raise UserError(f"no pair of {valid.name} fits into the largest shape, {largest}; give validation pairs like the training pairs")
-    evaluations = [loop.make_loss_evaluation(make_eval_step(model, devices), lambda: in_order(fitted, ready.shapes, share), devices)]
+    evaluations = [loop.make_loss_evaluation(eval_step, lambda: in_order(fitted, ready.shapes, share), devices)]
     chosen = list(itertools.islice(valid.pairs, config.evaluation.valid_pairs))
     if chosen:
         greedy = dataclasses.replace(config.decoding, beam_size=1)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 from rich.console import Console
 
-from flax_s2s import rundir
+from flax_s2s import parallel, programs, rundir
 from flax_s2s.checkpoint import Checkpoints
 from flax_s2s.config import Config, UserError, check
 from flax_s2s.data import batching, corpus, vocab
@@ -21,6 +21,12 @@ from flax_s2s.model.seq2seq import Model, init_params, make_model
 from flax_s2s.parallel import Devices, make_devices, place
 from flax_s2s.runlog import make_console
 from flax_s2s.training.state import Params
+
+
+def begin() -> None:
+    """What comes before any use of a device: the folder of compiled programs, and the other processes."""
+    programs.keep()
+    parallel.start()
 
 
 class Ready(NamedTuple):
@@ -70,6 +76,7 @@ def open_run(run_dir: str, checkpoint: str, overrides: dict[str, Any]) -> Opened
         checkpoint: best, last, or a step.
         overrides: fields of `decoding` that are given on the command line.
     """
+    begin()
     folder = epath.Path(run_dir)
     config = rundir.read_config(folder)
     config = check(dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, **overrides)))

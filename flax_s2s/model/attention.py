@@ -3,7 +3,7 @@
 Enters: queries (decoder states) and a memory (encoder outputs). Leaves: contexts and the weights that made them.
 """
 
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from flax_s2s.model.lstm import Initializer
+from flax_s2s.model.recurrence import Multiply, multiply_by
+
+
+class Source(NamedTuple):
+    """What a query reads of the source besides `Attention.kernels`; keys and vector of the additive score alone."""
+
+    mask: Bool[Array, "batch src"]
+    keys: Float[Array, "batch src keys"] | None
+    vector: Float[Array, " keys"] | None
 
 
 def masked_softmax(scores: Float[Array, "batch tgt src"], mask: Bool[Array, "batch src"]) -> Float[Array, "batch tgt src"]:
@@ -49,12 +58,27 @@ class Attention(nnx.Module):
         mask: Bool[Array, "batch src"],
     ) -> tuple[Float[Array, "batch tgt hid"], Float[Array, "batch tgt src"]]:
         """Contexts and weights of any number of queries at once."""
-        weights = masked_softmax(self._scores(queries, keys), mask)
-        return jnp.einsum("bts,bsh->bth", weights.astype(memory.dtype), memory), weights
+        return self.look(multiply_by(self.kernels(keys, memory)), self.source(keys, mask), queries)
 
-    def _scores(self, queries: Any, keys: Any) -> Any:
-        if self.score != "additive":
-            return jnp.einsum("btk,bsk->bts", queries, keys, preferred_element_type=jnp.float32)
-        projected = queries @ self.kernel_query[...].astype(queries.dtype)
-        hidden = jnp.tanh(projected[:, :, None, :] + keys[:, None, :, :])  # [batch tgt src keys]
-        return jnp.matmul(hidden, self.vector[...].astype(hidden.dtype), preferred_element_type=jnp.float32)
+    def kernels(self, keys: Float[Array, "batch src keys"], memory: Float[Array, "batch src hid"]) -> dict[str, Array]:
+        """What queries are multiplied with, by name: parameters, and each row's own source."""
+        if self.score == "additive":
+            return {"query": self.kernel_query[...].astype(memory.dtype), "values": memory}
+        return {"keys": keys.swapaxes(1, 2), "values": memory}
+
+    def source(self, keys: Float[Array, "batch src keys"], mask: Bool[Array, "batch src"]) -> Source:
+        """What else a query reads."""
+        return Source(mask, keys, self.vector[...]) if self.score == "additive" else Source(mask, None, None)
+
+    def look(
+        self, multiply: Multiply, source: Source, queries: Float[Array, "batch tgt query"]
+    ) -> tuple[Float[Array, "batch tgt hid"], Float[Array, "batch tgt src"]]:
+        """Contexts and weights of any number of queries at once; `multiply` is by `kernels`."""
+        if source.keys is not None and source.vector is not None:
+            projected = multiply("query", queries).astype(queries.dtype)
+            hidden = jnp.tanh(projected[:, :, None, :] + source.keys[:, None, :, :])  # [batch tgt src keys]
+            scores = jnp.matmul(hidden, source.vector.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        else:
+            scores = multiply("keys", queries)
+        weights = masked_softmax(scores, source.mask)
+        return multiply("values", weights.astype(queries.dtype)).astype(queries.dtype), weights

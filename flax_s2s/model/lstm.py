@@ -47,16 +47,36 @@ def project(layer: LSTM, inputs: Float[Array, "*rows emb"]) -> Float[Array, "*ro
     return gates + jnp.broadcast_to(layer.bias[...].astype(inputs.dtype), gates.shape)
 
 
-def lstm_cell(
-    projected: Float[Array, "*rows gates"], state: LSTMState, kernel_rec: Float[Array, "hid gates"]
-) -> tuple[LSTMState, Float[Array, "*rows gates"]]:
-    """One step: the next state, and the gates' activations `i f g o`, which the gradient needs."""
-    sums = projected.astype(jnp.float32) + jnp.matmul(state.hidden, kernel_rec, preferred_element_type=jnp.float32)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cell(dtype: Any, sums: Float[Array, "*rows gates"], cell: Float[Array, "*rows hid"]) -> LSTMState:
+    """One step from the gates' sums, in float32; the hidden state is rounded to `dtype`."""
+    return _cell_forward(dtype, sums, cell)[0]
+
+
+def _cell_forward(dtype: Any, sums: Any, cell_before: Any) -> tuple[LSTMState, Any]:
     i, f, g, o = jnp.split(sums, 4, axis=-1)
     i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
-    cell = f * state.cell + i * g
-    hidden = (o * jnp.tanh(cell)).astype(state.hidden.dtype)
-    return LSTMState(hidden, cell), jnp.concatenate([i, f, g, o], axis=-1).astype(projected.dtype)
+    cell = f * cell_before + i * g
+    hidden = (o * jnp.tanh(cell)).astype(dtype)
+    return LSTMState(hidden, cell), (jnp.concatenate([i, f, g, o], axis=-1).astype(dtype), cell_before, cell)
+
+
+def _cell_backward(dtype: Any, saved: Any, gradient: LSTMState) -> tuple[Any, Any]:
+    """Gradients of the sums and of the cell before."""
+    gates, cell_before, cell = saved
+    i, f, g, o = jnp.split(gates.astype(jnp.float32), 4, axis=-1)
+    d_h, tanh_cell = gradient.hidden.astype(jnp.float32), jnp.tanh(cell)
+    d_c = gradient.cell + d_h * o * (1 - tanh_cell**2)
+    d_gates = [d_c * g * i * (1 - i), d_c * cell_before * f * (1 - f), d_c * i * (1 - g**2), d_h * tanh_cell * o * (1 - o)]
+    return jnp.concatenate(d_gates, axis=-1), d_c * f
+
+
+_cell.defvjp(_cell_forward, _cell_backward)
+
+
+def lstm_cell(sums: Float[Array, "*rows gates"], state: LSTMState) -> LSTMState:
+    """One step: `sums` are `x W_in + h W_rec + b` in float32, for the state before."""
+    return _cell(state.hidden.dtype, sums, state.cell)
 
 
 def zero_state(layer: LSTM, rows: tuple[int, ...], dtype: Any) -> LSTMState:
@@ -114,7 +134,8 @@ def _recurrence(
 def _recurrence_forward(reverse: bool, projected: Any, mask: Any, initial: LSTMState, kernel_rec: Any) -> tuple[Any, Any]:
     def step(state: LSTMState, now: Any) -> tuple[LSTMState, Any]:
         inputs, step_mask = now
-        new, gates = lstm_cell(inputs, state, kernel_rec)
+        sums = inputs.astype(jnp.float32) + jnp.matmul(state.hidden, kernel_rec, preferred_element_type=jnp.float32)
+        new, (gates, _, _) = _cell_forward(inputs.dtype, sums, state.cell)
         new = _hold(step_mask, new, state)
         return new, (new, gates)
 
@@ -131,14 +152,11 @@ def _recurrence_backward(reverse: bool, saved: Any, gradient: Any) -> tuple[Any,
 
     def step(d_state: LSTMState, now: Any) -> tuple[LSTMState, Any]:
         gates, cell, cell_before, step_mask, d_output = now
-        i, f, g, o = jnp.split(gates.astype(jnp.float32), 4, axis=-1)
-        d_h = d_state.hidden + d_output.astype(jnp.float32)
-        tanh_cell = jnp.tanh(cell)
-        d_c = d_state.cell + d_h * o * (1 - tanh_cell**2)
-        d_gates = [d_c * g * i * (1 - i), d_c * cell_before * f * (1 - f), d_c * i * (1 - g**2), d_h * tanh_cell * o * (1 - o)]
-        d_sums = _hold(step_mask, jnp.concatenate(d_gates, axis=-1), jnp.zeros_like(gates, jnp.float32)).astype(gates.dtype)
-        d_before = LSTMState(jnp.matmul(d_sums, transposed, preferred_element_type=jnp.float32), d_c * f)
-        return _hold(step_mask, d_before, LSTMState(d_h, d_state.cell)), d_sums
+        d_new = LSTMState(d_state.hidden + d_output.astype(jnp.float32), d_state.cell)
+        d_sums, d_cell = _cell_backward(gates.dtype, (gates, cell_before, cell), d_new)
+        d_sums = _hold(step_mask, d_sums, jnp.zeros_like(d_sums)).astype(gates.dtype)
+        d_before = LSTMState(jnp.matmul(d_sums, transposed, preferred_element_type=jnp.float32), d_cell)
+        return _hold(step_mask, d_before, d_new), d_sums
 
     d_end = LSTMState(d_final.hidden.astype(jnp.float32), d_final.cell)
     d_initial, d_sums = lax.scan(step, d_end, (gates, states.cell, before.cell, mask, d_hidden), reverse=not reverse)

@@ -19,9 +19,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from flax_s2s.config import PAD, ModelConfig
-from flax_s2s.model.attention import Attention
+from flax_s2s.model.attention import Attention, Source
 from flax_s2s.model.dropout import drop
-from flax_s2s.model.lstm import LSTM, LSTMState, lstm_cell, lstm_layer, project
+from flax_s2s.model.lstm import LSTM, LSTMState, lstm_cell, lstm_layer
+from flax_s2s.model.recurrence import Kernels, Multiply, multiply_by, scan
 
 _TARGET_SITE, _READOUT_SITE = 100, 200  # dropout sites; an encoder's layer i is site i, a decoder's is _TARGET_SITE + i
 
@@ -171,73 +172,96 @@ class Decoder(nnx.Module):
             outputs, _ = lstm_layer(self.layers[index], inputs, initial=memory.start[index])
             return drop(outputs, keys, _TARGET_SITE + index + 1, self.config.dropout)
 
-        return drop(self._stack(memory, embedded, run)[0], keys, _READOUT_SITE, self.config.dropout)
+        readouts, _ = self._stack(multiply_by(self._kernels(memory)), self._constants(memory).source, embedded, run)
+        return drop(readouts, keys, _READOUT_SITE, self.config.dropout)
 
     def step(self, memory: Memory, carry: Carry, embedded: Float[Array, "batch beam emb"]) -> tuple[Carry, Any, Any]:
         """One step of any number of hypotheses per sentence: the next carry, readouts, and attention weights or None."""
+        return self._step(multiply_by(self._kernels(memory)), self._constants(memory), carry, self._project(embedded), None)
+
+    def _kernels(self, memory: Memory) -> Kernels:
+        """What a step multiplies with, by name."""
+        dtype, layers = memory.values.dtype, list(self.layers)
+        kernels = {f"rec {index}": layer.kernel_rec[...] for index, layer in enumerate(layers)}
+        kernels |= {f"in {index}": layer.kernel_in[...] for index, layer in enumerate(layers) if index}
+        if self.config.input_feeding:
+            kernels["feed"] = layers[0].kernel_in[self.config.embedding_size :]
+        if hasattr(self, "kernel_readout"):
+            kernels["readout"] = self.kernel_readout[...]
+        cast = {name: kernel.astype(dtype) for name, kernel in kernels.items()}
+        return cast | (self.attention.kernels(memory.keys, memory.values) if self.config.attention != "none" else {})
+
+    def _constants(self, memory: Memory) -> "Constants":
+        attends = self.config.attention != "none"
+        source = self.attention.source(memory.keys, memory.mask) if attends else Source(memory.mask, None, None)
+        return Constants(source, tuple(layer.bias[...] for layer in self.layers))
+
+    def _project(self, embedded: Float[Array, "*rows emb"]) -> Float[Array, "*rows gates"]:
+        """The lowest layer's input projection, without what is fed; the same for all steps at once."""
+        kernel = self.layers[0].kernel_in[: self.config.embedding_size].astype(embedded.dtype)
+        projected = embedded @ kernel
+        return projected + jnp.broadcast_to(self.layers[0].bias[...].astype(embedded.dtype), projected.shape)
+
+    def _step(
+        self, multiply: Multiply, constants: "Constants", carry: Carry, projected: Any, masks: list[Any] | None
+    ) -> tuple[Carry, Any, Any]:
+        """Reads one token, by its input projection; `masks` are dropout's, of every layer and of the readout."""
         states = list(carry.states)
 
         def run(index: int, inputs: Any) -> Any:
-            layer = self.layers[index]
-            states[index], _ = lstm_cell(project(layer, inputs), states[index], layer.kernel_rec[...].astype(inputs.dtype))
-            return states[index].hidden
+            sums = inputs if index == 0 else multiply(f"in {index}", inputs) + constants.biases[index][None, None, :]
+            states[index] = lstm_cell(sums + multiply(f"rec {index}", states[index].hidden), states[index])
+            return states[index].hidden if masks is None else states[index].hidden * masks[index]
 
+        sums = projected.astype(jnp.float32)
         if carry.feed is not None:
-            embedded = jnp.concatenate([embedded, carry.feed], axis=-1)
-        readouts, weights = self._stack(memory, embedded, run)
+            sums += multiply("feed", carry.feed)
+        readouts, weights = self._stack(multiply, constants.source, sums, run)
+        if masks is not None:
+            readouts *= masks[-1]
         return Carry(tuple(states), readouts if self.config.input_feeding else None), readouts, weights
 
-    def _stack(self, memory: Memory, inputs: Any, run_layer: Callable[[int, Any], Any]) -> tuple[Any, Any]:
+    def _stack(self, multiply: Multiply, source: Source, inputs: Any, run_layer: Callable[[int, Any], Any]) -> tuple[Any, Any]:
         """Runs all layers, and attention where it belongs: readouts and weights."""
         features, context, weights = run_layer(0, inputs), None, None
         if self.config.attention != "none" and not self.config.input_feeding:
-            context, weights = self.attention(features, memory.keys, memory.values, memory.mask)
+            context, weights = self.attention.look(multiply, source, features)
         for index in range(1, self.config.decoder_layers):
             entering = features if context is None else jnp.concatenate([features, context], axis=-1)
             outputs = run_layer(index, entering)
             features = features + outputs if 0 < self.config.residual_from <= index + 1 else outputs
         if self.config.input_feeding:
-            context, weights = self.attention(features, memory.keys, memory.values, memory.mask)
-        return self._readout(features, context), weights
-
-    def _readout(self, features: Any, context: Any) -> Any:
+            context, weights = self.attention.look(multiply, source, features)
         if context is not None:
             features = jnp.concatenate([features, context], axis=-1)
         if not hasattr(self, "kernel_readout"):
-            return features
-        readouts = features @ self.kernel_readout[...].astype(features.dtype)
-        return readouts if context is None else jnp.tanh(readouts)
+            return features, weights
+        readouts = multiply("readout", features).astype(features.dtype)
+        return readouts if context is None else jnp.tanh(readouts), weights
 
     def _feed(self, memory: Memory, embedded: Any, keys: RowKeys) -> Any:
-        """Input feeding: a loop over time around the whole stack; what does not depend on the loop is done before it."""
-        rate, emb = self.config.dropout, embedded.shape[-1]
-        ones = jnp.ones((*embedded.shape[:2], self.config.hidden_size), embedded.dtype)
-        masks = [drop(ones, keys, _TARGET_SITE + index + 1, rate) for index in range(self.config.decoder_layers)]
-        ones = jnp.ones((*embedded.shape[:2], sizes(self.config).readout), embedded.dtype)
-        masks.append(drop(ones, keys, _READOUT_SITE, rate))
-        kernel_in = self.layers[0].kernel_in[...].astype(embedded.dtype)
-        bias = self.layers[0].bias[...].astype(embedded.dtype)
-        projected = embedded @ kernel_in[:emb] + bias[None, None, :]
+        """Input feeding: a loop over time around the whole stack; what does not depend on the loop is done before or after it."""
+        rate = self.config.dropout
+        widths = [self.config.hidden_size] * self.config.decoder_layers + [sizes(self.config).readout]
+        sites = [_TARGET_SITE + index + 1 for index in range(self.config.decoder_layers)] + [_READOUT_SITE]
+        ones = [jnp.ones((*embedded.shape[:2], width), embedded.dtype) for width in widths]
+        masks = None if keys is None else [drop(each, keys, site, rate) for each, site in zip(ones, sites, strict=True)]
 
-        def step(carry: Carry, now: Any) -> tuple[Carry, Any]:
+        def step(multiply: Multiply, constants: Constants, carry: Carry, now: Any) -> tuple[Carry, Any]:
             projected, masks = now
-            states = list(carry.states)
+            carry, readouts, _ = self._step(multiply, constants, carry, projected, lax.stop_gradient(masks))
+            return carry, readouts[:, 0]
 
-            def run(index: int, inputs: Any) -> Any:
-                layer = self.layers[index]
-                sums = inputs if index == 0 else project(layer, inputs)
-                states[index], _ = lstm_cell(sums, states[index], layer.kernel_rec[...].astype(embedded.dtype))
-                return states[index].hidden * masks[index]
-
-            assert carry.feed is not None
-            entering = projected[:, None] + carry.feed @ kernel_in[emb:]
-            readouts, _ = self._stack(memory, entering, run)
-            fed = readouts * masks[-1]
-            return Carry(tuple(states), fed), fed[:, 0]
-
-        masks_over_time = [mask.swapaxes(0, 1)[:, :, None] for mask in masks]  # [tgt batch 1 hid]
-        _, readouts = lax.scan(step, start_carry(memory, self.config, 1), (projected.swapaxes(0, 1), masks_over_time))
+        now = jax.tree.map(lambda part: part.swapaxes(0, 1)[:, :, None], (self._project(embedded), masks))  # [tgt batch 1 gates]
+        _, readouts = scan(step, self._kernels(memory), self._constants(memory), start_carry(memory, self.config, 1), now)
         return readouts.swapaxes(0, 1)
+
+
+class Constants(NamedTuple):
+    """What a decoding step reads besides its kernels; small, or the source itself."""
+
+    source: Source
+    biases: tuple[Float[Array, " gates"], ...]
 
 
 def start_carry(memory: Memory, config: ModelConfig, beams: int) -> Carry:

@@ -5,6 +5,7 @@ Enters: a state, a stream of batches, the functions that do the work. Leaves: th
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,8 @@ from flax_s2s.runlog import Meter, Report, RunLog, duration, gain
 from flax_s2s.training.loss import Loss
 from flax_s2s.training.state import Params, TrainState, evaluated_params
 from flax_s2s.training.step import Update
+
+_BATCHES_AHEAD = 2
 
 Outcome = Literal["done", "stopped", "no longer improving"]
 Evaluation = Callable[[Params, int], Report]
@@ -58,12 +61,13 @@ def run(
     if 0 < step < config.steps and step % config.evaluate_every_steps == 0:
         state, _ = _evaluate(state, step, work.evaluations, config, devices, log)  # one that a stop prevented
     outcome = _outcome(state, config, False, step)
+    coming = _ahead(stream, devices)
     while outcome is None:
         tokens = 0
         for _ in range(accumulate):
-            after, batch = next(stream)
-            tokens += sum(int(np.count_nonzero(side != PAD)) for side in batch)
-            state, update = work.train_step(state, feed_rows(devices, tuple(batch)), feed_all(devices, np.array(after, np.int32)))
+            batch = next(coming)
+            tokens += batch.tokens
+            state, update = work.train_step(state, batch.fed, batch.after)
         meter.add(tokens * jax.process_count())
         losses.append(update.loss)
         step += 1
@@ -71,7 +75,7 @@ def run(
         pending = None
         log.advance(step)
         if step % config.log_every_steps == 0 or step >= config.steps:
-            pending, losses = _Pending(step, int(after[0]), update, losses), []
+            pending, losses = _Pending(step, batch.epoch, update, losses), []
         stopping, score = work.stop_requested(), None
         if not stopping and (step % config.evaluate_every_steps == 0 or step >= config.steps):
             _say(pending, meter, log)
@@ -84,6 +88,25 @@ def run(
             pending = None
             work.save(state, score)
     return state, outcome
+
+
+class _Coming(NamedTuple):
+    """A batch on its way to the devices."""
+
+    fed: Any
+    after: Any  # the position behind it, on every device
+    epoch: int
+    tokens: int  # real ones, of this process' rows
+
+
+def _ahead(stream: Iterator[tuple[Sequence[int], Any]], devices: Devices) -> Iterator[_Coming]:
+    """Batches that were sent to the devices before the step needs them."""
+    sent: deque[_Coming] = deque()
+    for after, batch in stream:
+        tokens = sum(int(np.count_nonzero(side != PAD)) for side in batch)
+        sent.append(_Coming(feed_rows(devices, tuple(batch)), feed_all(devices, np.array(after, np.int32)), int(after[0]), tokens))
+        if len(sent) > _BATCHES_AHEAD:
+            yield sent.popleft()
 
 
 def _outcome(state: TrainState, config: TrainingConfig, stopping: bool, step: int) -> Outcome | None:

@@ -47,6 +47,13 @@ def batch_loss(model: Model, params: Params, batch: Any, smoothing: float, keys:
     return cross_entropy(readouts, *bound.output(), tgt_ids, smoothing)
 
 
+def abstract_batch(shape: tuple[int, int, int], devices: Devices) -> tuple[Any, Any]:
+    """A batch to compile for; `shape` is (rows, source length, target length)."""
+    rows, *lengths = shape
+    source, target = (jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=devices.by_row) for length in lengths)
+    return source, target
+
+
 def make_train_step(model: Model, optimizer: optax.GradientTransformation, config: Config, devices: Devices) -> Any:
     """Makes `(state, batch, after) -> (state, Update)`, jitted, the state donated.
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 from flax import nnx
+from jaxprs import carries, equations
 
 from flax_s2s.config import ModelConfig
 from flax_s2s.model.lstm import LSTM, LSTMState, lstm_cell, lstm_layer, project, zero_state
@@ -49,6 +50,13 @@ def ours(arrays, mask, reverse, dtype="float32"):
     return dict(zip(STATES, (outputs, *final), strict=True))
 
 
+def plain_cell(sums, state):
+    """The equations, for jax to differentiate."""
+    i, f, g, o = jnp.split(sums, 4, axis=-1)
+    cell = jax.nn.sigmoid(f) * state.cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return LSTMState((jax.nn.sigmoid(o) * jnp.tanh(cell)).astype(state.hidden.dtype), cell)
+
+
 def naive(arrays, mask, reverse, dtype="float32"):
     """The same layer as a Python loop that jax differentiates by itself."""
     layer = make_layer(arrays["kernel_in"], arrays["kernel_rec"], arrays["bias"])
@@ -56,7 +64,8 @@ def naive(arrays, mask, reverse, dtype="float32"):
     kernel_rec = arrays["kernel_rec"].astype(dtype)
     steps = range(arrays["inputs"].shape[1])
     for step in reversed(steps) if reverse else steps:
-        new, _ = lstm_cell(project(layer, arrays["inputs"][:, step].astype(dtype)), state, kernel_rec)
+        recurrent = jnp.matmul(state.hidden, kernel_rec, preferred_element_type=jnp.float32)
+        new = plain_cell(project(layer, arrays["inputs"][:, step].astype(dtype)) + recurrent, state)
         real = True if mask is None else mask[:, step, None]
         state = LSTMState(*(jnp.where(real, n, o) for n, o in zip(new, state, strict=True)))
         outputs[step] = state.hidden
@@ -176,17 +185,6 @@ def test_permuting_rows_permutes_results():
     assert_same(got_gradients, {name: part[order] if name in by_row else part for name, part in gradients.items()}, 1e-6)
 
 
-def equations(jaxpr, loops=()):
-    """Every equation of a program, with the loops it stands in."""
-    for equation in jaxpr.eqns:
-        yield equation, loops
-        inside = (*loops, equation) if equation.primitive.name in ("scan", "while") else loops
-        for value in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner, inside)
-
-
 def gradient_program(layer_fn):
     rows, steps, inputs, hidden = 2, 6, 3, 5
     arrays, mask, asked = draw((rows, steps, inputs, hidden), 0)
@@ -195,18 +193,15 @@ def gradient_program(layer_fn):
     products = [
         bool(loops) for e, loops in equations(program.jaxpr) if e.primitive.name == "dot_general" and e.outvars[0].aval.shape in weight
     ]
-    carries = [
-        variable.aval for e, _ in equations(program.jaxpr) if e.primitive.name == "scan" for variable in e.outvars[: e.params["num_carry"]]
-    ]
-    return products, carries, weight
+    return products, carries(program.jaxpr), weight
 
 
 def test_recurrent_weight_gradient_is_one_product_after_the_loop():
-    products, carries, weight = gradient_program(ours)
+    products, carried, weight = gradient_program(ours)
     assert products == [False]  # one, outside of any loop
-    assert carries  # the two loops were found: hidden and cell, forward and backward
-    assert [aval.shape for aval in carries] == [(2, 5)] * 4
-    assert not any(aval.shape in weight for aval in carries)
+    assert carried  # the two loops were found: hidden and cell, forward and backward
+    assert [aval.shape for aval in carried] == [(2, 5)] * 4
+    assert not any(aval.shape in weight for aval in carried)
 
 
 def test_looking_at_the_program_would_find_an_accumulated_gradient():
@@ -214,15 +209,15 @@ def test_looking_at_the_program_would_find_an_accumulated_gradient():
         layer = make_layer(arrays["kernel_in"], arrays["kernel_rec"], arrays["bias"])
 
         def step(state, x):
-            state, _ = lstm_cell(x, state, arrays["kernel_rec"])
+            state = lstm_cell(x + state.hidden @ arrays["kernel_rec"], state)
             return state, state.hidden
 
         final, outputs = jax.lax.scan(step, LSTMState(arrays["hidden"], arrays["cell"]), project(layer, arrays["inputs"]).swapaxes(0, 1))
         return dict(zip(STATES, (outputs.swapaxes(0, 1), *final), strict=True))
 
-    products, carries, weight = gradient_program(plain_scan)
+    products, carried, weight = gradient_program(plain_scan)
     assert products == [True]
-    assert any(aval.shape in weight for aval in carries)
+    assert any(aval.shape in weight for aval in carried)
 
 
 def test_types_under_bfloat16():

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from jaxprs import carries
 
 from flax_s2s.config import BOS, EOS, PAD, Config, DataConfig, ModelConfig, OptimizerConfig, check
 from flax_s2s.model.dropout import drop, row_keys
@@ -201,6 +202,21 @@ def test_teacher_forcing_is_causal(name):
         changed, _ = run(CONFIGS[name], inputs=other)
         np.testing.assert_array_equal(changed[:, :later], readouts[:, :later])
         assert np.all(np.any(changed[:, later] != readouts[:, later], axis=-1))
+
+
+@every_config
+def test_no_weights_gradient_is_summed_inside_a_loop(name):
+    """With input feeding too: the loops pass on states, and what is small or the source's, never an array like a kernel."""
+    config = CONFIGS[name]
+    model, params = make_model(config, *vocabularies(config)), draw_params(config)
+    rows = np.arange(7) % 4  # as many as no kernel has
+    src_ids, inputs = jnp.asarray(SRC_IDS[rows]), jnp.asarray(shift_right(TGT_IDS)[rows])
+    program = jax.make_jaxpr(jax.grad(lambda params: model.bind(params)(src_ids, inputs).astype(jnp.float32).sum()))(params)
+    carried = {aval.shape for aval in carries(program.jaxpr)}
+    assert carried >= {(7, 1, 4)} if config.input_feeding else carried >= {(7, 4)}  # a decoder's state
+    kernels = {leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params) if "kernel" in jax.tree_util.keystr(path)}
+    kernels |= {(config.embedding_size, 4 * config.hidden_size)}  # the fed part of a kernel
+    assert not carried & (kernels | {shape[::-1] for shape in kernels})
 
 
 # Padding and rows ---------------------------------------------------------------------------------------------------

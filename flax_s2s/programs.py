@@ -1,0 +1,89 @@
+"""Compiled programs: kept on disk from one start to the next, and compiled ahead for a closed set of shapes."""
+
+import hashlib
+import os
+import platform
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_AT_ONCE = 4  # programs compiled at the same time: each takes a core and some hundred megabytes
+_WORTH_KEEPING_SECS = 0.1  # a program that compiles faster is not kept
+
+
+def keep() -> None:
+    """Points jax to the user's cache folder, so that the next start need not compile the same programs again.
+
+    jax's own variables come first: JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false
+    does without. What lies in the folder is run, so it must be the user's alone; where it cannot be, nothing is kept.
+    """
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder = _own_folder()
+        if folder is None:
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING_SECS)
+
+
+def _own_folder() -> Path | None:
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = caches / "flax_s2s" / "programs" / _processor()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except OSError:
+        return None
+    ours = found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
+    return folder if ours else None
+
+
+def _processor() -> str:
+    """Names the kind of processor: a program made for one with more instructions would crash another that shares the folder."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n")
+    except OSError:
+        lines = []
+    kind = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return f"{platform.machine()}-{hashlib.sha256(kind.encode()).hexdigest()[:12]}"
+
+
+class Programs:
+    """A function compiled for a closed set of shapes.
+
+    The first call starts compiling all of them, in the background and in the order given, and waits for its own alone.
+    A shape that is not of the set is a bug, and is named instead of compiled.
+    """
+
+    def __init__(self, function: Any, arguments: Mapping[Any, Sequence[Any]], shape_of: Callable[..., Any]) -> None:
+        """Compiles nothing yet.
+
+        Args:
+            function: jitted.
+            arguments: for each shape the abstract arguments that the function is compiled for.
+            shape_of: the shape of real arguments.
+        """
+        self._function, self._arguments, self._shape_of = function, arguments, shape_of
+        self._pool: ThreadPoolExecutor | None = None
+        self._compiling: dict[Any, Future[Any]] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Calls the program of the arguments' shape."""
+        shape = self._shape_of(*arguments)
+        if shape not in self._arguments:
+            raise RuntimeError(f"a batch of shape {shape} is not one of {', '.join(map(str, self._arguments))}")
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _AT_ONCE), thread_name_prefix="compile")
+            self._compiling = {shape: self._pool.submit(self._compile, shape) for shape in self._arguments}
+        return self._compiling[shape].result()(*arguments)
+
+    def _compile(self, shape: Any) -> Any:
+        return self._function.lower(*self._arguments[shape]).compile()
+
+    def close(self) -> None:
+        """Compiles nothing more; waits for what is being compiled."""
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
