@@ -3,13 +3,14 @@
 import hashlib
 import os
 import platform
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from flax_s2s import caches
 
 _AT_ONCE = 4  # programs compiled at the same time: each takes a core and some hundred megabytes
 _WORTH_KEEPING_SECS = 0.1  # a program that compiles faster is not kept
@@ -22,23 +23,11 @@ def keep() -> None:
     does without. What lies in the folder is run, so it must be the user's alone; where it cannot be, nothing is kept.
     """
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        folder = _own_folder()
+        folder = caches.folder(f"programs/{_processor()}")
         if folder is None:
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING_SECS)
-
-
-def _own_folder() -> Path | None:
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = caches / "flax_s2s" / "programs" / _processor()
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-    except OSError:
-        return None
-    ours = found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
-    return folder if ours else None
 
 
 def _processor() -> str:

@@ -17,7 +17,8 @@ ALLOWED = {
     "cli": {"commands", "rundir"},
     "config": set(),
     "parallel": set(),
-    "programs": set(),
+    "caches": set(),
+    "programs": {"caches"},
     "rundir": set(),
     "runlog": set(),
     "checkpoint": {"parallel", "training"},
@@ -25,7 +26,7 @@ ALLOWED = {
     "model": {"model"},
     "training": {"training", "model", "parallel", "runlog"},
     "decoding": {"decoding", "model", "data", "parallel", "runlog"},
-    "commands": {"commands", "data", "model", "training", "decoding", "parallel", "programs", "checkpoint", "rundir", "runlog"},
+    "commands": {"commands", "data", "model", "training", "decoding", "parallel", "programs", "caches", "checkpoint", "rundir", "runlog"},
 }
 # Who alone may import a library.
 ONLY = {"orbax": {"checkpoint"}, "tyro": {"cli"}, "tensorflow_datasets": {"data"}, "sentencepiece": {"data"}, "sacrebleu": {"decoding"}}

@@ -1,5 +1,6 @@
 """`bench CONFIG`: measured speed of the train step and of decoding, as one JSON line."""
 
+import itertools
 import json
 import statistics
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
 
     compile_secs = measure(train)
     translator = Translator(model, ready.vocabularies, config.decoding, devices)
-    lines = [pair.source for pair in ready.train.pairs[:_LINES]]
+    lines = [pair.source for pair in itertools.islice(ready.train, _LINES)]
 
     def decode() -> Any:
         return translator(box[0].params, lines)
@@ -85,7 +86,7 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
 
 def _batches(config: Config, ready: Ready) -> tuple[Shape, list[Batch]]:
     """The first batches of the shape that an epoch has most of."""
-    pipeline = Pipeline(ready.pairs, ready.shapes, config.seed)
+    pipeline = Pipeline(ready.tokens.pairs, ready.shapes, config.seed)
     plan = pipeline.plan(0)
     shape = max(ready.shapes, key=lambda shape: sum(planned.shape == shape for planned in plan))
     return shape, [pipeline.batch(planned) for planned in plan if planned.shape == shape][:_STEPS]

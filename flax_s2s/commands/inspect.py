@@ -58,19 +58,19 @@ def _parameters(params: Any) -> Table:
 def _describe_batches(
     config: Config, ready: Ready, sizes: tuple[int, int], flops: Flops, devices: Devices, memory: bool, out: Console
 ) -> None:
-    pipeline = Pipeline(ready.pairs, ready.shapes, config.seed)
+    pipeline = Pipeline(ready.tokens.pairs, ready.shapes, config.seed)
     plan = pipeline.plan(0)
-    source, target = len(ready.pairs.source.flat), len(ready.pairs.target.flat)
+    source, target = len(ready.tokens.pairs.source.flat), len(ready.tokens.pairs.target.flat)
     counted = Counter(planned.shape for planned in plan)
     table = Table("shape rows x (src + tgt)", "batches an epoch", "memory per device", box=None)
     for shape in ready.shapes:
         table.add_row(str(shape), f"{counted[shape]:,}", _memory(config, shape, sizes, devices) if memory else "not asked for")
     out.print(table)
-    work = flops.training(source, target, float(np.mean(ready.pairs.source.lengths)))
+    work = flops.training(source, target, float(np.mean(ready.tokens.pairs.source.lengths)))
     rate = measure_products() * (1 if jax.default_backend() == "cpu" else devices.count)
     out.print(
-        f"{len(ready.pairs):,} pairs of {ready.train.name}; left out: {ready.train.blank:,} blank, {ready.filtered}\n"
-        f"{source:,} source and {target:,} target tokens an epoch in {len(plan):,} batches, padding {pipeline.waste():.1%}\n"
+        f"{len(ready.tokens.pairs):,} pairs of {ready.train.name}; left out: {ready.tokens.blank:,} blank, {ready.tokens.filtered}\n"
+        f"{source:,} source and {target:,} target tokens an epoch in {len(plan):,} batches, padding {pipeline.waste(plan):.1%}\n"
         f"at most {rate * (source + target) / work:,.0f} tokens/s, were every operation as fast as a float32 matrix product here "
         f"({rate / 1e9:,.0f} GFLOP/s)"
     )

@@ -7,13 +7,13 @@ from etils import epath
 
 from flax_s2s.commands.wiring import console, open_run
 from flax_s2s.config import UserError
-from flax_s2s.data import corpus
+from flax_s2s.data.files import read_lines
 from flax_s2s.decoding.forced import Scorer
 
 
 def run(run_dir: str, checkpoint: str, source: str, target: str, output: str) -> int:
     """Writes a log-probability a line; the perplexity per token goes to stderr."""
-    sources, targets = corpus.read_lines(source), corpus.read_lines(target)
+    sources, targets = read_lines(source), read_lines(target)
     if len(sources) != len(targets):
         raise UserError(f"{source} has {len(sources)} lines and {target} {len(targets)}; they must have equally many")
     if not sources:

@@ -14,12 +14,13 @@ from etils import epath
 
 from flax_s2s import parallel, rundir
 from flax_s2s.checkpoint import Bound, Checkpoints, Manifest, versions
-from flax_s2s.commands.wiring import Ready, begin, make_ready, tokenize
+from flax_s2s.commands.wiring import Ready, begin, make_ready
 from flax_s2s.config import Config, UserError, check, differences, to_json
 from flax_s2s.data import corpus, vocab
 from flax_s2s.data.batching import Shape
 from flax_s2s.data.corpus import Corpus
 from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
+from flax_s2s.data.tokens import tokenize
 from flax_s2s.decoding.evaluate import make_translation_evaluation
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.model.seq2seq import Model, make_model
@@ -89,8 +90,8 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog) ->
     valid = corpus.load(config.data, "valid", config.seed)
     sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target))
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
-    pipeline = Pipeline(ready.pairs, ready.shapes, config.seed, Share(*parallel.process()))
-    bound = Bound(to_json(config), ready.vocabularies.sha256, ready.train.sha256)
+    pipeline = Pipeline(ready.tokens.pairs, ready.shapes, config.seed, Share(*parallel.process()))
+    bound = Bound(to_json(config), ready.vocabularies.sha256, ready.tokens.sha256)
     checkpoints = Checkpoints(folder / rundir.CHECKPOINTS, config.training.keep_last, config.training.keep_best, log.speaks)
     abstract = abstract_state(config, sizes, optimizer, devices)
     state = checkpoints.restore(abstract, bound, log.line)
@@ -193,14 +194,15 @@ def describe(config: Config, ready: Ready, valid: Corpus, pipeline: Pipeline, de
     if not sides.joint:
         vocabulary = f"{config.vocab.kind}, {config.data.source} {len(sides.source):,}, {config.data.target} {len(sides.target):,}"
     kind = devices.mesh.devices.flat[0].device_kind
+    plan = pipeline.plan(0)
     lines = {
-        "train": f"{len(ready.pairs):,} pairs of {train.name}; left out: {train.blank:,} blank, {ready.filtered}",
+        "train": f"{len(ready.tokens.pairs):,} pairs of {train.name}; left out: {ready.tokens.blank:,} blank, {ready.tokens.filtered}",
         "valid": f"{len(valid.pairs):,} pairs of {valid.name}; left out: {valid.blank:,} blank",
         "vocabulary": vocabulary,
         "parameters": f"{parameters:,}",
         "devices": f"{devices.count} x {kind} in {parallel.process()[1]} process(es)",
         "shapes": " ".join(map(str, ready.shapes)),
-        "batches": f"{len(pipeline.plan(0)):,} an epoch, {len(ready.pairs) / len(pipeline.plan(0)):.1f} pairs each, padding {pipeline.waste():.1%}",
+        "batches": f"{len(plan):,} an epoch, {len(ready.tokens.pairs) / len(plan):.1f} pairs each, padding {pipeline.waste(plan):.1%}",
         "versions": " ".join(f"{name} {version}" for name, version in versions().items()),
     }
     return "\n".join(f"{name:<11}{text}" for name, text in lines.items())

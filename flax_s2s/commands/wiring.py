@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from etils import epath
 from rich.console import Console
 
-from flax_s2s import parallel, programs, rundir
+from flax_s2s import caches, parallel, programs, rundir
 from flax_s2s.checkpoint import Checkpoints
 from flax_s2s.config import Config, UserError, check
-from flax_s2s.data import batching, corpus, vocab
-from flax_s2s.data.batching import Filtered, Shape, TokenPairs
-from flax_s2s.data.corpus import Corpus
+from flax_s2s.data import vocab
+from flax_s2s.data.batching import Shape, choose_shapes
+from flax_s2s.data.corpus import Reader
+from flax_s2s.data.tokens import Tokens, open_tokens
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.model.seq2seq import Model, init_params, make_model
 from flax_s2s.parallel import Devices, make_devices, place
@@ -32,29 +33,19 @@ def begin() -> None:
 class Ready(NamedTuple):
     """A training corpus as the step sees it."""
 
-    train: Corpus
+    train: Reader
     vocabularies: Vocabularies
-    pairs: TokenPairs
-    filtered: Filtered
+    tokens: Tokens
     shapes: list[Shape]
-
-
-def tokenize(pairs: list[corpus.Pair], vocabularies: Vocabularies) -> TokenPairs:
-    """Token ids of both sides, each ending with EOS."""
-    source = vocabularies.source.encode([pair.source for pair in pairs])
-    target = vocabularies.target.encode([pair.target for pair in pairs])
-    return TokenPairs(batching.add_end(source), batching.add_end(target))
 
 
 def make_ready(config: Config, vocab_folder: epath.Path | None) -> Ready:
     """Reads, tokenizes, filters and buckets the training corpus; the vocabularies are those kept in a folder, or new ones."""
-    train = corpus.load(config.data, "train", config.seed)
+    train = Reader(config.data, "train", config.seed)
     kept_there = vocab.load(vocab_folder, config.vocab.joint) if vocab_folder else None
-    vocabularies = kept_there or vocab.train(train.pairs, config.vocab)
-    everything = tokenize(train.pairs, vocabularies)
-    kept, filtered = batching.keep_fitting(everything, config.data)
-    pairs = everything if len(kept) == len(everything) else everything.take(kept)
-    return Ready(train, vocabularies, pairs, filtered, batching.choose_shapes(pairs, config.data))
+    vocabularies = kept_there or vocab.train(train, config.vocab)
+    tokens = open_tokens(train, vocabularies, config.data, caches.folder("tokens"))
+    return Ready(train, vocabularies, tokens, choose_shapes(tokens.pairs, config.data))
 
 
 class Opened(NamedTuple):

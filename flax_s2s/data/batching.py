@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int, Int32, Integer
 
 from flax_s2s.config import EOS, PAD, DataConfig, UserError
 
@@ -18,7 +18,7 @@ _CANDIDATES = 32  # lengths per side that a bucket's edge may take: more changes
 class Ragged(NamedTuple):
     """Sequences of different lengths, one after the other: sequence i is `flat[starts[i] : starts[i + 1]]`."""
 
-    flat: Int32[np.ndarray, " tokens"]
+    flat: Integer[np.ndarray, " tokens"]
     starts: Int[np.ndarray, " sequences_plus_1"]
 
     @property
@@ -72,24 +72,14 @@ class Filtered(NamedTuple):
         return f"{self.long_source:,} long source, {self.long_target:,} long target, {self.ratio:,} length ratio"
 
 
-def keep_fitting(pairs: TokenPairs, config: DataConfig, ratio: bool = True) -> tuple[Int[np.ndarray, " kept"], Filtered]:
-    """The indices of the pairs within the limits of `config`, and the counts of the others.
-
-    Raises:
-        UserError: nothing is left.
-    """
+def keep_fitting(pairs: TokenPairs, config: DataConfig) -> tuple[Int[np.ndarray, " kept"], Filtered]:
+    """The indices of the pairs within the limits of `config`, and the counts of the others."""
     source, target = pairs.source.lengths, pairs.target.lengths
     long_source = source > config.max_source_tokens
     long_target = ~long_source & (target > config.max_target_tokens)
-    uneven = np.maximum(source, target) > config.max_ratio * np.minimum(source, target)
-    uneven &= ~long_source & ~long_target & ratio
+    uneven = ~long_source & ~long_target & (np.maximum(source, target) > config.max_ratio * np.minimum(source, target))
     filtered = Filtered(int(long_source.sum()), int(long_target.sum()), int(uneven.sum()))
-    kept = np.flatnonzero(~(long_source | long_target | uneven))
-    if not len(kept):
-        raise UserError(
-            f"all {len(source):,} pairs were left out ({filtered}); raise data.max_source_tokens, data.max_target_tokens or data.max_ratio"
-        )
-    return kept, filtered
+    return np.flatnonzero(~(long_source | long_target | uneven)), filtered
 
 
 class Shape(NamedTuple):
@@ -123,7 +113,10 @@ def choose_shapes(pairs: TokenPairs, config: DataConfig) -> list[Shape]:
     most padding from the pairs that fit into it.
     """
     source, target = pairs.source.lengths, pairs.target.lengths
-    cells, counts = np.unique(np.stack([source, target], axis=1), axis=0, return_counts=True)
+    width = int(target.max()) + 1
+    numbers = np.bincount(source * width + target)
+    cells = np.stack(np.divmod(np.flatnonzero(numbers), width), axis=1)  # the pairs of lengths that occur
+    counts = numbers[numbers > 0]
     cost = np.full(len(cells), int(source.max() + target.max()))  # padded tokens of a pair in its best shape so far
     chosen = {(int(source.max()), int(target.max()))}
     edges = [(int(s), int(t)) for s in _edges(source) for t in _edges(target)]

@@ -51,10 +51,9 @@ class Pipeline:
         """All batches of an epoch, in order: every pair once."""
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.pairs))
+        buckets = self._bucket[order]
         planned = [
-            Planned(shape, chunk)
-            for bucket, shape in enumerate(self.shapes)
-            for chunk in _chunks(order[self._bucket[order] == bucket], shape.rows)
+            Planned(shape, chunk) for bucket, shape in enumerate(self.shapes) for chunk in _chunks(order[buckets == bucket], shape.rows)
         ]
         return [planned[i] for i in rng.permutation(len(planned))]
 
@@ -73,9 +72,9 @@ class Pipeline:
         mine = self.share.of(planned)
         return make_batch(self.pairs, mine.pairs, mine.shape)
 
-    def waste(self, epoch: int = 0) -> float:
+    def waste(self, plan: Sequence[Planned]) -> float:
         """Share of an epoch's positions, filler rows included, that are padding."""
-        padded = sum(planned.shape.rows * (planned.shape.src + planned.shape.tgt) for planned in self.plan(epoch))
+        padded = sum(planned.shape.rows * (planned.shape.src + planned.shape.tgt) for planned in plan)
         return 1 - (len(self.pairs.source.flat) + len(self.pairs.target.flat)) / padded
 
 

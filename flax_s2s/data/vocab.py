@@ -6,8 +6,9 @@ exactly as it was.
 
 import hashlib
 import io
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import sentencepiece
@@ -17,6 +18,7 @@ from flax_s2s.config import BOS, EOS, PAD, UNK, UserError, VocabConfig
 from flax_s2s.data.corpus import Pair
 
 _LONGEST_TRAINING_LINE_BYTES = 1 << 16
+_MOST_PAIRS = 1_000_000  # that a vocabulary is trained from: SentencePiece holds them all in memory
 _THREADS = 4  # fixed, because SentencePiece's sums, and so its pieces, depend on the number of threads
 
 
@@ -73,17 +75,28 @@ class Vocabularies(NamedTuple):
         return hashlib.sha256(f"{self.source.sha256} {self.target.sha256}".encode()).hexdigest()
 
 
-def train(pairs: Sequence[Pair], config: VocabConfig) -> Vocabularies:
+def train(pairs: Iterable[Pair], config: VocabConfig) -> Vocabularies:
     """Trains the vocabularies of a corpus; the same pairs give the same bytes.
+
+    Of a large corpus only every second, third, ... pair is used, so many that at most a million remain.
+
+    Args:
+        pairs: read several times.
+        config: kind and size.
 
     Raises:
         UserError: the text is too small, or its alphabet too large, for `vocab.size`.
     """
-    source, target = (pair.source for pair in pairs), (pair.target for pair in pairs)
+    every = -(-sum(1 for _ in pairs) // _MOST_PAIRS) or 1
+
+    def chosen() -> Iterator[Pair]:
+        return itertools.islice(pairs, 0, None, every)
+
     if config.joint:
-        both = _train_one((line for pair in pairs for line in pair), config)
+        both = _train_one((line for pair in chosen() for line in pair), config)
         return Vocabularies(both, both)
-    return Vocabularies(_train_one(source, config), _train_one(target, config))
+    sides = ((pair[side] for pair in chosen()) for side in (0, 1))
+    return Vocabularies(*(_train_one(lines, config) for lines in sides))
 
 
 def _train_one(lines: Iterable[str], config: VocabConfig) -> Vocabulary:

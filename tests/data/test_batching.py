@@ -94,16 +94,6 @@ def test_pairs_are_left_out_for_the_first_reason_that_holds():
     assert str(filtered) == "2 long source, 1 long target, 1 length ratio"
 
 
-def test_evaluation_may_keep_uneven_pairs():
-    kept, filtered = keep_fitting(pairs_of([(1, 5), (6, 1)]), DataConfig(max_source_tokens=5, max_ratio=2.0), ratio=False)
-    assert (kept.tolist(), filtered) == ([0], Filtered(1, 0, 0))
-
-
-def test_an_empty_rest_is_the_users_error():
-    with pytest.raises(UserError, match=r"^all 2 pairs were left out \(1 long source, 0 long target, 1 length ratio\); raise "):
-        keep_fitting(pairs_of([(101, 5), (2, 90)]), DataConfig())
-
-
 @FEW
 @hypothesis.given(LENGTHS, st.integers(1, 40), st.integers(1, 40), st.floats(1, 10))
 def test_every_pair_is_kept_or_counted_once(lengths, source, target, ratio):
@@ -209,7 +199,8 @@ def test_every_real_token_appears_once_in_an_epoch(lengths, config):
 def test_multi30k_is_padded_by_less_than_15_percent():
     config = load_preset(str(ROOT / "configs" / "multi30k_en_de.py"))
     ready = make_ready(dataclasses.replace(config, data=dataclasses.replace(config.data, folder=str(MULTI30K))), None)
-    waste = Pipeline(ready.pairs, ready.shapes, config.seed).waste()
-    print(f"padding waste {waste:.2%}, shapes {', '.join(map(str, ready.shapes))}; left out: {ready.filtered}")
+    pipeline = Pipeline(ready.tokens.pairs, ready.shapes, config.seed)
+    waste = pipeline.waste(pipeline.plan(0))
+    print(f"padding waste {waste:.2%}, shapes {', '.join(map(str, ready.shapes))}; left out: {ready.tokens.filtered}")
     assert waste < 0.15
-    assert len(ready.pairs) + sum(ready.filtered) == 29_000
+    assert len(ready.tokens.pairs) + sum(ready.tokens.filtered) == 29_000

@@ -1,11 +1,11 @@
 import dataclasses
 import gzip
-import hashlib
 import json
 import logging
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import hypothesis
@@ -15,8 +15,8 @@ import tensorflow_datasets as tfds
 from hypothesis import strategies as st
 
 from flax_s2s.config import DataConfig, UserError
-from flax_s2s.data import corpus, phrases
-from flax_s2s.data.corpus import Pair, load
+from flax_s2s.data import corpus, datasets, files, phrases
+from flax_s2s.data.corpus import Pair, Reader, load
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the corpora of {SHARED} are not here")
@@ -149,10 +149,10 @@ def test_an_unreadable_file_is_named(tmp_path, monkeypatch):
     (tmp_path / "valid.en").mkdir()
     assert message(text_config(tmp_path), "valid") == f"{tmp_path}/valid.en cannot be read: Is a directory"
 
-    def refuse(path):
+    def refuse(path, mode):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(type(corpus.epath.Path(tmp_path)), "read_bytes", refuse)
+    monkeypatch.setattr(type(files.epath.Path(tmp_path)), "open", refuse)
     assert message(text_config(tmp_path)) == f"{tmp_path}/train.en cannot be read: Permission denied"
 
 
@@ -291,25 +291,58 @@ def test_an_empty_name_is_no_split(tmp_path):
     assert "there is no train split" in message(text_config(tmp_path, train="", valid=""), "valid")
 
 
-# Digest
+# Readers
 
 
-def test_the_digest_is_of_the_exact_pairs_in_order():
-    def digest(*pairs):
-        return corpus.Corpus("", [Pair(*pair) for pair in pairs], (), 0).sha256
+def test_a_reader_reads_anew_and_counts_anew(tmp_path):
+    write_pairs(tmp_path, [("", "x"), *numbered(3), ("y", " ")])
+    reader = Reader(text_config(tmp_path), "train", 1)
+    for _ in range(2):
+        assert list(reader) == numbered(3)
+        assert reader.blank == 2
+    write_pairs(tmp_path, numbered(2))
+    assert (list(reader), reader.blank) == (numbered(2), 0)
 
-    different = [
-        [("a", "bc")],
-        [("ab", "c")],
-        [("a", "b"), ("c", "d")],
-        [("c", "d"), ("a", "b")],
-        [("a", "b1 1 cd")],
-        [("b", "a")],
-        [],
-        [("a", "b"), ("c", "d"), ("c", "d")],
-    ]
-    assert len({digest(*pairs) for pairs in different}) == len(different)
-    assert digest(("a", "é"), ("bc", "d")) == hashlib.sha256("1 1 aé2 1 bcd".encode()).hexdigest()
+
+def test_a_reader_holds_no_file_in_memory(tmp_path):
+    """Of a file of many long lines only a few are read for the first pair."""
+    line = b"word " * 2_000 + b"\n"
+    write(tmp_path, train__en=line * 2_000, train__de=line * 2_000)  # 20 MB a side
+    reader = Reader(text_config(tmp_path), "train", 1)
+    tracemalloc.start()
+    count = sum(1 for _ in reader)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 2_000
+    assert peak < 2e6
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"train": "other"},
+        {"source": "de", "target": "en"},
+        {"max_train_pairs": 2},
+        {"max_source_tokens": 7},
+        {"valid": "", "held_out_pairs": 1},
+    ],
+)
+def test_the_fingerprint_tells_what_decides_the_pairs(tmp_path, fields):
+    write_pairs(write_pairs(tmp_path, numbered(20)), numbered(21), "other")
+    plain = Reader(text_config(tmp_path), "train", 1).fingerprint()
+    assert Reader(text_config(tmp_path, **fields), "train", 1).fingerprint() != plain
+
+
+def test_the_fingerprint_is_of_the_content(tmp_path):
+    write_pairs(tmp_path / "a", numbered(20))
+    write_pairs(tmp_path / "b", numbered(20))
+    config = text_config(tmp_path / "a")
+    plain = Reader(config, "train", 1).fingerprint()
+    same = [text_config(tmp_path / "b"), dataclasses.replace(config, batch_tokens=4096, buckets=3)]
+    assert {Reader(data, "train", 1).fingerprint() for data in same} == {plain}
+    write_pairs(tmp_path / "a", [*numbered(19), Pair("source 19", "target 20")])
+    assert Reader(config, "train", 1).fingerprint() != plain
+    assert Reader(DataConfig(format="phrases", max_train_pairs=9), "train", 1).fingerprint() is None
 
 
 # Phrases
@@ -383,10 +416,25 @@ def test_tfds_reads_array_record_in_order(prepared):
 
 
 def test_tfds_slices_nested_features_and_limits(prepared, monkeypatch):
-    monkeypatch.setattr(corpus, "_TFDS_READ", 5)
+    monkeypatch.setattr(datasets, "_READ", 5)
     data = tfds_config(prepared, train="train[50%:]", target="meta/title", max_train_pairs=4)
     assert load(data, "train", 1).pairs == [(f"one line {i}", f"title {i}") for i in range(6, 10)]
     assert len(load(tfds_config(prepared, train="train+test"), "train", 1).pairs) == 13
+
+
+def test_the_fingerprint_of_a_dataset_is_of_its_files(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    data = tfds_config(tmp_path)
+    plain = Reader(tfds_config(prepared), "train", 1).fingerprint()
+    assert plain is not None
+    assert Reader(data, "train", 1).fingerprint() == plain
+    assert Reader(dataclasses.replace(data, train="test"), "train", 1).fingerprint() != plain
+    shard = next(tmp_path.glob("tiny_translate/de-en/1.0.0/*train*"))
+    shard.write_bytes(shard.read_bytes() + b" ")
+    assert Reader(data, "train", 1).fingerprint() != plain
+    with tfds.testing.mock_data(num_examples=7):
+        mocked = DataConfig(format="tfds", dataset="wmt16_translate/de-en", source="de", target="en")
+        assert Reader(mocked, "train", 1).fingerprint() is None
 
 
 def test_tfds_holds_out_of_train(prepared):

@@ -1,0 +1,203 @@
+r"""Pairs of strings from aligned text files, TSV and JSONL, plain or gzipped, a line at a time.
+
+Enters: a `DataConfig` and a split. Leaves: source and target strings. In a file a line ends with `\n` and with nothing
+else: `\r` and U+2028 stay inside it (a `\r` before the `\n` is dropped, and a byte order mark at the start of the file).
+"""
+
+import codecs
+import contextlib
+import gzip
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from etils import epath
+
+from flax_s2s.config import DataConfig, UserError, nearest
+
+_BREAKS = re.compile(r"[\r\n]+")
+_UNREADABLE = (OSError, ImportError, ValueError)  # ImportError: the bucket's library; ValueError: NUL in the path
+
+
+class File(NamedTuple):
+    """A file of lines."""
+
+    path: epath.Path
+
+    def raw_lines(self) -> Iterator[bytes]:
+        """The lines as they are, decompressed, their ends included."""
+        try:
+            with self.path.open("rb") as file, gzip.open(file) if self.path.suffix == ".gz" else contextlib.nullcontext(file) as lines:
+                for number, line in enumerate(lines):
+                    yield line if number else line.removeprefix(codecs.BOM_UTF8)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{self.path} is not a whole gzip file: {error}; copy or compress it again") from None
+        except _UNREADABLE as error:
+            raise _unreadable(self.path, error) from error
+
+    def count_lines(self) -> int:
+        """How many lines there are."""
+        return sum(1 for _ in self.raw_lines())
+
+    def lines(self) -> Iterator[str]:
+        """The lines as text."""
+        for number, line in enumerate(self.raw_lines(), 1):
+            try:
+                text = line.removesuffix(b"\n").removesuffix(b"\r").decode()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{self.path} line {number} is not UTF-8: {error.reason} at byte {error.start + 1}; convert the file with iconv"
+                ) from None
+            yield text
+
+
+def _unreadable(path: epath.Path, error: Exception) -> UserError:
+    return UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
+
+
+def _find(data: DataConfig, split: str, names: Sequence[str]) -> File:
+    """The first of the named files of `data.folder` that exists."""
+    try:
+        folder = epath.Path(data.folder)
+    except KeyError as error:
+        raise UserError(f"data.folder={data.folder!r} has the unknown scheme {error}; use a path, gs:// or s3://") from None
+    given = f"data.{split}={getattr(data, split)!r}"
+    for name in names:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise UserError(f"{given} must name a file inside data.folder={data.folder!r}, got {name!r}; set data.folder to its folder")
+        if _exists(folder / name):
+            return File(folder / name)
+    place = (folder / names[0]).parent
+    try:
+        near = nearest(PurePosixPath(names[0]).name, [file.name for file in place.iterdir()])
+    except OSError as error:
+        raise UserError(f"{given}: {place} cannot be read: {error.strerror}; set data.folder, relative to the working directory") from None
+    raise UserError(f"{given}: there is no {' or '.join(names)} in {folder}{near}")
+
+
+def _exists(path: epath.Path) -> bool:
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        return False
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    return True
+
+
+def read_lines(name: str) -> list[str]:
+    """The lines of one file (plain or .gz), blank ones included.
+
+    Raises:
+        UserError: missing, unreadable, or not UTF-8.
+    """
+    if not _exists(epath.Path(name)):
+        raise UserError(f"there is no file {name}")
+    return list(File(epath.Path(name)).lines())
+
+
+def hash_file(name: str) -> bytes | None:
+    """sha256 of a file's bytes; None where there is no such file."""
+    try:
+        with epath.Path(name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except FileNotFoundError:
+        return None
+    except _UNREADABLE as error:
+        raise _unreadable(epath.Path(name), error) from error
+
+
+def find(data: DataConfig, split: str) -> list[File]:
+    """The files of a split: two of aligned text, else one.
+
+    Raises:
+        UserError: one is missing or cannot be read, or lies outside of `data.folder`.
+    """
+    name: str = getattr(data, split)
+    if data.format == "text":
+        pattern = name if "{side}" in name else f"{name}.{{side}}"
+        sides = [pattern.replace("{side}", side) for side in (data.source, data.target)]
+        return [_find(data, split, [side, f"{side}.gz"]) for side in sides]
+    return [_find(data, split, [name, f"{name}.{data.format}", f"{name}.{data.format}.gz"])]
+
+
+def read(data: DataConfig, split: str) -> Iterator[tuple[str, str]]:
+    """The pairs of a split.
+
+    Raises:
+        UserError: what `find` raises; a line that is not what the format asks for.
+    """
+    files = find(data, split)
+    if data.format == "text":
+        return _text(*files)
+    return _tsv(files[0], data) if data.format == "tsv" else _jsonl(files[0], data)
+
+
+def _text(source: File, target: File) -> Iterator[tuple[str, str]]:
+    lines = source.count_lines(), target.count_lines()
+    if lines[0] != lines[1]:
+        raise UserError(
+            f"{source.path} has {lines[0]} lines and {target.path} {lines[1]}; aligned files must have equally many{_slip(source, target)}"
+        )
+    return zip(source.lines(), target.lines(), strict=True)
+
+
+def _slip(source: File, target: File) -> str:
+    for number, (left, right) in enumerate(zip(source.lines(), target.lines(), strict=False), 1):
+        if bool(left.strip()) != bool(right.strip()):
+            return f"; the first line where only one is blank is {number}"
+    return ""
+
+
+def _tsv(file: File, data: DataConfig) -> Iterator[tuple[str, str]]:
+    """Columns of a tab-separated file; a quotation mark is a character like any other, and no line is a header."""
+    source, target = _column("source", data.source), _column("target", data.target)
+    for number, line in enumerate(file.lines(), 1):
+        cells = line.split("\t")
+        if len(cells) <= max(source, target):
+            raise UserError(
+                f"{file.path} line {number} has {len(cells)} columns; data.source={source} and data.target={target} "
+                f"count from 0 and need at least {max(source, target) + 1}"
+            )
+        yield cells[source], cells[target]
+
+
+def _column(side: str, number: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", number):
+        raise UserError(f"data.{side}={number!r} must be a column number for data.format=tsv; the first column is 0")
+    return int(number)
+
+
+def _jsonl(file: File, data: DataConfig) -> Iterator[tuple[str, str]]:
+    """Fields of one JSON object a line."""
+    for number, line in enumerate(file.lines(), 1):
+        where = f"{file.path} line {number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} is not JSON: {error}; each line must be one object") from None
+        yield _field(record, data.source, where), _field(record, data.target, where)
+
+
+def _field(record: object, name: str, where: str) -> str:
+    if not isinstance(record, dict):
+        raise UserError(f"{where} must be an object such as {{{name!r}: ...}}, got {type(record).__name__}")
+    if name not in record:
+        raise UserError(f"{where} has no field {name!r}, only {', '.join(map(repr, record)) or 'none'}{nearest(name, record)}")
+    return one_line(record[name], f"{where}, field {name!r},")
+
+
+def one_line(value: object, where: str) -> str:
+    """A string, or UTF-8 bytes, with each run of line breaks replaced by a space."""
+    try:
+        text = value.decode() if isinstance(value, bytes) else value
+        if not isinstance(text, str):
+            raise UserError(f"{where} must be a string, got {type(text).__name__}")
+        text.encode()  # JSON can spell half of a surrogate pair
+    except UnicodeError as error:
+        raise UserError(f"{where} is not Unicode text: {error}") from None
+    return _BREAKS.sub(" ", text)

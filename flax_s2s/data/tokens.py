@@ -1,0 +1,132 @@
+"""A tokenized corpus on disk: made once, kept by the hash of its content, and read as it is needed.
+
+Enters: a `Reader` and its vocabularies. Leaves: token pairs that are mapped from files, not held in memory, so that ten
+million pairs start as fast as the files can be hashed.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from flax_s2s.config import DataConfig, UserError
+from flax_s2s.data.batching import Filtered, Ragged, TokenPairs, add_end, keep_fitting
+from flax_s2s.data.corpus import Pair, Reader
+from flax_s2s.data.vocab import Vocabularies
+
+_FORMAT = 1  # raised when the files change their form
+_PAIRS_AT_ONCE = 10_000
+_SIDES = ("source", "target")
+_ABANDONED_SECS = 24 * 3600.0  # a half-made folder this old is of a process that was killed
+
+
+class Tokens(NamedTuple):
+    """A tokenized corpus and what is known of its text."""
+
+    pairs: TokenPairs
+    filtered: Filtered
+    blank: int
+    """Pairs left out because a side is blank."""
+    sha256: str
+    """Hash of the pairs' text in their order, before filtering."""
+
+
+def tokenize(pairs: Sequence[Pair], vocabularies: Vocabularies) -> TokenPairs:
+    """Token ids of both sides, each ending with EOS."""
+    source = vocabularies.source.encode([pair.source for pair in pairs])
+    target = vocabularies.target.encode([pair.target for pair in pairs])
+    return TokenPairs(add_end(source), add_end(target))
+
+
+def open_tokens(reader: Reader, vocabularies: Vocabularies, config: DataConfig, kept_in: Path | None) -> Tokens:
+    """The corpus of a reader, tokenized and filtered.
+
+    Args:
+        reader: the pairs.
+        vocabularies: of both sides.
+        config: the limits of length and ratio.
+        kept_in: folder of tokenized corpora; None: made anew each time, and kept nowhere.
+
+    Raises:
+        UserError: what reading raises; or all pairs are left out.
+    """
+    content = reader.fingerprint() if kept_in else None
+    if kept_in is None or content is None:
+        with tempfile.TemporaryDirectory(prefix="flax_s2s_") as made:
+            _write(Path(made), reader, vocabularies, config)
+            return _open(Path(made))  # files that are mapped live on without a name
+    folder = kept_in / hashlib.sha256(f"{_FORMAT} {content} {vocabularies.sha256}".encode()).hexdigest()
+    try:
+        return _open(folder)
+    except (OSError, ValueError, KeyError):  # not there, or damaged
+        shutil.rmtree(folder, ignore_errors=True)
+    _sweep(kept_in)
+    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=kept_in))
+    try:
+        _write(partial, reader, vocabularies, config)
+        if not folder.exists():  # another process may have been faster
+            partial.rename(folder)
+        return _open(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sweep(kept_in: Path) -> None:
+    for partial in kept_in.glob("partial-*"):
+        if time.time() - partial.stat().st_mtime > _ABANDONED_SECS:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(folder: Path, reader: Reader, vocabularies: Vocabularies, config: DataConfig) -> None:
+    """Tokens one after the other, lengths one after the other, and a description, written last."""
+    narrow = max(len(vocabularies.source), len(vocabularies.target)) <= 1 << 16
+    dtype = np.dtype(np.uint16 if narrow else np.int32)
+    filtered, text, count = Filtered(0, 0, 0), hashlib.sha256(), 0
+    stream = iter(reader)
+    with _files(folder, "ids") as ids, _files(folder, "lengths") as lengths:
+        while chunk := list(itertools.islice(stream, _PAIRS_AT_ONCE)):
+            text.update("".join(f"{len(s)} {len(t)} {s}{t}" for s, t in chunk).encode())
+            pairs = tokenize(chunk, vocabularies)
+            kept, left_out = keep_fitting(pairs, config)
+            filtered = Filtered(*(one + two for one, two in zip(filtered, left_out, strict=True)))
+            count += len(chunk)
+            if len(kept) < len(chunk):
+                pairs = pairs.take(kept)
+            for side, ragged in zip(_SIDES, (pairs.source, pairs.target), strict=True):
+                ids[side].write(ragged.flat.astype(dtype).tobytes())
+                lengths[side].write(ragged.lengths.astype(np.int32).tobytes())
+    if sum(filtered) == count:
+        raise UserError(
+            f"all {count:,} pairs were left out ({filtered}); raise data.max_source_tokens, data.max_target_tokens or data.max_ratio"
+        )
+    described = {"dtype": dtype.name, "filtered": filtered, "blank": reader.blank, "sha256": text.hexdigest()}
+    (folder / "description.json").write_text(json.dumps(described))
+
+
+@contextlib.contextmanager
+def _files(folder: Path, kind: str) -> Iterator[dict[str, BinaryIO]]:
+    """A file of each side, open for writing."""
+    with contextlib.ExitStack() as stack:
+        yield {side: stack.enter_context((folder / f"{side}.{kind}").open("wb")) for side in _SIDES}
+
+
+def _open(folder: Path) -> Tokens:
+    described: dict[str, Any] = json.loads((folder / "description.json").read_text())
+    sides = []
+    for side in _SIDES:
+        lengths = np.fromfile(folder / f"{side}.lengths", np.int32)
+        starts = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=starts[1:])
+        flat = np.memmap(folder / f"{side}.ids", described["dtype"], mode="r")
+        if len(flat) != starts[-1]:
+            raise ValueError(f"{folder} is damaged")
+        sides.append(Ragged(flat, starts))
+    return Tokens(TokenPairs(*sides), Filtered(*described["filtered"]), described["blank"], described["sha256"])
