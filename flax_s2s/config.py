@@ -133,6 +133,8 @@ class ModelConfig:
     """Start of the forget gates' biases (Jozefowicz et al. 2015)."""
     compute: Literal["float32", "bfloat16"] = identity("float32")
     """Type of the matrix products; parameters, cell states, softmax and loss stay float32."""
+    kernel: Literal["auto", "scan", "cudnn"] = operational("auto")
+    """What runs an LSTM layer over time; auto: cudnn on NVIDIA GPUs in float32, else scan."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -430,6 +432,8 @@ def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
         raise UserError(
             f"model.hidden_size={model.hidden_size} must be even, so that each direction gets half; use {model.hidden_size + 1}"
         )
+    if model.kernel == "cudnn" and model.compute != "float32":
+        raise UserError(f"model.kernel=cudnn computes in float32 only, got model.compute={model.compute}; use model.kernel=auto")
     if model.input_feeding and model.attention == "none":
         raise UserError("model.input_feeding needs attention, got model.attention=none; use general")
     if model.tie == "all" and not vocab.joint:

@@ -5,6 +5,7 @@ One mesh axis, `data`: rows of a batch are spread over it, everything else is on
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -65,6 +66,11 @@ def make_devices(count: int, rows: dict[str, int]) -> Devices:
             raise UserError(
                 f"{name}={value} must be a multiple of the {len(chosen)} devices; use {fitting}, or training.devices={_largest_divisor(value, len(chosen))}"
             )
+    return devices_of(chosen)
+
+
+def devices_of(chosen: Sequence[jax.Device]) -> Devices:
+    """The mesh of these devices, which need not be here: programs can be compiled for others."""
     mesh = jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
     return Devices(mesh, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS)))
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from flax_s2s.config import PAD, ModelConfig
 from flax_s2s.model.attention import Attention, Source
 from flax_s2s.model.dropout import drop
-from flax_s2s.model.lstm import LSTM, LSTMState, lstm_cell, lstm_layer
+from flax_s2s.model.lstm import LSTM, LSTMState, choose_kernel, lstm_cell, lstm_layer
 from flax_s2s.model.recurrence import Kernels, Multiply, multiply_by, scan
 
 _TARGET_SITE, _READOUT_SITE = 100, 200  # dropout sites; an encoder's layer i is site i, a decoder's is _TARGET_SITE + i
@@ -84,7 +84,7 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         """Declares the layers; a bidirectional one is a list of two."""
-        self.config = config
+        self.config, self.kernel = config, choose_kernel(config.kernel, config.compute)
         directions, size, layers = sizes(config).directions, config.embedding_size, []
         for index in range(config.encoder_layers):
             both = index < config.bidirectional_layers
@@ -101,7 +101,7 @@ class Encoder(nnx.Module):
         """Outputs of the top layer and the final state of every layer, both directions side by side."""
         features, finals = embedded, []
         for index, directions in enumerate(self.layers):
-            read = [lstm_layer(layer, features, mask, reverse=bool(number)) for number, layer in enumerate(directions)]
+            read = [lstm_layer(layer, features, mask, None, bool(number), self.kernel) for number, layer in enumerate(directions)]
             outputs = jnp.concatenate([output for output, _ in read], axis=-1)
             finals.append(jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *[final for _, final in read]))
             outputs = drop(outputs, keys, index + 1, self.config.dropout)
@@ -150,7 +150,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         """Declares layers, attention and readout."""
-        self.config = config
+        self.config, self.kernel = config, choose_kernel(config.kernel, config.compute)
         hidden, derived, init = config.hidden_size, sizes(config), initializers(config)[0]
         context = derived.memory if config.attention != "none" else 0
         lowest = config.embedding_size + (derived.readout if config.input_feeding else 0)
@@ -169,7 +169,7 @@ class Decoder(nnx.Module):
             return self._feed(memory, embedded, keys)
 
         def run(index: int, inputs: Any) -> Any:
-            outputs, _ = lstm_layer(self.layers[index], inputs, initial=memory.start[index])
+            outputs, _ = lstm_layer(self.layers[index], inputs, None, memory.start[index], False, self.kernel)
             return drop(outputs, keys, _TARGET_SITE + index + 1, self.config.dropout)
 
         readouts, _ = self._stack(multiply_by(self._kernels(memory)), self._constants(memory).source, embedded, run)

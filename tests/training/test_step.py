@@ -1,12 +1,11 @@
 import functools
-import math
-import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hlo import collectives, computations, inside_loops
 from jax import lax
 from jax.sharding import PartitionSpec
 
@@ -127,36 +126,6 @@ def test_the_place_in_the_data_decides_the_masks():
     assert without[0] == without[1]
 
 
-COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast)(-start)?\(")
-
-
-def computations(text):
-    """The lines of each computation of an HLO module, by name."""
-    found, name = {}, ""
-    for line in text.splitlines():
-        if header := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
-            name = header[1]
-            found[name] = []
-        elif line.startswith("  "):
-            found[name].append(line)
-    return found
-
-
-def inside_loops(found):
-    """Names of the computations that a while loop runs, however deep."""
-    called = {name: {n for n in re.findall(r"%([\w.\-]+)", " ".join(lines)) if n in found} for name, lines in found.items()}
-    waiting = [
-        n for lines in found.values() for line in lines if " while(" in line for n in re.findall(r"(?:body|condition)=%([\w.\-]+)", line)
-    ]
-    inside = set()
-    while waiting:
-        name = waiting.pop()
-        if name not in inside:
-            inside.add(name)
-            waiting += called[name]
-    return inside
-
-
 KINDS = {
     "attention": FULL,
     "feeding": config_of(input_feeding=True),
@@ -168,16 +137,12 @@ KINDS = {
 @pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
 def test_what_is_sent_between_devices_is_the_gradient_once(config):
     """And the three sums of the loss; a tied table, a weight used at every step, is sent like any other."""
-    found = computations(lowered(config).as_text())
-    loops, sent = inside_loops(found), 0
-    assert loops  # the text was understood: the LSTM is a loop
-    for name, lines in found.items():
-        for result, kind, _ in (match.groups() for line in lines if (match := COLLECTIVE.search(line))):
-            assert (kind, name in loops) == ("all-reduce", False)
-            assert set(re.findall(r"(\w+)\[", result)) == {"f32"}
-            sent += sum(4 * math.prod(map(int, filter(None, shape.split(",")))) for shape in re.findall(r"f32\[([\d,]*)\]", result))
+    text = lowered(config).as_text()
+    assert inside_loops(computations(text))  # the text was understood: the LSTM is a loop
+    sent = collectives(text)
+    assert {(one.kind, one.inside_loop, *one.types) for one in sent} == {("all-reduce", False, "f32")}
     params = abstract_state(config, (VOCAB, VOCAB), make_optimizer(config.optimizer), make_devices(8, {})).params
-    assert sent == 4 * count_parameters(params) + 4 * 3
+    assert sum(one.bytes for one in sent) == 4 * count_parameters(params) + 4 * 3
 
 
 def test_a_sum_inside_a_loop_would_be_seen():
@@ -187,8 +152,8 @@ def test_a_sum_inside_a_loop_would_be_seen():
     def looped(rows):
         return lax.fori_loop(0, 5, lambda _, total: total + lax.psum(rows.sum(axis=0) * total, AXIS), jnp.ones(3))
 
-    found = computations(jax.jit(looped).lower(jax.ShapeDtypeStruct((8, 3), jnp.float32)).compile().as_text())
-    assert {name in inside_loops(found) for name, lines in found.items() if COLLECTIVE.search("\n".join(lines))} == {True}
+    text = jax.jit(looped).lower(jax.ShapeDtypeStruct((8, 3), jnp.float32)).compile().as_text()
+    assert {one.inside_loop for one in collectives(text)} == {True}
 
 
 def test_each_shape_is_compiled_once():

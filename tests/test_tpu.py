@@ -1,0 +1,79 @@
+"""Every preset's programs compiled for TPUs, ahead of time and without one: what they send, where, and what they need.
+
+Vocabularies are as large as configured and batches as the token budget allows; no corpus is read.
+"""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hlo import collectives, computations, host_transfers, inside_loops
+from jax.experimental import topologies
+
+from flax_s2s.config import load_preset
+from flax_s2s.data.batching import rows_of
+from flax_s2s.decoding.translate import make_search
+from flax_s2s.model.seq2seq import make_model
+from flax_s2s.parallel import devices_of
+from flax_s2s.training.optimizer import make_optimizer
+from flax_s2s.training.state import abstract_state, count_parameters
+from flax_s2s.training.step import abstract_batch, make_train_step
+
+PRESETS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+V5E_BYTES = 16 * 2**30  # memory of one chip
+LENGTH = 32
+
+pytestmark = pytest.mark.tpu_aot
+
+
+@functools.cache
+def chips(topology):
+    """The chips of a slice that is not here."""
+    pytest.importorskip("libtpu", reason="libtpu is not installed: it is made for Linux on x86-64")
+    return devices_of(topologies.get_topology_desc(topology, platform="tpu").devices)
+
+
+def described(preset, devices):
+    config = load_preset(str(preset))
+    sizes = (config.vocab.size, config.vocab.size)
+    model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
+    return config, model, optimizer, abstract_state(config, sizes, optimizer, devices)
+
+
+def check_memory(program):
+    memory = program.memory_analysis()
+    assert memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes < V5E_BYTES
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5e:4x8"])
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_the_train_step(preset, topology):
+    devices = chips(topology)
+    config, model, optimizer, state = described(preset, devices)
+    rows = -(-rows_of(LENGTH, LENGTH, config.data) // devices.count) * devices.count
+    step = make_train_step(model, optimizer, config, devices)
+    after = jax.ShapeDtypeStruct((2,), jnp.int32, sharding=devices.replicated)
+    program = step.lower(state, abstract_batch((rows, LENGTH, LENGTH), devices), after).compile()
+    text = program.as_text()
+    assert inside_loops(computations(text))
+    sent = collectives(text)
+    assert {(one.kind, one.inside_loop) for one in sent} == {("all-reduce", False)}
+    assert sum(one.bytes for one in sent) == 4 * count_parameters(state.params) + 4 * 3
+    assert not host_transfers(text)
+    check_memory(program)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_the_beam_search(preset):
+    devices = chips("v5e:2x2")
+    config, model, _, state = described(preset, devices)
+    sources = jax.ShapeDtypeStruct((config.decoding.rows, LENGTH), np.int32, sharding=devices.by_row)
+    program = make_search(model, config.decoding, devices).lower(state.params, sources).compile()
+    text = program.as_text()
+    assert inside_loops(computations(text))
+    assert not collectives(text)
+    assert not host_transfers(text)
+    check_memory(program)
