@@ -8,11 +8,14 @@ match its manifest is named and passed over in favor of the one before.
 """
 
 import concurrent.futures
+import contextlib
 import errno
 import hashlib
 import importlib.metadata
 import json
 import logging
+import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,11 +24,12 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from flax_s2s import __version__
 from flax_s2s.config import UserError
 from flax_s2s.training.state import Params, TrainState, hash_state
 
 MANIFEST = "manifest.json"
-_PACKAGES = ("flax_s2s", "jax", "flax", "optax", "orbax-checkpoint", "sentencepiece")
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "sentencepiece")
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every file it touches, and every error it then raises
 
@@ -42,12 +46,13 @@ class Manifest(NamedTuple):
     """What is known of a complete checkpoint."""
 
     step: int
-    score: float | None  # gain of training.best_metric, if it was just measured
+    score: float | None  # gain of `metric`, if it was measured at this step
     state_sha256: str
     leaves: dict[str, str]  # path -> type and shape
     bound: Bound
     versions: dict[str, str]
     files: dict[str, str]  # path -> sha256
+    metric: str = ""  # what score is a gain of
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -61,6 +66,11 @@ def _whole(parts: dict[str, Any]) -> TrainState:
     return rest._replace(params=parts["params"], average=parts.get("average"))
 
 
+def _without_best(state: TrainState) -> TrainState:
+    best, bad = (jax.device_put(value, state.step.sharding) for value in (np.float32(-np.inf), np.int32(0)))
+    return state._replace(best_score=best, bad_evaluations=bad)
+
+
 def describe_leaves(parts: Any) -> dict[str, str]:
     """`{"['params']['encoder']...": "float32 (256, 2048)"}` of arrays or their abstract stand-ins."""
     return {jax.tree_util.keystr(path): f"{leaf.dtype} {leaf.shape}" for path, leaf in jax.tree_util.tree_leaves_with_path(parts)}
@@ -68,7 +78,7 @@ def describe_leaves(parts: Any) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide results."""
-    found = {}
+    found = {"flax_s2s": __version__}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -80,9 +90,9 @@ def versions() -> dict[str, str]:
 class Checkpoints:
     """The checkpoints of one run directory."""
 
-    def __init__(self, folder: epath.Path, keep_last: int = 1, keep_best: int = 0, speaks: bool = True) -> None:
-        """`speaks` is True on process 0, which writes manifests and deletes."""
-        self.folder, self.keep_last, self.keep_best, self.speaks = folder.resolve(), keep_last, keep_best, speaks
+    def __init__(self, folder: epath.Path, metric: str = "loss", keep_last: int = 1, keep_best: int = 0, speaks: bool = True) -> None:
+        """`metric` is what the best are the best by; `speaks` is True on process 0, which writes manifests and deletes."""
+        self.folder, self.metric, self.keep_last, self.keep_best, self.speaks = folder.resolve(), metric, keep_last, keep_best, speaks
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future[None] | None = None
 
@@ -90,7 +100,8 @@ class Checkpoints:
         """Steps with a manifest, oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(child.name) for child in self.folder.iterdir() if child.name.isdigit() and (child / MANIFEST).exists())
+        names = (child.name for child in self.folder.iterdir() if (child / MANIFEST).exists())
+        return sorted(int(name) for name in names if re.fullmatch("[0-9]+", name))
 
     def manifest(self, step: int) -> Manifest:
         """Reads a manifest.
@@ -123,12 +134,22 @@ class Checkpoints:
             if not self.speaks:
                 return
             files = hash_files(self.folder / str(step))
-            manifest = Manifest(step, score, hash_state(copy), describe_leaves(_parts(copy)), bound, versions(), files)
-            partial = self.folder / f"{step}.{MANIFEST}.partial"
-            partial.write_text(json.dumps({**manifest._asdict(), "bound": bound._asdict()}, indent=1))
-            partial.replace(self.folder / str(step) / MANIFEST)
+            leaves = describe_leaves(_parts(copy))
+            manifest = Manifest(step, score, hash_state(copy), leaves, bound, versions(), files, self.metric)
+            self._write(manifest)
             self._prune()
         on_saved(manifest)
+
+    def _write(self, manifest: Manifest) -> None:
+        partial = self.folder / f"{manifest.step}.{MANIFEST}.partial"
+        partial.write_text(json.dumps({**manifest._asdict(), "bound": manifest.bound._asdict()}, indent=1))
+        partial.replace(self.folder / str(manifest.step) / MANIFEST)
+
+    def rate(self, step: int, score: float) -> None:
+        """Gives a score to a checkpoint that was saved before its evaluation."""
+        if self.speaks and step in self.steps():
+            with _disk_errors(self.folder):
+                self._write(self.manifest(step)._replace(score=score, metric=self.metric))
 
     def wait(self) -> None:
         """Waits until the last save is complete.
@@ -163,8 +184,13 @@ class Checkpoints:
                 child.unlink()
 
     def best(self, count: int) -> list[int]:
-        """The `count` steps with the best scores, best first; of equals the later."""
-        scored = [(score, step) for step in self.steps() if (score := self.manifest(step).score) is not None]
+        """The `count` steps with the best scores, best first; of equals the later. What cannot be read has no score."""
+        scored = []
+        for step in self.steps():
+            with contextlib.suppress(UserError):
+                manifest = self.manifest(step)
+                if manifest.score is not None and math.isfinite(manifest.score) and manifest.metric == self.metric:
+                    scored.append((manifest.score, step))
         return [step for _, step in sorted(scored, reverse=True)[:count]]
 
     def choose(self, which: str) -> int:
@@ -180,41 +206,55 @@ class Checkpoints:
             return (self.best(1) or steps[-1:])[0]
         if which == "last":
             return steps[-1]
-        if which.isdigit() and int(which) in steps:
+        if which in map(str, steps):
             return int(which)
         raise UserError(f"there is no checkpoint {which!r}; use best, last, or one of {', '.join(map(str, steps))}")
 
     def restore(self, abstract: TrainState, bound: Bound, say: Callable[[str], None]) -> TrainState | None:
-        """The newest sound checkpoint, on the devices of `abstract`; None when there is none yet. What a kill left is removed.
+        """The newest sound checkpoint, on the devices of `abstract`; None when there is none yet.
+
+        What a kill left is removed, and a damaged checkpoint is set aside as `STEP.damaged`, so that it counts no longer. Where
+        the best have been the best by another metric, the search for the best begins anew.
 
         Raises:
             UserError: it was made with another corpus, vocabulary or model; or all there are are damaged.
         """
-        steps = self.steps()
+        steps, damaged = self.steps(), list[int]()
         if self.speaks:
             self._sweep()
         for step in reversed(steps):
             manifest, damage = self._verify(step)
             if manifest is None:
                 say(f"checkpoint {self.folder / str(step)} is damaged and passed over: {damage}")
+                damaged.append(step)
                 continue
             self._refuse_others(manifest, bound, describe_leaves(_parts(abstract)))
-            return _whole(ocp.load_checkpointables(self.folder / str(step), _parts(abstract)))
+            state = _whole(ocp.load_checkpointables(self.folder / str(step), _parts(abstract)))
+            self._set_aside(damaged)
+            return state if manifest.metric in ("", self.metric) else _without_best(state)
         if steps:
             raise UserError(
                 f"every checkpoint in {self.folder} is damaged; restore the run directory from a copy, or use another --run-dir"
             )
         return None
 
-    def load_params(self, step: int, abstract: Params) -> Params:
+    def _set_aside(self, damaged: list[int]) -> None:
+        for step in damaged if self.speaks else ():
+            aside = self.folder / f"{step}.damaged"
+            if aside.exists():
+                aside.rmtree()
+            (self.folder / str(step)).rename(aside)
+
+    def load_params(self, step: int, abstract: Params, vocab_sha256: str) -> Params:
         """The parameters to decode with (their moving average where there is one); nothing else is read.
 
         Raises:
-            UserError: the checkpoint is damaged, or of another model.
+            UserError: the checkpoint is damaged, or of another model or vocabulary.
         """
         manifest, damage = self._verify(step)
         if manifest is None:
             raise UserError(f"checkpoint {self.folder / str(step)} is damaged ({damage}); choose another with --checkpoint")
+        self._refuse_other_vocabulary(manifest, vocab_sha256)
         name = "average" if any(path.startswith("['average']") for path in manifest.leaves) else "params"
         wanted = {name: abstract}
         _compare({path: kind for path, kind in manifest.leaves.items() if path.startswith(f"['{name}']")}, describe_leaves(wanted))
@@ -239,9 +279,12 @@ class Checkpoints:
                 f"the training pairs are not those that {self.folder.parent} was trained on (sha256 {bound.corpus_sha256[:12]} instead of "
                 f"{manifest.bound.corpus_sha256[:12]}); give the same data, or another --run-dir"
             )
-        if manifest.bound.vocab_sha256 != bound.vocab_sha256:
-            raise UserError(f"the vocabulary in {self.folder.parent} is not the one it was trained with; restore it from a copy")
+        self._refuse_other_vocabulary(manifest, bound.vocab_sha256)
         _compare(manifest.leaves, leaves)
+
+    def _refuse_other_vocabulary(self, manifest: Manifest, vocab_sha256: str) -> None:
+        if manifest.bound.vocab_sha256 != vocab_sha256:
+            raise UserError(f"the vocabulary in {self.folder.parent} is not the one it was trained with; restore it from a copy")
 
 
 def _compare(saved: dict[str, str], wanted: dict[str, str]) -> None:

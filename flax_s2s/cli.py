@@ -130,10 +130,10 @@ class Score:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
     try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(USAGE, flush=True)
+            return 0
         verb = VERBS.get(arguments[0])
         if verb is None:
             raise UserError(f"there is no verb {arguments[0]!r}{nearest(arguments[0], VERBS)}; verbs: {', '.join(VERBS)}")
@@ -141,6 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         _print_error(str(error))
         return USER_ERROR
+    except BrokenPipeError:  # the reader of stdout has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more when it ends
+        return 0
     except OSError as error:  # a disk that is full or gone; a file of the user's is checked where it is opened
         _print_error(f"{error.filename or 'the system'}: {error.strerror or error}; nothing that was complete is lost")
         return USER_ERROR

@@ -206,7 +206,7 @@ class DecodingConfig:
     length_penalty: float = operational(1.0)
     """Exponent alpha of the length penalty ((5 + length) / 6) ** alpha (Wu et al. 2016, equation 14)."""
     max_length_ratio: float = operational(2.0)
-    """A translation has at most max_length_ratio * source tokens + max_length_extra tokens."""
+    """A translation has at most max_length_ratio * source tokens + max_length_extra tokens; the end mark counts in the source."""
     max_length_extra: int = operational(10)
     """See max_length_ratio."""
     rows: int = operational(64)
@@ -368,8 +368,11 @@ def load_preset(path: str) -> Config:
 _POSITIVE = """data.max_source_tokens data.max_target_tokens data.batch_tokens data.row_multiple data.buckets data.held_out_pairs
     model.embedding_size model.hidden_size model.encoder_layers model.decoder_layers optimizer.learning_rate
     optimizer.accumulate_batches training.steps training.log_every_steps training.evaluate_every_steps
-    training.save_every_steps training.keep_last decoding.beam_size decoding.rows decoding.max_source_tokens""".split()
+    optimizer.epsilon training.save_every_steps training.keep_last decoding.beam_size decoding.rows decoding.max_source_tokens""".split()
 _PROBABILITY = "model.dropout optimizer.beta1 optimizer.beta2 optimizer.label_smoothing optimizer.average_decay".split()
+
+
+_LANGUAGE = r"[A-Za-z]{2,3}([_-].*)?"  # a code of ISO 639, perhaps with a script or region
 
 
 def check(config: Config) -> Config:
@@ -388,9 +391,18 @@ def check(config: Config) -> Config:
     for name in _PROBABILITY:
         if not 0 <= float(str(leaves[name])) < 1:
             raise UserError(f"{name}={leaves[name]} must be at least 0 and less than 1")
+    if config.model.dropout > 255 / 256:
+        raise UserError(f"model.dropout={config.model.dropout} must be at most 255/256, because one random byte decides a feature")
+    if config.seed >= 2**32:
+        raise UserError(f"seed={config.seed} must be less than 2**32")
     _check_data(config)
     _check_model(config.model, config.vocab)
     _check_optimizer(config.optimizer)
+    if config.optimizer.schedule == "cosine" and config.training.steps > config.optimizer.decay_steps:
+        raise UserError(
+            f"training.steps={config.training.steps} goes beyond optimizer.decay_steps={config.optimizer.decay_steps}, where the learning "
+            "rate of schedule=cosine is zero and nothing more is learned; use fewer steps, or a new run with more decay_steps"
+        )
     _check_evaluation(config)
     return config
 
@@ -434,6 +446,8 @@ def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
         )
     if model.kernel == "cudnn" and model.compute != "float32":
         raise UserError(f"model.kernel=cudnn computes in float32 only, got model.compute={model.compute}; use model.kernel=auto")
+    if model.attention == "none" and model.bridge == "zero":
+        raise UserError("model.attention=none with model.bridge=zero shows the decoder nothing of the source; use model.bridge=copy")
     if model.input_feeding and model.attention == "none":
         raise UserError("model.input_feeding needs attention, got model.attention=none; use general")
     if model.tie == "all" and not vocab.joint:
@@ -470,6 +484,11 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
 
 def _check_evaluation(config: Config) -> None:
     best, metrics = config.training.best_metric, config.evaluation.metrics
+    if "bleu" in metrics and config.evaluation.tokenizer == "auto" and not re.fullmatch(_LANGUAGE, config.data.target):
+        raise UserError(
+            f"evaluation.tokenizer=auto goes by the target's language, which data.target={config.data.target!r} does not tell; "
+            "give one: zh for Chinese, char for Japanese or Thai, 13a for languages written with spaces"
+        )
     if best != "loss" and best not in metrics:
         raise UserError(f"training.best_metric={best} must be loss or one of evaluation.metrics: {', '.join(metrics)}")
     if best != "loss" and config.evaluation.valid_pairs == 0:

@@ -75,6 +75,12 @@ def devices_of(chosen: Sequence[jax.Device]) -> Devices:
     return Devices(mesh, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
+def make_decoding_devices(most: int, rows: int) -> Devices:
+    """The mesh of as many devices as there are, at most `most` (0: all), and as divide the rows: a run decodes anywhere."""
+    found = jax.devices()
+    return devices_of(found[: _largest_divisor(rows, min(most or len(found), len(found)))])
+
+
 def _largest_divisor(value: int, most: int) -> int:
     return next(count for count in range(most, 0, -1) if value % count == 0)
 

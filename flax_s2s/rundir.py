@@ -1,18 +1,61 @@
 """A run directory: its layout, its configuration, and who holds it.
 
-config.json  vocab/  checkpoints/  metrics.jsonl  tensorboard/
+config.json  vocab/  checkpoints/  metrics.jsonl  tensorboard/  train.lock
 """
 
 import contextlib
+import errno
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
 from flax_s2s.config import Config, UserError, from_json, to_json
 
 CONFIG, VOCAB, CHECKPOINTS, LOCK = "config.json", "vocab", "checkpoints", "train.lock"
+
+
+def make_path(name: str) -> epath.Path:
+    """A path on this machine or in a bucket.
+
+    Raises:
+        UserError: its scheme is unknown, or the library for it is not installed.
+    """
+    try:
+        path = epath.Path(name)
+        path.exists()
+    except (KeyError, ImportError) as error:
+        raise UserError(f"{name!r} cannot be opened: {type(error).__name__}: {error}; use a path, gs:// or s3://") from None
+    return path
+
+
+@contextlib.contextmanager
+def writing(name: str) -> Iterator[Any]:
+    """A file for a result, open for bytes, that appears whole or not at all; a pipe or device is written to directly.
+
+    Raises:
+        UserError: it cannot be written; said before any work is done.
+    """
+    path = make_path(name if "://" in name else os.path.realpath(name))  # a link is written through
+    special = "://" not in name and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+    partial = path if special else path.parent / f".{path.name}.{os.getpid()}.partial"
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        file = partial.open("wb")
+    except OSError as error:
+        raise UserError(f"{name} cannot be written: {error.strerror or error}") from None
+    try:
+        with file:
+            yield file
+        if not special:
+            partial.replace(path)
+    finally:
+        if not special:
+            partial.unlink(missing_ok=True)
 
 
 def write_config(folder: epath.Path, config: Config) -> None:
@@ -33,7 +76,9 @@ def read_config(folder: epath.Path) -> Config:
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder} is not a run directory: it has no {CONFIG}; `train CONFIG --run-dir DIR` makes one")
     try:
-        return from_json((folder / CONFIG).read_text())
+        return from_json((folder / CONFIG).read_bytes().decode())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{folder / CONFIG} is not UTF-8 at byte {error.start + 1}; restore it from a copy") from None
     except UserError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from None
 
@@ -42,40 +87,20 @@ def read_config(folder: epath.Path) -> Config:
 def hold(folder: epath.Path) -> Iterator[None]:
     """Holds a run directory for training, so that no other process trains in it.
 
-    A process that died on this host does not hold it any longer; of another host nobody can tell, so the user decides.
+    The system takes the lock from a process that dies, however it dies. The file stays; it says who held it last.
 
     Raises:
         UserError: another process holds it; it is named.
     """
-    lock, me = folder / LOCK, f"{socket.gethostname()} {os.getpid()}"
-    while True:
+    path, me = folder / LOCK, f"process {os.getpid()} on {socket.gethostname()}"
+    with open(os.fspath(path), "a+") as file:
         try:
-            with open(os.fspath(lock), "x") as file:
-                file.write(me)
-            break
-        except FileExistsError:
-            _refuse_living(lock)
-            lock.unlink(missing_ok=True)
-    try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "another process"
+            raise UserError(f"{folder} is in use by {holder}; wait until it has ended, or use another --run-dir") from None
+        file.truncate(0)
+        file.write(me)
+        file.flush()
         yield
-    finally:
-        lock.unlink(missing_ok=True)
-
-
-def _refuse_living(lock: epath.Path) -> None:
-    """Raises unless the holder is known to be dead."""
-    try:
-        host, _, pid = lock.read_text().partition(" ")
-    except FileNotFoundError:
-        return
-    if host == socket.gethostname() and pid.isdigit() and int(pid) != os.getpid():
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return
-        except PermissionError:
-            pass
-    raise UserError(
-        f"{lock.parent} is in use by process {pid or '?'} on {host or '?'}; wait until it has ended, use another --run-dir, or, "
-        f"if you are certain that it is dead, delete {lock}"
-    )

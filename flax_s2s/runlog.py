@@ -4,6 +4,7 @@ Only process 0 says anything.
 """
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -55,7 +56,7 @@ class RunLog:
         """Opens the progress bar (on a terminal) and the TensorBoard file."""
         if not self.speaks:
             return
-        self._board = tensorboardX.SummaryWriter(str(self.folder / "tensorboard"), flush_secs=30)
+        self._board = tensorboardX.SummaryWriter(str(self.folder / "tensorboard"), flush_secs=30, purge_step=done or None)
         if self.console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
             self._progress = Progress(*columns, console=self.console)
@@ -71,9 +72,10 @@ class RunLog:
         """Appends a line to `metrics.jsonl` and the numbers to TensorBoard."""
         if not self.speaks:
             return
-        record = {"step": step, "split": split, **values}
+        finite = {name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in values.items()}
+        record = {"step": step, "split": split, **finite}
         with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
         for name, value in values.items():
             if self._board and isinstance(value, (int, float)):
                 self._board.add_scalar(f"{split}/{name}", value, step)

@@ -7,16 +7,26 @@ fail() {
   exit 1
 }
 
-# A candidate may exist and still fail (a shim of a version manager, a Python without ensurepip), so each is tried.
+# A candidate may exist and still fail (a shim of a version manager), so each is tried. It needs venv and a pip to put
+# into the environment: its own (ensurepip, which Debian packs apart, as python3.11-venv), or the one it runs.
 _suitable() {
-  "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1
+  "$1" -c 'import sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 &&
+    { "$1" -c 'import ensurepip' || "$1" -m pip --version; } >/dev/null 2>&1
+}
+
+_make_venv() {
+  if "$1" -c 'import ensurepip' >/dev/null 2>&1; then
+    "$1" -m venv "$2"
+  else
+    "$1" -m venv --without-pip "$2" && "$1" -m pip --python "$2/bin/python" install pip
+  fi
 }
 
 # Prints the Python to build with: $PYTHON if set, else the first suitable one on the PATH.
 find_python() {
   local candidate
   if [[ -n "${PYTHON:-}" ]]; then
-    _suitable "$PYTHON" || fail "PYTHON=$PYTHON must be Python 3.11 or 3.12 with its venv module"
+    _suitable "$PYTHON" || fail "PYTHON=$PYTHON must be Python 3.11 or 3.12 with venv and pip"
     echo "$PYTHON"
     return
   fi
@@ -26,7 +36,7 @@ find_python() {
       return
     fi
   done
-  fail "found no Python 3.11 or 3.12 with its venv module; install one (Debian, Ubuntu: python3.11 and python3.11-venv) or name it: PYTHON=/path/to/python bash ..."
+  fail "found no Python 3.11 or 3.12 with venv and pip; install one (Debian, Ubuntu: python3.11 and python3.11-venv) or name it: PYTHON=/path/to/python bash ..."
 }
 
 _sha256() {
@@ -53,7 +63,7 @@ make_environment() {
   echo incomplete >"$folder/stamp"
   log=$folder/install.log
   {
-    "$python" -m venv "$folder" &&
+    _make_venv "$python" "$folder" &&
       awk '/^setuptools==/ { on = 1 } on { print; if (!/\\$/) exit }' "$lock" >"$folder/setuptools.txt" &&
       "$folder/bin/pip" install --require-hashes --no-deps -r "$folder/setuptools.txt" &&
       "$folder/bin/pip" install --require-hashes --no-build-isolation --use-pep517 -r "$lock" &&

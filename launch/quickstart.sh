@@ -84,7 +84,8 @@ Next:
   source .venv/bin/activate
   echo 'your own line' | flax-s2s decode $run_dir
   flax-s2s train configs/quickstart.py --run-dir runs/mine --data.format tsv --data.folder FOLDER \\
-    --data.train train.tsv --data.valid '' --data.test '' --data.source 0 --data.target 1 --data.max-train-pairs 0
+    --data.train train.tsv --data.valid '' --data.test '' --data.source 0 --data.target 1 --data.max-train-pairs 0 \\
+    --vocab.kind unigram --vocab.size 4000
   flax-s2s train --help
   tensorboard --logdir runs    # after: pip install tensorboard
 END

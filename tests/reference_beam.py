@@ -48,7 +48,7 @@ def beam_search(
                 finished.append(Found(one.ids, one.logp, one.logp / penalty(length, alpha), True))
         finished.sort(key=lambda one: -one.score)
         live = [one for one in extensions if one.ids[-1] != eos][:beam_size]
-        if len(finished) >= beam_size:
+        if beam_size == 1 and finished:
             break
         if early_exit and len(finished) >= n_best and all(one.score <= finished[n_best - 1].score for one in live):
             break

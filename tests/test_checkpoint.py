@@ -74,6 +74,78 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4", "5"]
 
 
+def test_a_score_may_come_later(tmp_path: Path) -> None:
+    save(tmp_path, [1, 2, 3], [0.1, None, 0.2])
+    checkpoints = Checkpoints(epath.Path(tmp_path))
+    checkpoints.rate(2, 0.9)
+    checkpoints.rate(7, 9.9)  # there is none
+    assert (checkpoints.choose("best"), checkpoints.steps()) == (2, [1, 2, 3])
+    assert checkpoints.load_params(2, abstract().params, "vocabulary")
+
+
+def test_what_is_no_number_is_not_the_best(tmp_path: Path) -> None:
+    save(tmp_path, [1, 2, 3, 4], [-1.0, float("nan"), -0.9, -1.1])
+    assert Checkpoints(epath.Path(tmp_path)).best(9) == [3, 1, 4]
+
+
+def test_scores_of_another_metric_are_not_compared(tmp_path: Path) -> None:
+    save(tmp_path, [1, 2], [20.0, 30.0], metric="bleu")
+    save(tmp_path, [3, 4], [-1.2, -1.9], metric="loss")
+    assert Checkpoints(epath.Path(tmp_path), "loss").best(9) == [3, 4]
+    assert Checkpoints(epath.Path(tmp_path), "bleu").best(9) == [2, 1]
+    assert Checkpoints(epath.Path(tmp_path), "chrf").choose("best") == 4
+
+
+def test_with_another_metric_the_search_for_the_best_begins_anew(tmp_path: Path) -> None:
+    score, bad = jax.device_put((np.float32(20), np.int32(3)), make_devices(1, {}).replicated)
+    best = state_at(1)._replace(best_score=score, bad_evaluations=bad)
+    checkpoints = Checkpoints(epath.Path(tmp_path), "bleu")
+    checkpoints.save(best, 20.0, BOUND, lambda _: None)
+    checkpoints.close()
+    found = {metric: Checkpoints(epath.Path(tmp_path), metric).restore(abstract(), BOUND, silent) for metric in ("bleu", "loss")}
+    seen = {metric: (float(state.best_score), int(state.bad_evaluations)) for metric, state in found.items() if state}
+    assert seen == {"bleu": (20.0, 3), "loss": (-np.inf, 0)}
+
+
+def test_what_is_saved_after_a_damaged_one_is_kept(tmp_path: Path) -> None:
+    save(tmp_path, [20, 40], keep_last=1, keep_best=1)
+    save(tmp_path, [20, 40])
+    victim = next(path for path in (tmp_path / "40").glob("**/*") if path.is_file() and path.name != MANIFEST)
+    victim.write_bytes(b"")
+    checkpoints = Checkpoints(epath.Path(tmp_path), keep_last=1)
+    restored = checkpoints.restore(abstract(), BOUND, silent)
+    assert restored is not None and int(restored.step) == 20
+    for step in (25, 30):
+        checkpoints.save(state_at(step), None, BOUND, lambda _: None)
+    checkpoints.close()
+    assert checkpoints.steps() == [30]
+    assert (tmp_path / "40.damaged").is_dir()  # for whoever wants to know why
+
+
+def test_an_unreadable_manifest_of_an_old_checkpoint_stops_nothing(tmp_path: Path) -> None:
+    save(tmp_path, [20, 40], [0.1, 0.2])
+    (tmp_path / "20" / MANIFEST).write_text("{")
+    assert Checkpoints(epath.Path(tmp_path)).choose("best") == 40
+    save(tmp_path, [60], [0.15])
+    assert Checkpoints(epath.Path(tmp_path)).best(9) == [40, 60]
+
+
+def test_names_that_look_like_numbers_are_no_steps(tmp_path: Path) -> None:
+    save(tmp_path, [2])
+    (tmp_path / "²").mkdir()
+    (tmp_path / "²" / MANIFEST).write_text("{}")
+    checkpoints = Checkpoints(epath.Path(tmp_path))
+    assert checkpoints.steps() == [2]
+    with pytest.raises(UserError, match="there is no checkpoint '²'"):
+        checkpoints.choose("²")
+
+
+def test_parameters_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
+    save(tmp_path, [1])
+    with pytest.raises(UserError, match=r"the vocabulary in .* is not the one it was trained with"):
+        Checkpoints(epath.Path(tmp_path)).load_params(1, abstract().params, "another")
+
+
 def test_without_scores_the_best_is_the_last(tmp_path: Path) -> None:
     save(tmp_path, [1, 2])
     assert Checkpoints(epath.Path(tmp_path)).choose("best") == 2
@@ -137,7 +209,7 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"every checkpoint in .* is damaged"):
         Checkpoints(epath.Path(tmp_path)).restore(abstract(), BOUND, silent)
     with pytest.raises(UserError, match=r"is damaged .*_CHECKPOINT_METADATA is missing"):
-        Checkpoints(epath.Path(tmp_path)).load_params(1, abstract().params)
+        Checkpoints(epath.Path(tmp_path)).load_params(1, abstract().params, "vocabulary")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +232,7 @@ def test_another_shape_or_type_is_refused_with_the_differing_key(tmp_path: Path)
         Checkpoints(epath.Path(tmp_path)).restore(abstract(wider), BOUND, silent)
     narrow = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float16, sharding=leaf.sharding), abstract().params)
     with pytest.raises(UserError, match=r"float32 .* there and float16"):
-        Checkpoints(epath.Path(tmp_path)).load_params(1, narrow)
+        Checkpoints(epath.Path(tmp_path)).load_params(1, narrow, "vocabulary")
 
 
 def test_decoding_gets_the_moving_average_and_reads_nothing_else(tmp_path: Path) -> None:
@@ -170,7 +242,7 @@ def test_decoding_gets_the_moving_average_and_reads_nothing_else(tmp_path: Path)
     checkpoints = Checkpoints(epath.Path(tmp_path))
     checkpoints.save(state, None, BOUND, lambda manifest: None)
     checkpoints.close()
-    loaded = Checkpoints(epath.Path(tmp_path)).load_params(1, abstract().params)
+    loaded = Checkpoints(epath.Path(tmp_path)).load_params(1, abstract().params, "vocabulary")
     assert hash_state(loaded) == hash_state(state.average) != hash_state(state.params)
 
 

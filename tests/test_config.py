@@ -299,7 +299,8 @@ def test_no_number_may_be_infinite(value):
     """data.max_source_tokens data.max_target_tokens data.batch_tokens data.row_multiple data.buckets data.held_out_pairs
     model.embedding_size model.hidden_size model.encoder_layers model.decoder_layers optimizer.learning_rate
     optimizer.accumulate_batches training.steps training.log_every_steps training.evaluate_every_steps
-    training.save_every_steps training.keep_last decoding.beam_size decoding.rows decoding.max_source_tokens""".split(),
+    training.save_every_steps training.keep_last decoding.beam_size decoding.rows decoding.max_source_tokens
+    optimizer.epsilon""".split(),
 )
 def test_a_count_of_nothing_is_refused(name):
     kind = type(flatten(GOOD)[name][0])
@@ -311,11 +312,15 @@ def test_a_count_of_nothing_is_refused(name):
     "name", ["model.dropout", "optimizer.beta1", "optimizer.beta2", "optimizer.label_smoothing", "optimizer.average_decay"]
 )
 def test_a_probability_is_below_one(name):
-    assert check(changed(GOOD, {name: 0.999}))
+    assert check(changed(GOOD, {name: 0.99}))
     with pytest.raises(UserError, match=f"^{name}=1.0 must be at least 0 and less than 1$"):
         check(changed(GOOD, {name: 1.0}))
 
 
+NO_LANGUAGE = (
+    "evaluation.tokenizer=auto goes by the target's language, which data.target={} does not tell; "
+    "give one: zh for Chinese, char for Japanese or Thai, 13a for languages written with spaces"
+)
 RULES = [  # fields that break a rule, the whole message, and the remedy it names
     (
         {"data.batch_tokens": 799},
@@ -421,6 +426,31 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         "optimizer.schedule=halving needs optimizer.halve_every_steps greater than 0, got 0",
         {"optimizer.halve_every_steps": 1},
     ),
+    (
+        {"optimizer.schedule": "cosine", "optimizer.decay_steps": 99, "training.steps": 100},
+        "training.steps=100 goes beyond optimizer.decay_steps=99, where the learning rate of schedule=cosine is zero and nothing more "
+        "is learned; use fewer steps, or a new run with more decay_steps",
+        {"training.steps": 99},
+    ),
+    (
+        {"model.dropout": 0.997},
+        "model.dropout=0.997 must be at most 255/256, because one random byte decides a feature",
+        {"model.dropout": 0.996},
+    ),
+    ({"seed": 2**32}, "seed=4294967296 must be less than 2**32", {"seed": 2**32 - 1}),
+    (
+        {"model.attention": "none", "model.bridge": "zero"},
+        "model.attention=none with model.bridge=zero shows the decoder nothing of the source; use model.bridge=copy",
+        {"model.bridge": "copy"},
+    ),
+    (
+        {"model.kernel": "cudnn", "model.compute": "bfloat16"},
+        "model.kernel=cudnn computes in float32 only, got model.compute=bfloat16; use model.kernel=auto",
+        {"model.kernel": "auto"},
+    ),
+    ({"data.target": "1", "data.format": "tsv"}, NO_LANGUAGE.format("'1'"), {"evaluation.tokenizer": "13a"}),
+    ({"data.target": "chinese", "data.format": "jsonl"}, NO_LANGUAGE.format("'chinese'"), {"evaluation.tokenizer": "zh"}),
+    ({"data.target": "1", "data.format": "tsv"}, NO_LANGUAGE.format("'1'"), {"evaluation.metrics": ("chrf",)}),
     ({"optimizer.weight_decay": 0.1}, "optimizer.weight_decay needs optimizer.name=adamw, got adam", {"optimizer.name": "adamw"}),
     (
         {"training.best_metric": "wer"},

@@ -7,7 +7,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from flax_s2s import parallel
 from flax_s2s.config import UserError
-from flax_s2s.parallel import AXIS, feed_all, feed_rows, make_devices, my_rows, place, read_rows
+from flax_s2s.parallel import AXIS, feed_all, feed_rows, make_decoding_devices, make_devices, my_rows, place, read_rows
 
 
 @pytest.mark.parametrize(("count", "found"), [(0, 8), (1, 1), (2, 2), (8, 8)])
@@ -34,6 +34,12 @@ def test_rows_that_do_not_divide_are_answered_with_two_remedies(value, count):
     rows, fewer = map(int, re.match(message, str(error.value)).groups())
     assert make_devices(count, {"data.row_multiple": rows}).count == (count or 8)
     assert make_devices(fewer, {"data.row_multiple": value}).count == fewer
+
+
+@pytest.mark.parametrize(("most", "rows", "found"), [(0, 64, 8), (16, 64, 8), (2, 64, 2), (0, 12, 6), (0, 7, 7), (5, 64, 4), (0, 1, 1)])
+def test_decoding_takes_the_devices_there_are(most, rows, found):
+    """A run that was trained on more devices than there are decodes all the same."""
+    assert make_decoding_devices(most, rows).count == found
 
 
 def test_rows_go_to_the_devices_and_come_back():

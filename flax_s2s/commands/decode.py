@@ -1,7 +1,10 @@
 """`decode RUN_DIR`: translates lines, one out for each one in, in order."""
 
+import codecs
 import contextlib
+import gzip
 import sys
+import zlib
 from typing import Any
 
 from etils import epath
@@ -9,6 +12,7 @@ from etils import epath
 from flax_s2s.commands.wiring import Opened, console, open_run
 from flax_s2s.config import UserError
 from flax_s2s.decoding.translate import Translator
+from flax_s2s.rundir import make_path, writing
 
 _TOGETHER = 1 << 14  # lines read and sorted by length at a time, so that memory does not grow with the file
 
@@ -16,19 +20,14 @@ _TOGETHER = 1 << 14  # lines read and sorted by length at a time, so that memory
 def run(run_dir: str, checkpoint: str, overrides: dict[str, Any], input_file: str, output_file: str) -> int:
     """Translates a file or stdin to a file or stdout; an output file appears whole or not at all."""
     _refuse_same_file(input_file, output_file)
-    partial = epath.Path(f"{output_file}.partial")
     try:
-        with _open_input(input_file) as source:
-            opened = open_run(run_dir, checkpoint, overrides)
-            with _open_output(partial) if output_file else contextlib.nullcontext(sys.stdout.buffer) as target:
-                _translate(opened, source, target, says_all=bool(output_file))
-        if output_file:
-            partial.replace(output_file)
+        with (
+            _open_input(input_file) as source,
+            writing(output_file) if output_file else contextlib.nullcontext(sys.stdout.buffer) as target,
+        ):
+            _translate(open_run(run_dir, checkpoint, overrides), source, target, says_all=bool(output_file))
     except BrokenPipeError:
         sys.stderr.close()  # the reader of stdout has left, as `head` does: nothing is wrong
-    finally:
-        if output_file:
-            partial.unlink(missing_ok=True)
     return 0
 
 
@@ -52,17 +51,12 @@ def _translate(opened: Opened, source: Any, target: Any, says_all: bool) -> None
 def _open_input(name: str) -> Any:
     if not name:
         return contextlib.nullcontext(sys.stdin.buffer)
+    path = make_path(name)
     try:
-        return epath.Path(name).open("rb")
+        file = path.open("rb")
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
-
-
-def _open_output(file: epath.Path) -> Any:
-    try:
-        return file.open("wb")
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror or error}") from None
+    return gzip.open(file) if path.suffix == ".gz" else file
 
 
 def _refuse_same_file(input_file: str, output_file: str) -> None:
@@ -70,10 +64,19 @@ def _refuse_same_file(input_file: str, output_file: str) -> None:
         raise UserError(f"--input and --output are both {input_file}; give another --output")
 
 
+def _next_line(source: Any) -> bytes:
+    try:
+        line: bytes = source.readline()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"the input is not a whole gzip file: {error}; copy or compress it again") from None
+    return line
+
+
 def _read_lines(source: Any, counts: dict[str, int]) -> list[str]:
     r"""The next lines; a line ends with `\n` alone, what is not UTF-8 becomes U+FFFD and is counted."""
     lines: list[str] = []
-    while len(lines) < _TOGETHER and (raw := source.readline()):
+    while len(lines) < _TOGETHER and (raw := _next_line(source)):
+        raw = raw if counts["lines"] or lines else raw.removeprefix(codecs.BOM_UTF8)
         line = raw.removesuffix(b"\n").removesuffix(b"\r")
         try:
             lines.append(line.decode())

@@ -1,18 +1,18 @@
 """`evaluate RUN_DIR`: decodes a split and scores it."""
 
+import contextlib
 import dataclasses
 import json
 from typing import Any
 
-from etils import epath
 from rich.table import Table
 
 from flax_s2s.commands.wiring import console, open_run
-from flax_s2s.config import UserError
 from flax_s2s.data import corpus
 from flax_s2s.decoding.evaluate import family_scores, show
 from flax_s2s.decoding.score import Score, score
 from flax_s2s.decoding.translate import Translator
+from flax_s2s.rundir import writing
 from flax_s2s.runlog import make_console
 
 
@@ -20,6 +20,16 @@ def run(
     run_dir: str, split: corpus.Split, checkpoint: str, data_folder: str, overrides: dict[str, Any], samples: int, json_file: str
 ) -> int:
     """Prints a table of scores with their signatures, and writes it as JSON where asked."""
+    with writing(json_file) if json_file else contextlib.nullcontext() as file:
+        result = _evaluate(run_dir, split, checkpoint, data_folder, overrides, samples)
+        if file:
+            file.write((json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+    return 0
+
+
+def _evaluate(
+    run_dir: str, split: corpus.Split, checkpoint: str, data_folder: str, overrides: dict[str, Any], samples: int
+) -> dict[str, Any]:
     opened, out = open_run(run_dir, checkpoint, overrides), console()
     config = opened.config
     data = config.data if not data_folder else dataclasses.replace(config.data, folder=data_folder)
@@ -33,7 +43,7 @@ def run(
     for i in range(0, len(found), max(1, len(found) // max(samples, 1)))[:samples] if samples else ():
         out.print(show(chosen.pairs[i], found[i]))
     print_scores(scores, families)
-    result = {
+    result: dict[str, Any] = {
         "split": split,
         "pairs": len(chosen.pairs),
         "beam_size": config.decoding.beam_size,
@@ -43,12 +53,7 @@ def run(
         "cut_translations": sum(not t.finished for t in found),
         "cut_sources": sum(t.cut_source for t in found),
     }
-    if json_file:
-        try:
-            epath.Path(json_file).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise UserError(f"{json_file} cannot be written: {error.strerror or error}") from None
-    return 0
+    return result
 
 
 def print_scores(scores: dict[str, Score], families: dict[str, Score]) -> None:

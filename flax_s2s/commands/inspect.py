@@ -12,6 +12,7 @@ from rich.table import Table
 from flax_s2s import parallel, rundir
 from flax_s2s.commands.wiring import Ready, begin, make_ready, measure_products
 from flax_s2s.config import Config, UserError, check
+from flax_s2s.data import vocab
 from flax_s2s.data.batching import Shape
 from flax_s2s.data.pipeline import Pipeline
 from flax_s2s.model.flops import Flops, count_flops
@@ -34,7 +35,9 @@ def run(config: Config, run_dir: str, memory: bool) -> int:
     except UserError as error:
         ready = None
         out.print(f"without its corpus, so without shapes and memory: {error}\n")
-    sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target)) if ready else (config.vocab.size,) * 2
+    kept = vocab.load(rundir.make_path(run_dir) / rundir.VOCAB, config.vocab.joint) if run_dir else None
+    vocabularies = ready.vocabularies if ready else kept
+    sizes = (len(vocabularies.source), len(vocabularies.target)) if vocabularies else (config.vocab.size,) * 2
     params = jax.eval_shape(lambda: init_params(config.model, *sizes, jax.random.key(0)))
     flops = count_flops(config.model, params)
     out.print(_parameters(params))

@@ -1,14 +1,14 @@
 """`score RUN_DIR --source FILE --target FILE`: how probable the model finds given pairs."""
 
+import contextlib
 import math
 import sys
-
-from etils import epath
 
 from flax_s2s.commands.wiring import console, open_run
 from flax_s2s.config import UserError
 from flax_s2s.data.files import read_lines
 from flax_s2s.decoding.forced import Scorer
+from flax_s2s.rundir import writing
 
 
 def run(run_dir: str, checkpoint: str, source: str, target: str, output: str) -> int:
@@ -18,18 +18,15 @@ def run(run_dir: str, checkpoint: str, source: str, target: str, output: str) ->
         raise UserError(f"{source} has {len(sources)} lines and {target} {len(targets)}; they must have equally many")
     if not sources:
         raise UserError(f"{source} is empty; give at least one pair")
-    opened, out = open_run(run_dir, checkpoint, {}), console()
-    scorer = Scorer(opened.model, opened.vocabularies, opened.config.decoding.rows, opened.devices)
-    with out.status("scoring"):
-        found = scorer(opened.params, sources, targets)
-    text = "".join(f"{pair.logp:.6f}\n" for pair in found)
-    if output:
-        try:
-            epath.Path(output).write_text(text)
-        except OSError as error:
-            raise UserError(f"{output} cannot be written: {error.strerror or error}") from None
-    else:
-        sys.stdout.write(text)
+    with writing(output) if output else contextlib.nullcontext(sys.stdout.buffer) as file:
+        opened, out = open_run(run_dir, checkpoint, {}), console()
+        scorer = Scorer(opened.model, opened.vocabularies, opened.config.decoding.rows, opened.devices)
+        with out.status("scoring"):
+            found = scorer(opened.params, sources, targets)
+        file.write("".join(f"{pair.logp:.6f}\n" for pair in found).encode())
+        file.flush()
     logp, tokens = sum(pair.logp for pair in found), sum(pair.tokens for pair in found)
-    out.print(f"{len(found):,} pairs, {tokens:,} target tokens, log-probability {logp:.2f}, perplexity {math.exp(-logp / tokens):.3f}")
+    out.print(
+        f"{len(found):,} pairs, {tokens:,} target tokens, log-probability {logp:.2f}, perplexity {math.exp(min(-logp / tokens, 700.0)):.3f}"
+    )
     return 0

@@ -17,7 +17,7 @@ from flax_s2s.checkpoint import Bound, Checkpoints, Manifest, versions
 from flax_s2s.commands.wiring import Ready, begin, make_ready
 from flax_s2s.config import Config, UserError, check, differences, to_json
 from flax_s2s.data import corpus, vocab
-from flax_s2s.data.batching import Shape
+from flax_s2s.data.batching import Shape, TokenPairs
 from flax_s2s.data.corpus import Corpus
 from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
 from flax_s2s.data.tokens import tokenize
@@ -70,7 +70,7 @@ def run(config: Config, run_dir: str) -> int:
     Raises:
         UserError: see the checks of each room.
     """
-    config, folder = check(config), epath.Path(run_dir)
+    config, folder = check(config), rundir.make_path(run_dir)
     begin()
     devices = parallel.make_devices(
         config.training.devices, {"data.row_multiple": config.data.row_multiple, "decoding.rows": config.decoding.rows}
@@ -87,23 +87,27 @@ def run(config: Config, run_dir: str) -> int:
 
 
 def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog) -> int:
-    ready = make_ready(config, folder / rundir.VOCAB)
+    checkpoints = Checkpoints(
+        folder / rundir.CHECKPOINTS, config.training.best_metric, config.training.keep_last, config.training.keep_best, log.speaks
+    )
+    # Before the first checkpoint nothing is bound to a vocabulary that is there, and the text may have been corrected since.
+    ready = make_ready(config, folder / rundir.VOCAB if checkpoints.steps() else None)
     valid = corpus.load(config.data, "valid", config.seed)
+    fitting = _fitting(valid, ready)
     sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target))
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
     pipeline = Pipeline(ready.tokens.pairs, ready.shapes, config.seed, Share(*parallel.process()))
     bound = Bound(to_json(config), ready.vocabularies.sha256, ready.tokens.sha256)
-    checkpoints = Checkpoints(folder / rundir.CHECKPOINTS, config.training.keep_last, config.training.keep_best, log.speaks)
     abstract = abstract_state(config, sizes, optimizer, devices)
     state = checkpoints.restore(abstract, bound, log.line)
-    log.line(describe(config, ready, valid, pipeline, devices, count_parameters(abstract.params)))
+    log.line(describe(config, ready, valid, fitting, pipeline, devices, count_parameters(abstract.params)))
     if state is None:
         state = create_state(config, sizes, optimizer, devices)
     else:
         log.line(f"continuing {folder} at step {int(state.step)}")
     position = Position(*np.asarray(state.position).tolist())
     train_step, eval_step = _steps(config, model, optimizer, abstract, _by_first_use(pipeline, position), devices)
-    evaluations = _evaluations(config, ready, valid, model, eval_step, devices)
+    evaluations = _evaluations(config, ready, valid, fitting, model, eval_step, devices)
     if log.speaks:  # nothing is written before everything has been read and found good
         rundir.write_config(folder, config)
         vocab.save(ready.vocabularies, folder / rundir.VOCAB)
@@ -114,11 +118,13 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog) ->
 
     log.start(int(state.step), config.training.steps)
     with contextlib.closing(train_step), contextlib.closing(eval_step), StopRequest() as stop_requested:
-        work = loop.Work(train_step, evaluations, lambda state, score: checkpoints.save(state, score, bound, on_saved), stop_requested)
+        work = loop.Work(
+            train_step, evaluations, lambda state, score: checkpoints.save(state, score, bound, on_saved), checkpoints.rate, stop_requested
+        )
         stream = pipeline.stream(position)
         state, outcome = loop.run(state, stream, work, config.training, config.optimizer.accumulate_batches, devices, log)
         checkpoints.close()
-    _say_next(folder, state, outcome, log)
+    _say_next(folder, state, outcome, config, log)
     return STOPPED if outcome == "stopped" else DONE
 
 
@@ -172,14 +178,20 @@ def _shape(batch: Any) -> Shape:
     return Shape(rows, src, tgt)
 
 
-def _evaluations(config: Config, ready: Ready, valid: Corpus, model: Model, eval_step: Programs, devices: Devices) -> list[loop.Evaluation]:
-    pairs = tokenize(valid.pairs, ready.vocabularies)
-    largest = ready.shapes[-1]
+def _fitting(valid: Corpus, ready: Ready) -> TokenPairs:
+    """The validation pairs that fit into a shape of the training pairs."""
+    pairs, largest = tokenize(valid.pairs, ready.vocabularies), ready.shapes[-1]
     fitting = np.flatnonzero((pairs.source.lengths <= largest.src) & (pairs.target.lengths <= largest.tgt))
-    fitted, share = pairs.take(fitting), Share(*parallel.process())
-    if not len(fitted):
+    if not len(fitting):
         raise UserError(f"no pair of {valid.name} fits into the largest shape, {largest}; give validation pairs like the training pairs")
-    evaluations = [loop.make_loss_evaluation(eval_step, lambda: in_order(fitted, ready.shapes, share), devices)]
+    return pairs.take(fitting)
+
+
+def _evaluations(
+    config: Config, ready: Ready, valid: Corpus, fitting: TokenPairs, model: Model, eval_step: Programs, devices: Devices
+) -> list[loop.Evaluation]:
+    share = Share(*parallel.process())
+    evaluations = [loop.make_loss_evaluation(eval_step, lambda: in_order(fitting, ready.shapes, share), devices)]
     chosen = list(itertools.islice(valid.pairs, config.evaluation.valid_pairs))
     if chosen:
         greedy = dataclasses.replace(config.decoding, beam_size=1)
@@ -188,7 +200,9 @@ def _evaluations(config: Config, ready: Ready, valid: Corpus, model: Model, eval
     return evaluations
 
 
-def describe(config: Config, ready: Ready, valid: Corpus, pipeline: Pipeline, devices: Devices, parameters: int) -> str:
+def describe(
+    config: Config, ready: Ready, valid: Corpus, fitting: TokenPairs, pipeline: Pipeline, devices: Devices, parameters: int
+) -> str:
     """The block at the start: what is trained on what, with what."""
     train, sides = ready.train, ready.vocabularies
     vocabulary = f"{config.vocab.kind}, joint {len(sides.source):,}"
@@ -196,10 +210,16 @@ def describe(config: Config, ready: Ready, valid: Corpus, pipeline: Pipeline, de
         vocabulary = f"{config.vocab.kind}, {config.data.source} {len(sides.source):,}, {config.data.target} {len(sides.target):,}"
     kind = devices.mesh.devices.flat[0].device_kind
     plan = pipeline.plan(0)
+    sizes = (len(ready.tokens.pairs.source.flat), len(ready.tokens.pairs.target.flat))
+    unknown = [
+        f"{side} {count / size:.2%}"
+        for side, count, size in zip((config.data.source, config.data.target), ready.tokens.unknown, sizes, strict=True)
+    ]
     lines = {
         "train": f"{len(ready.tokens.pairs):,} pairs of {train.name}; left out: {ready.tokens.blank:,} blank, {ready.tokens.filtered}",
-        "valid": f"{len(valid.pairs):,} pairs of {valid.name}; left out: {valid.blank:,} blank",
-        "vocabulary": vocabulary,
+        "valid": f"{len(valid.pairs):,} pairs of {valid.name}; left out: {valid.blank:,} blank; "
+        f"{len(valid.pairs) - len(fitting):,} too long for the shapes, left out of the loss",
+        "vocabulary": f"{vocabulary}; unknown tokens {' '.join(unknown)}",
         "parameters": f"{parameters:,}",
         "devices": f"{devices.count} x {kind} in {parallel.process()[1]} process(es)",
         "kernel": choose_kernel(config.model.kernel, config.model.compute),
@@ -210,11 +230,12 @@ def describe(config: Config, ready: Ready, valid: Corpus, pipeline: Pipeline, de
     return "\n".join(f"{name:<11}{text}" for name, text in lines.items())
 
 
-def _say_next(folder: epath.Path, state: TrainState, outcome: loop.Outcome, log: RunLog) -> None:
+def _say_next(folder: epath.Path, state: TrainState, outcome: loop.Outcome, config: Config, log: RunLog) -> None:
     """How it ended, and what to type next."""
     step = int(state.step)
     if outcome == "stopped":
         log.line(f"stopped and saved at step {step}; the same command goes on from here")
         return
     best = "" if not np.isfinite(state.best_score) else f"; best so far: {abs(float(state.best_score)):.3f}"
-    log.line(f"{outcome} at step {step}{best}\nnext: python -m flax_s2s evaluate {folder}")
+    split = "" if config.data.test else " --split valid"
+    log.line(f"{outcome} at step {step}{best}\nnext: python -m flax_s2s evaluate {folder}{split}")

@@ -19,7 +19,7 @@ from flax_s2s.data.corpus import Reader
 from flax_s2s.data.tokens import Tokens, open_tokens
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.model.seq2seq import Model, init_params, make_model
-from flax_s2s.parallel import Devices, make_devices, place
+from flax_s2s.parallel import Devices, make_decoding_devices, place
 from flax_s2s.runlog import make_console
 from flax_s2s.training.state import Params
 
@@ -68,18 +68,18 @@ def open_run(run_dir: str, checkpoint: str, overrides: dict[str, Any]) -> Opened
         overrides: fields of `decoding` that are given on the command line.
     """
     begin()
-    folder = epath.Path(run_dir)
+    folder = rundir.make_path(run_dir)
     config = rundir.read_config(folder)
     config = check(dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, **overrides)))
-    checkpoints = Checkpoints(folder / rundir.CHECKPOINTS)
+    checkpoints = Checkpoints(folder / rundir.CHECKPOINTS, config.training.best_metric)
     step = checkpoints.choose(checkpoint)
     vocabularies = vocab.load(folder / rundir.VOCAB, config.vocab.joint)
     if vocabularies is None:
         raise UserError(f"{folder / rundir.VOCAB} has no vocabulary; the run directory is not complete: restore it from a copy")
-    devices = make_devices(config.training.devices, {"decoding.rows": config.decoding.rows})
+    devices = make_decoding_devices(config.training.devices, config.decoding.rows)
     sizes = (len(vocabularies.source), len(vocabularies.target))
     abstract = place(jax.eval_shape(lambda: init_params(config.model, *sizes, jax.random.key(0))), devices)
-    params = checkpoints.load_params(step, abstract)
+    params = checkpoints.load_params(step, abstract, vocabularies.sha256)
     checkpoints.close()
     return Opened(config, vocabularies, make_model(config.model, *sizes), params, devices, step)
 

@@ -66,7 +66,7 @@ class Reader:
         self.data, self.split, self.seed = data, split, seed
         self.origin: Split = "train" if split == "valid" and not data.valid else split
         if not getattr(data, self.origin):
-            raise UserError(f"there is no {self.origin} split, because data.{self.origin} is empty; name it there")
+            raise UserError(f"there is no {self.origin} split, because data.{self.origin} is empty; name it there, or use another split")
         self.name = _name(data, split)
         self.blank, self.families = 0, []
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from flax_s2s.config import DataConfig, UserError
+from flax_s2s.config import UNK, DataConfig, UserError
 from flax_s2s.data.batching import Filtered, Ragged, TokenPairs, add_end, keep_fitting
 from flax_s2s.data.corpus import Pair, Reader
 from flax_s2s.data.vocab import Vocabularies
@@ -35,6 +35,8 @@ class Tokens(NamedTuple):
     filtered: Filtered
     blank: int
     """Pairs left out because a side is blank."""
+    unknown: tuple[int, int]
+    """Unknown tokens of source and target, in the pairs that are kept."""
     sha256: str
     """Hash of the pairs' text in their order, before filtering."""
 
@@ -89,7 +91,7 @@ def _write(folder: Path, reader: Reader, vocabularies: Vocabularies, config: Dat
     """Tokens one after the other, lengths one after the other, and a description, written last."""
     narrow = max(len(vocabularies.source), len(vocabularies.target)) <= 1 << 16
     dtype = np.dtype(np.uint16 if narrow else np.int32)
-    filtered, text, count = Filtered(0, 0, 0), hashlib.sha256(), 0
+    filtered, text, count, unknown = Filtered(0, 0, 0), hashlib.sha256(), 0, dict.fromkeys(_SIDES, 0)
     stream = iter(reader)
     with _files(folder, "ids") as ids, _files(folder, "lengths") as lengths:
         while chunk := list(itertools.islice(stream, _PAIRS_AT_ONCE)):
@@ -101,13 +103,15 @@ def _write(folder: Path, reader: Reader, vocabularies: Vocabularies, config: Dat
             if len(kept) < len(chunk):
                 pairs = pairs.take(kept)
             for side, ragged in zip(_SIDES, (pairs.source, pairs.target), strict=True):
+                unknown[side] += int((ragged.flat == UNK).sum())
                 ids[side].write(ragged.flat.astype(dtype).tobytes())
                 lengths[side].write(ragged.lengths.astype(np.int32).tobytes())
     if sum(filtered) == count:
         raise UserError(
             f"all {count:,} pairs were left out ({filtered}); raise data.max_source_tokens, data.max_target_tokens or data.max_ratio"
         )
-    described = {"dtype": dtype.name, "filtered": filtered, "blank": reader.blank, "sha256": text.hexdigest()}
+    counts = {"filtered": filtered, "blank": reader.blank, "unknown": list(unknown.values())}
+    described = {"dtype": dtype.name, **counts, "sha256": text.hexdigest()}
     (folder / "description.json").write_text(json.dumps(described))
 
 
@@ -129,4 +133,5 @@ def _open(folder: Path) -> Tokens:
         if len(flat) != starts[-1]:
             raise ValueError(f"{folder} is damaged")
         sides.append(Ragged(flat, starts))
-    return Tokens(TokenPairs(*sides), Filtered(*described["filtered"]), described["blank"], described["sha256"])
+    pairs, (source, target) = TokenPairs(*sides), described["unknown"]
+    return Tokens(pairs, Filtered(*described["filtered"]), described["blank"], (source, target), described["sha256"])

@@ -4,8 +4,8 @@ Enters: a function from the last tokens to log-probabilities. Leaves: the best h
 
 The search, for K live hypotheses of a sentence: all one-token extensions are ranked by log-probability; those among the
 best K that end become finished hypotheses, scored by log-probability / length penalty; the best K that do not end stay
-alive. A sentence is done when K hypotheses have finished, when no live one can still beat the `n_best`-th finished one,
-or at its limit of tokens. K = 1 is greedy search. Rows never look at each other, and a row that is done is frozen.
+alive. A sentence is done when no live hypothesis can still beat the `n_best`-th finished one, or at its limit of tokens. K = 1
+is greedy search: it is done with its first finished hypothesis. Rows never look at each other, and a row that is done is frozen.
 Ties go to the earlier hypothesis, then to the smaller token id.
 """
 
@@ -87,8 +87,8 @@ def search(
         after = _advance(step_fn, now, beam_size, eos, alpha)
         best_possible = after.logp.max(axis=1) / length_penalty(limit, alpha)
         hopeless = best_possible <= after.finished.score[:, n_best - 1]
-        full = after.finished.finished.all(axis=1)
-        done = now.done | full | hopeless | (after.step >= limit)
+        ended = after.finished.finished[:, 0] if beam_size == 1 else hopeless
+        done = now.done | ended | (after.step >= limit)
         ids, logp, finished = jax.tree.map(
             lambda new, old: jnp.where(_like(now.done, new), old, new),
             (after.ids, after.logp, after.finished),

@@ -57,8 +57,15 @@ class LSTM(nnx.Module):
 
 def project(layer: LSTM, inputs: Float[Array, "*rows emb"]) -> Float[Array, "*rows gates"]:
     """`x W_in + b`, for any number of steps at once."""
-    gates = inputs @ layer.kernel_in[...].astype(inputs.dtype)
-    return gates + jnp.broadcast_to(layer.bias[...].astype(inputs.dtype), gates.shape)
+    return project_by(layer.kernel_in[...], layer.bias[...], inputs)
+
+
+def project_by(
+    kernel: Float[Array, "emb gates"], bias: Float[Array, " gates"], inputs: Float[Array, "*rows emb"]
+) -> Float[Array, "*rows gates"]:
+    """The same with a part of a kernel; the bias is added in float32, so that its gradient is summed in float32."""
+    gates = jnp.matmul(inputs, kernel.astype(inputs.dtype), preferred_element_type=jnp.float32)
+    return (gates + jnp.broadcast_to(bias, gates.shape)).astype(inputs.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from flax_s2s.config import PAD, ModelConfig
 from flax_s2s.model.attention import Attention, Source
 from flax_s2s.model.dropout import drop
-from flax_s2s.model.lstm import LSTM, LSTMState, choose_kernel, lstm_cell, lstm_layer
+from flax_s2s.model.lstm import LSTM, LSTMState, choose_kernel, lstm_cell, lstm_layer, project_by
 from flax_s2s.model.recurrence import Kernels, Multiply, multiply_by, scan
 
 _TARGET_SITE, _READOUT_SITE = 100, 200  # dropout sites; an encoder's layer i is site i, a decoder's is _TARGET_SITE + i
@@ -110,8 +110,16 @@ class Encoder(nnx.Module):
         return features, finals
 
 
+def source_layer(config: ModelConfig, index: int) -> int:
+    """The encoder layer whose final state the decoder layer `index` starts from, both counted from 0."""
+    return min(index + max(config.encoder_layers - config.decoder_layers, 0), config.encoder_layers - 1)
+
+
 class Bridge(nnx.Module):
-    """From the encoder's final states to the decoder's first ones; a deeper decoder repeats the top layer's."""
+    """From the encoder's final states to the decoder's first ones, top layer to top layer.
+
+    A deeper encoder's lowest states are not passed on; a deeper decoder's uppermost layers all get the top one's.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         """Declares a kernel for hidden state and cell of each decoder layer where the bridge is dense."""
@@ -120,14 +128,14 @@ class Bridge(nnx.Module):
             return
         init, layers = initializers(config)[0], []
         for index in range(config.decoder_layers):
-            both = min(index, config.encoder_layers - 1) < config.bidirectional_layers
+            both = source_layer(config, index) < config.bidirectional_layers
             shape = (2 * sizes(config).directions if both else config.hidden_size, config.hidden_size)
             layers.append(nnx.List([nnx.Param(init(rngs.params(), shape, jnp.float32)) for _ in LSTMState._fields]))
         self.layers = nnx.List(layers)
 
     def __call__(self, finals: list[LSTMState]) -> tuple[LSTMState, ...]:
         """One state per decoder layer."""
-        chosen = [finals[min(index, len(finals) - 1)] for index in range(self.config.decoder_layers)]
+        chosen = [finals[source_layer(self.config, index)] for index in range(self.config.decoder_layers)]
         if self.config.bridge == "copy":
             return tuple(chosen)
         if self.config.bridge == "zero":
@@ -198,9 +206,7 @@ class Decoder(nnx.Module):
 
     def _project(self, embedded: Float[Array, "*rows emb"]) -> Float[Array, "*rows gates"]:
         """The lowest layer's input projection, without what is fed; the same for all steps at once."""
-        kernel = self.layers[0].kernel_in[: self.config.embedding_size].astype(embedded.dtype)
-        projected = embedded @ kernel
-        return projected + jnp.broadcast_to(self.layers[0].bias[...].astype(embedded.dtype), projected.shape)
+        return project_by(self.layers[0].kernel_in[: self.config.embedding_size], self.layers[0].bias[...], embedded)
 
     def _step(
         self, multiply: Multiply, constants: "Constants", carry: Carry, projected: Any, masks: list[Any] | None
@@ -327,7 +333,7 @@ class Seq2Seq(nnx.Module):
         return table[...], self.output_bias[...]
 
     def _embed(self, table: Any, ids: Any) -> Any:
-        return table[...].astype(jnp.dtype(self.config.compute))[ids]
+        return table[...][ids].astype(jnp.dtype(self.config.compute))  # in this order the gradient is summed in float32
 
 
 class Model(NamedTuple):

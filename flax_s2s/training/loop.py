@@ -31,6 +31,7 @@ class Work(NamedTuple):
     train_step: Callable[[TrainState, Any, Any], tuple[TrainState, Update]]
     evaluations: Sequence[Evaluation]
     save: Callable[[TrainState, float | None], None]  # the state, and the gain of best_metric if it was just measured
+    rate: Callable[[int, float], None]  # a step that was saved before it was evaluated, and its gain
     stop_requested: Callable[[], bool]
 
 
@@ -58,8 +59,10 @@ def run(
     meter = Meter(step, config.steps)
     pending: _Pending | None = None
     losses: list[Loss] = []  # since the last line: batches of long sentences and of short ones differ too much to say one
-    if 0 < step < config.steps and step % config.evaluate_every_steps == 0:
-        state, _ = _evaluate(state, step, work.evaluations, config, devices, log)  # one that a stop prevented
+    if step and _due(step, config):  # unless it was made before a stop, which comes first
+        state, score = _evaluate(state, step, work.evaluations, config, devices, log)
+        if score is not None:
+            work.rate(step, score)
     outcome = _outcome(state, config, False, step)
     coming = _ahead(stream, devices)
     while outcome is None:
@@ -68,26 +71,32 @@ def run(
             batch = next(coming)
             tokens += batch.tokens
             state, update = work.train_step(state, batch.fed, batch.after)
+        _say(pending, meter, log)  # fetched only now: the device is busy with the next step meanwhile
+        pending = None
         meter.add(tokens * jax.process_count())
         losses.append(update.loss)
         step += 1
-        _say(pending, meter, log)  # fetched only now: the device is busy with the next step meanwhile
-        pending = None
         log.advance(step)
         if step % config.log_every_steps == 0 or step >= config.steps:
             pending, losses = _Pending(step, batch.epoch, update, losses), []
-        stopping, score = work.stop_requested(), None
-        if not stopping and (step % config.evaluate_every_steps == 0 or step >= config.steps):
+        stopping, score, improved = work.stop_requested(), None, False
+        if not stopping and _due(step, config):
             _say(pending, meter, log)
             pending, begin = None, time.perf_counter()
             state, score = _evaluate(state, step, work.evaluations, config, devices, log)
+            improved = score is not None and int(state.bad_evaluations) == 0
             meter.pause(time.perf_counter() - begin)
         outcome = _outcome(state, config, stopping, step)
-        if step % config.save_every_steps == 0 or outcome:
+        if step % config.save_every_steps == 0 or improved or outcome:
             _say(pending, meter, log)
             pending = None
             work.save(state, score)
     return state, outcome
+
+
+def _due(step: int, config: TrainingConfig) -> bool:
+    """Whether this step is to be evaluated."""
+    return step % config.evaluate_every_steps == 0 or step >= config.steps
 
 
 class _Coming(NamedTuple):

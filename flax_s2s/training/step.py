@@ -100,7 +100,7 @@ def make_train_step(model: Model, optimizer: optax.GradientTransformation, confi
 
     def wait(state: TrainState) -> tuple[TrainState, Update]:
         assert state.accumulated is not None
-        return state, Update(Loss(*state.accumulated.loss), jnp.float32(0), schedule(state.step), state.skipped)
+        return state, Update(Loss(*state.accumulated.loss), jnp.float32(0), schedule(state.step - state.skipped), state.skipped)
 
     def update(state: TrainState, gradients: Params, loss: Loss) -> tuple[TrainState, Update]:
         gradients = jax.tree.map(lambda gradient: gradient / jnp.maximum(loss.tokens, 1), gradients)
@@ -115,7 +115,7 @@ def make_train_step(model: Model, optimizer: optax.GradientTransformation, confi
             average=_average(state, params, config.optimizer.average_decay),
             skipped=state.skipped + (~finite).astype(jnp.int32),
         )
-        return new, Update(loss, norm, schedule(state.step), new.skipped)
+        return new, Update(loss, norm, schedule(state.step - state.skipped), new.skipped)  # optax counts no skipped update
 
     return jax.jit(
         train_step,

@@ -1,7 +1,10 @@
 """`decode`: one line out for each line in, in order, whatever the lines are."""
 
+import gzip
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,9 @@ import pytest
 from tiny import REPOSITORY
 
 from flax_s2s.cli import main
+from flax_s2s.config import VocabConfig
+from flax_s2s.data import vocab
+from flax_s2s.data.corpus import Pair
 
 LINES = ["May 5, 2023", "", "   ", "3 hours", "¥100", "x" * 300, "一 二", "May 5, 2023", "a\u2028b", "tab\there"]
 
@@ -59,25 +65,58 @@ def test_stdin_to_stdout(trained_run: Path, capfdbinary: pytest.CaptureFixture[b
         (["--input", "{tmp}/in", "--output", "{tmp}/in"], "--input and --output are both"),
         (["--input", "{tmp}/in", "--output", "{tmp}/none/out"], "cannot be written"),
         (["--checkpoint", "99"], "there is no checkpoint '99'; use best, last, or one of 2, 4"),
-        (["--rows", "12"], "decoding.rows=12 must be a multiple of the 8 devices; use 8"),
+        (["--input", "{tmp}/in", "--output", "{tmp}"], "cannot be written: Is a directory"),
+        (["--checkpoint", "²"], "there is no checkpoint '²'; use best, last, or one of 2, 4"),
+        (["--input", "foo://x"], "'foo://x' cannot be opened: KeyError"),
     ],
 )
 def test_bad_input_is_one_message(
-    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     (tmp_path / "in").write_text("3 hours\n")
-    if "--rows" in options:
-        options = [*options, "--input", "{tmp}/in"]
-        monkeypatch.setattr(
-            "flax_s2s.commands.wiring.make_devices", lambda count, rows: __import__("flax_s2s.parallel").parallel.make_devices(8, rows)
-        )
     assert main(["decode", str(trained_run), *(option.replace("{tmp}", str(tmp_path)) for option in options)]) == 2
     assert message in capsys.readouterr().err
-    assert (tmp_path / "in").read_text() == "3 hours\n"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"in": "3 hours\n"}
+
+
+def test_gzip_and_a_byte_order_mark_are_read(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = decode(trained_run, tmp_path, b"3 hours\nMay 5, 2023\n")
+    assert decode(trained_run, tmp_path, b"\xef\xbb\xbf3 hours\nMay 5, 2023\n") == plain
+    (tmp_path / "in.gz").write_bytes(gzip.compress(b"3 hours\nMay 5, 2023\n"))
+    assert main(["decode", str(trained_run), "--input", str(tmp_path / "in.gz"), "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out").read_text().split("\n")[:-1] == plain
+    (tmp_path / "in.gz").write_bytes(gzip.compress(b"3 hours\n" * 99)[:-9])
+    assert main(["decode", str(trained_run), "--input", str(tmp_path / "in.gz"), "--output", str(tmp_path / "out")]) == 2
+    assert "is not a whole gzip file" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text().split("\n")[:-1] == plain  # what was there stays
+
+
+def test_a_run_of_more_devices_decodes_here(trained_run: Path, tmp_path: Path) -> None:
+    plain = decode(trained_run, tmp_path, b"3 hours\n")
+    shutil.copytree(trained_run, tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["training"]["devices"] = 64
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    assert decode(tmp_path / "run", tmp_path, b"3 hours\n") == plain
+
+
+def test_another_vocabulary_than_the_runs_is_refused(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(trained_run, tmp_path / "run")
+    model = tmp_path / "run/vocab/joint.model"
+    other = vocab.train([Pair("3 hours of other text", "3小时")] * 9, VocabConfig(kind="char", size=30)).source
+    model.write_bytes(other.model)
+    (tmp_path / "in").write_text("3 hours\n")
+    assert main(["decode", str(tmp_path / "run"), "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]) == 2
+    assert "is not the one it was trained with" in capsys.readouterr().err
 
 
 def test_a_reader_that_leaves_is_no_error(trained_run: Path) -> None:
-    command = f"yes '3 hours' | head -n 2000 | {sys.executable} -m flax_s2s decode {trained_run} --beam-size 1 | true"
+    """Neither of decode's output nor of the usage."""
+    decoding = (
+        f"yes '3 hours' | head -n 2000 | {sys.executable} -m flax_s2s decode {trained_run} --beam-size 1 | true; echo ${{PIPESTATUS[2]}}"
+    )
+    asking = f"{sys.executable} -m flax_s2s --help | true; echo ${{PIPESTATUS[0]}}"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0 and "Traceback" not in done.stderr
+    for command in (decoding, asking):
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
+        assert (done.stdout.strip(), done.stderr) == ("0", "")

@@ -287,7 +287,10 @@ def test_held_out_errors(tmp_path):
 
 def test_an_empty_name_is_no_split(tmp_path):
     write_pairs(tmp_path, numbered(9))
-    assert message(text_config(tmp_path, test=""), "test") == "there is no test split, because data.test is empty; name it there"
+    assert (
+        message(text_config(tmp_path, test=""), "test")
+        == "there is no test split, because data.test is empty; name it there, or use another split"
+    )
     assert "there is no train split" in message(text_config(tmp_path, train="", valid=""), "valid")
 
 

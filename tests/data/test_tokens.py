@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flax_s2s.config import EOS, DataConfig, UserError, VocabConfig
+from flax_s2s.config import EOS, UNK, DataConfig, UserError, VocabConfig
 from flax_s2s.data import tokens, vocab
 from flax_s2s.data.batching import Filtered
 from flax_s2s.data.corpus import Pair, Reader
@@ -70,6 +70,16 @@ def test_tokens_are_those_of_the_pairs_that_fit(config, kept_in, monkeypatch, at
     assert made.filtered == Filtered(long, 0, len(PAIRS) - len(fitting) - long)
     assert made.filtered.ratio > 0
     assert made.blank == 1
+    assert made.unknown == (0, 0)
+
+
+def test_unknown_tokens_are_counted(config, kept_in):
+    vocabularies = vocab.Vocabularies(
+        *(vocab.train(PAIRS, VocabConfig(kind="word", size=size, joint=False))[side] for side, size in enumerate((12, 400)))
+    )
+    made, _ = opened(config, kept_in, vocabularies)
+    assert made.unknown == (int((np.asarray(made.pairs.source.flat) == UNK).sum()), 0)
+    assert made.unknown[0] > 100
 
 
 def test_a_second_start_reads_no_text(config, kept_in):

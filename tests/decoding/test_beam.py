@@ -117,6 +117,21 @@ def test_exiting_early_loses_nothing():
     assert exits > 20  # the cases exercise it
 
 
+def test_enough_finished_hypotheses_do_not_end_what_can_still_win():
+    """P(a)=.6 P(end)=.3 P(other)=.1, then P(c|a)=.55 P(end|a)=.4, P(end|c)=1: `a c` is the best, and ends after two others have."""
+    a, c, end = 3, 4, 2
+    logp = np.full((1, 5, 5, 5), -np.inf, np.float32)  # [row state last-but-one next]; the state is the last token
+    logp[0, BOS, :, [a, end, c]] = np.log([[0.6], [0.3], [0.1]])
+    logp[0, a, :, [c, end]] = np.log([[0.55], [0.4]])
+    logp[0, c, :, end] = 0.0
+    models = reference.Automata(np.tile(np.arange(5), (1, 5, 1)).astype(np.int32), logp, BOS)
+    for beam_size in (1, 2, 3, 4):
+        for alpha in (0.0, 1.0):
+            setting = Setting(beam_size, alpha, 1, eos=end, vocab=5, kinds="")
+            found = run(setting, models, np.array([STEPS], np.int32), make_search(setting))
+            assert np.asarray(found.ids)[0, 0, :3].tolist() == [a, c, end], setting
+
+
 def count_steps(logp_fn, limit, **options):
     """How many tokens the literal search went deep."""
     longest = 0
@@ -309,8 +324,9 @@ BUGS = {
     "cut ones without penalty": ("total / penalty(limit, alpha)", "total"),
     "one token more": ("range(1, limit + 1)", "range(1, limit + 2)"),
     "one token less": ("range(1, limit + 1)", "range(1, limit)"),
-    "stops at the first end": ("if len(finished) >= beam_size:", "if finished:"),
-    "never stops at enough ends": ("if len(finished) >= beam_size:", "if False:"),
+    "stops at the first end": ("if beam_size == 1 and finished:", "if finished:"),
+    "stops at enough ends": ("if beam_size == 1 and finished:", "if len(finished) >= beam_size:"),
+    "greedy search goes on": ("if beam_size == 1 and finished:", "if False:"),
     "ties to the later": ("extensions.sort(key", "extensions.reverse(); extensions.sort(key"),
     "ties of finished ones to the later": ("finished.sort(key", "finished.reverse(); finished.sort(key"),
     "live ones among the finished": ("(finished or live)", "(finished + live)"),

@@ -14,7 +14,7 @@ from jaxprs import carries
 
 from flax_s2s.config import BOS, EOS, PAD, Config, DataConfig, ModelConfig, OptimizerConfig, check
 from flax_s2s.model.dropout import drop, row_keys
-from flax_s2s.model.seq2seq import init_params, make_model, reverse_real, sizes
+from flax_s2s.model.seq2seq import init_params, make_model, reverse_real, sizes, source_layer
 
 # A rate, so that every test without keys also says that nothing is dropped without keys.
 SMALL = ModelConfig(embedding_size=6, hidden_size=4, dropout=0.5)
@@ -155,6 +155,26 @@ def test_bfloat16_is_near_float32(name):
     model = make_model(CONFIGS[name], *vocabularies(CONFIGS[name]))
     made = jax.eval_shape(lambda params, *ids: model.bind(params)(*ids), drawn, SRC_IDS, shift_right(TGT_IDS))
     assert made.dtype == jnp.bfloat16
+
+
+def test_bfloat16_sums_no_gradient_coarsely():
+    """A token that comes a thousand times gets the gradient of a thousand uses, and a bias that of all positions."""
+    config = replace(SMALL, compute="bfloat16", attention="dot", bidirectional_layers=0)
+    src_ids = np.full((64, 32), 5, np.int32)
+    inputs = np.full((64, 32), 4, np.int32)
+    gradients = {}
+    for compute in ("bfloat16", "float32"):
+        model = make_model(replace(config, compute=compute), *vocabularies(config))
+
+        @jit
+        def gradient(params, model=model):
+            return jax.grad(lambda params: model.bind(params)(jnp.asarray(src_ids), jnp.asarray(inputs)).astype(jnp.float32).sum())(params)
+
+        gradients[compute] = gradient(draw_params(config))
+    for name in ("source_table", "target_table"):
+        assert reference.error(gradients["bfloat16"][name], gradients["float32"][name]) <= 1e-2, name
+    got, want = (gradients[compute]["decoder"]["layers"]["0"]["bias"] for compute in ("bfloat16", "float32"))
+    assert reference.error(got, want) <= 1e-2
 
 
 # Time ---------------------------------------------------------------------------------------------------------------
@@ -308,6 +328,17 @@ def test_dropout_is_in_its_places_and_knows_neither_devices_nor_padding(name):
     real = TGT_IDS[2:] != PAD
     assert reference.error(np.asarray(half)[:, :5][real], whole[2:][real]) <= 2e-6
     assert np.any(readouts(SRC_IDS, inputs, jnp.int32(4)) != whole)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "sources"), [(3, 1, [2]), (3, 2, [1, 2]), (2, 2, [0, 1]), (1, 3, [0, 0, 0]), (2, 3, [0, 1, 1])]
+)
+def test_the_decoder_starts_from_the_uppermost_layers(encoder, decoder, sources):
+    """So that every layer of the encoder matters, without attention too."""
+    config = replace(SMALL, attention="none", bidirectional_layers=0, encoder_layers=encoder, decoder_layers=decoder)
+    assert [source_layer(config, index) for index in range(decoder)] == sources
+    _, gradients = run(config)
+    assert all(np.any(gradients["encoder"]["layers"][str(index)]["0"]["kernel_rec"]) for index in range(encoder))
 
 
 # Parameters ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -23,46 +24,93 @@ def start_state(step=0):
     return TrainState(**{**values, "best_score": np.float32(-np.inf), "bad_evaluations": np.int32(0)})
 
 
-def run(folder, plain, tokens, stop_after=1_000, bleu=(), **fields):
-    """Trains over batches of these losses; returns the records of train, the steps that were saved and the outcome."""
-    saved, seen = [], []
+class Ran(NamedTuple):
+    train: list[dict[str, Any]]
+    valid: list[int]  # steps that were evaluated
+    saved: dict[int, float | None]  # step -> gain
+    state: TrainState
+    outcome: str
+    batches: int
+
+
+def run(folder, plain, tokens=None, stop_at=None, bleu=None, state=None, accumulate=1, saved=None, **fields):
+    """Trains over batches of these losses per token; `bleu` gives the score of a step."""
+    state, saved, seen = state or start_state(), {} if saved is None else saved, []
+    tokens = tokens or [1] * len(plain)
 
     def train_step(state, batch, after):
         number = len(seen)
         seen.append(number)
-        loss = Loss(np.float32(0), np.float32(plain[number]), np.float32(tokens[number]))
-        return state._replace(step=state.step + 1), Update(loss, np.float32(1), np.float32(1), np.int32(0))
+        loss = Loss(np.float32(0), np.float32(plain[number % len(plain)]), np.float32(tokens[number % len(plain)]))
+        done = len(seen) % accumulate == 0
+        return state._replace(step=state.step + done), Update(loss, np.float32(1), np.float32(1), np.int32(0))
 
-    scores = iter(bleu)
+    def evaluate(params, step):
+        return Report({"loss": 1.0} if bleu is None else {"loss": 1.0, "bleu": bleu[step]}, [])
+
     work = loop.Work(
         train_step,
-        [lambda params, step: Report({"bleu": next(scores), "loss": 1.0}, [])] if bleu else [],
-        lambda state, score: saved.append(int(state.step)),
-        lambda: len(seen) >= stop_after,
+        [evaluate],
+        lambda state, score: saved.update({int(state.step): score}),
+        lambda step, score: saved.update({step: score}),
+        lambda: stop_at is not None and int(state.step) + len(seen) // accumulate >= stop_at,
     )
-    if not bleu:
-        work = work._replace(evaluations=[lambda params, step: Report({"loss": 1.0}, [])])
-    config = TrainingConfig(steps=len(plain), best_metric="bleu" if bleu else "loss", **fields)
-    log = RunLog(epath.Path(folder), speaks=True)
+    config = TrainingConfig(**{"steps": len(plain), "best_metric": "loss" if bleu is None else "bleu", **fields})
     batch = np.ones((8, 3), np.int32)
     stream = (((0, number + 1), (batch, batch)) for number in range(1_000))
-    _, outcome = loop.run(start_state(), stream, work, config, 1, DEVICES, log)
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [record for record in records if record["split"] == "train"], saved, outcome
+    state, outcome = loop.run(state, stream, work, config, accumulate, DEVICES, RunLog(epath.Path(folder), speaks=True))
+    file = folder / "metrics.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    train, valid = ([record for record in records if record["split"] == split] for split in ("train", "valid"))
+    return Ran(train, [record["step"] for record in valid], saved, state, outcome, len(seen))
 
 
 def test_a_line_says_the_loss_per_token_since_the_last_line(tmp_path: Path) -> None:
-    records, _, outcome = run(tmp_path, [10, 2, 6, 6, 8], [5, 1, 2, 3, 4], log_every_steps=2)
-    assert outcome == "done"
-    assert [(record["step"], record["loss"]) for record in records] == [(2, 12 / 6), (4, pytest.approx(12 / 5)), (5, 2.0)]
+    ran = run(tmp_path, [10, 2, 6, 6, 8], [5, 1, 2, 3, 4], log_every_steps=2)
+    assert ran.outcome == "done"
+    assert [(record["step"], record["loss"]) for record in ran.train] == [(2, 12 / 6), (4, pytest.approx(12 / 5)), (5, 2.0)]
+    assert all(record["tokens_per_sec"] > 0 for record in ran.train)
+
+
+def test_every_line_counts_the_tokens_of_its_own_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    added, read = [], []
+    monkeypatch.setattr(loop.Meter, "add", lambda self, tokens: added.append(tokens))
+    monkeypatch.setattr(loop.Meter, "read", lambda self, step: read.append((step, len(added))) or {"tokens_per_sec": 0.0, "eta_secs": 0.0})
+    run(tmp_path, [1] * 7, log_every_steps=2)
+    assert read == [(2, 2), (4, 4), (6, 6), (7, 7)]
+
+
+def test_an_update_takes_as_many_batches_as_are_accumulated(tmp_path: Path) -> None:
+    ran = run(tmp_path, [1] * 3, accumulate=4)
+    assert (int(ran.state.step), ran.batches) == (3, 12)
 
 
 def test_a_stop_saves_the_step_it_was_asked_at(tmp_path: Path) -> None:
-    _, saved, outcome = run(tmp_path, [1] * 9, [1] * 9, stop_after=5, save_every_steps=2, log_every_steps=1)
-    assert (saved, outcome) == ([2, 4, 5], "stopped")
+    ran = run(tmp_path, [1] * 9, stop_at=5, save_every_steps=2, log_every_steps=1)
+    assert (list(ran.saved), ran.outcome) == ([2, 4, 5], "stopped")
 
 
 def test_patience_ends_a_run_that_no_longer_improves(tmp_path: Path) -> None:
-    bleu = [10.0, 12.0, 11.0, 11.5, 30.0]
-    _, saved, outcome = run(tmp_path, [1] * 9, [1] * 9, bleu=bleu, patience=2, evaluate_every_steps=1, save_every_steps=100)
-    assert (saved, outcome) == ([4], "no longer improving")
+    bleu = [0.0, 10.0, 12.0, 11.0, 11.5, 30.0, 0.0, 0.0, 0.0, 0.0]
+    ran = run(tmp_path, [1] * 9, bleu=bleu, patience=2, evaluate_every_steps=1, save_every_steps=100)
+    assert (int(ran.state.step), ran.outcome) == (4, "no longer improving")
+
+
+def test_what_is_better_than_all_before_is_saved_at_once(tmp_path: Path) -> None:
+    """Whatever the interval of saves: the best is on disk, with its score."""
+    bleu = [0, 0, 10.0, 0, 50.0, 0, 20.0, 0, 30.0]
+    ran = run(tmp_path, [1] * 8, bleu=bleu, evaluate_every_steps=2, save_every_steps=3)
+    assert ran.saved == {2: 10.0, 3: None, 4: 50.0, 6: 20.0, 8: 30.0}
+
+
+@pytest.mark.parametrize("stop_at", [2, 4, 6])
+def test_an_evaluation_that_a_stop_prevented_is_made_up(tmp_path: Path, stop_at: int) -> None:
+    """And its score goes to the checkpoint of the stop: the best is the same as without it, at the last step too."""
+    bleu, intervals = [0, 0, 30.0, 0, 10.0, 0, 40.0], {"evaluate_every_steps": 2, "save_every_steps": 2}
+    stopped = run(tmp_path, [1] * 6, bleu=bleu, stop_at=stop_at, **intervals)
+    assert (stopped.outcome, stopped.saved[stop_at]) == ("stopped", None)
+    ran = run(tmp_path, [1] * 6, bleu=bleu, state=stopped.state, saved=stopped.saved, **intervals)
+    assert ran.outcome == "done"
+    assert ran.saved == {2: 30.0, 4: 10.0, 6: 40.0}
+    assert ran.valid == [2, 4, 6]
+    assert float(ran.state.best_score) == 40.0
