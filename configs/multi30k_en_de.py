@@ -15,11 +15,11 @@ def config() -> Config:
     return Config(
         data=DataConfig(format="text", folder="../shared/data/multi30k", source="en", target="de", batch_tokens=1408),
         vocab=VocabConfig(kind="bpe", size=6000, joint=True),
-        model=ModelConfig(embedding_size=256, hidden_size=512, attention="general", input_feeding=True, tie="all", dropout=0.4),
+        model=ModelConfig(embedding_size=256, hidden_size=512, attention="general", input_feeding=True, tie="all", dropout=0.2),
         optimizer=OptimizerConfig(
             learning_rate=2e-3, schedule="cosine", warmup_steps=500, decay_steps=6000, beta2=0.98, average_decay=0.998
         ),
-        training=TrainingConfig(steps=6000, evaluate_every_steps=500, save_every_steps=500, best_metric="bleu"),
+        training=TrainingConfig(steps=6000, evaluate_every_steps=1000, save_every_steps=500, best_metric="bleu"),
         decoding=DecodingConfig(beam_size=5, length_penalty=1.0),
         evaluation=EvaluationConfig(metrics=("bleu", "chrf"), valid_pairs=500),
     )

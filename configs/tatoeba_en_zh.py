@@ -14,11 +14,11 @@ def config() -> Config:
     return Config(
         data=DataConfig(format="text", folder="../shared/data/tatoeba-en-zh", source="en", target="zh", batch_tokens=1024),
         vocab=VocabConfig(kind="bpe", size=6000, joint=False),
-        model=ModelConfig(embedding_size=256, hidden_size=512, attention="general", tie="softmax", dropout=0.4),
+        model=ModelConfig(embedding_size=256, hidden_size=512, attention="general", tie="softmax", dropout=0.2),
         optimizer=OptimizerConfig(
-            learning_rate=1.5e-3, schedule="cosine", warmup_steps=300, decay_steps=6000, beta2=0.98, average_decay=0.998
+            learning_rate=2e-3, schedule="cosine", warmup_steps=300, decay_steps=5000, beta2=0.98, average_decay=0.998
         ),
-        training=TrainingConfig(steps=6000, evaluate_every_steps=1000, save_every_steps=1000, best_metric="bleu"),
+        training=TrainingConfig(steps=5000, evaluate_every_steps=1000, save_every_steps=1000, best_metric="bleu"),
         decoding=DecodingConfig(beam_size=5, length_penalty=1.0),
         evaluation=EvaluationConfig(metrics=("bleu", "chrf"), valid_pairs=500),
     )

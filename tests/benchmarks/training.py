@@ -69,7 +69,7 @@ def write_batches(file, count):
 # Our side of the line --------------------------------------------------------------------------------------------------
 
 
-def nnx_layer(layer, inputs, mask=None, initial=None, reverse=False):
+def nnx_layer(layer, inputs, mask=None, initial=None, reverse=False, kernel="scan"):
     """`lstm_layer` by flax: the cell's two products inside the loop, and autodiff; everything around it is the same."""
     import jax.numpy as jnp
     from flax import nnx
