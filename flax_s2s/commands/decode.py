@@ -7,8 +7,6 @@ import sys
 import zlib
 from typing import Any
 
-from etils import epath
-
 from flax_s2s.commands.wiring import Opened, console, open_run
 from flax_s2s.config import UserError
 from flax_s2s.decoding.translate import Translator
@@ -60,7 +58,7 @@ def _open_input(name: str) -> Any:
 
 
 def _refuse_same_file(input_file: str, output_file: str) -> None:
-    if input_file and epath.Path(input_file).resolve() == epath.Path(output_file).resolve():
+    if input_file and output_file and make_path(input_file).resolve() == make_path(output_file).resolve():
         raise UserError(f"--input and --output are both {input_file}; give another --output")
 
 

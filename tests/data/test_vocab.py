@@ -9,7 +9,8 @@ from etils import epath
 from hypothesis import strategies as st
 
 from flax_s2s.config import BOS, EOS, PAD, UNK, UserError, VocabConfig
-from flax_s2s.data.corpus import Pair, read_lines
+from flax_s2s.data.corpus import Pair
+from flax_s2s.data.files import read_lines
 from flax_s2s.data.vocab import Vocabulary, load, save, train
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
