@@ -1,6 +1,6 @@
 """A run directory: its layout, its configuration, and who holds it.
 
-config.json  vocab/  checkpoints/  metrics.jsonl  tensorboard/  train.lock
+config.json  vocab/  checkpoints/  metrics.jsonl  tensorboard/
 """
 
 import contextlib
@@ -87,20 +87,32 @@ def read_config(folder: epath.Path) -> Config:
 def hold(folder: epath.Path) -> Iterator[None]:
     """Holds a run directory for training, so that no other process trains in it.
 
-    The system takes the lock from a process that dies, however it dies. The file stays; it says who held it last.
+    The system takes the lock from a process that dies, however it dies; the file that it leaves then holds nothing.
 
     Raises:
         UserError: another process holds it; it is named.
     """
-    path, me = folder / LOCK, f"process {os.getpid()} on {socket.gethostname()}"
-    with open(os.fspath(path), "a+") as file:
+    with _locked(os.fspath(folder / LOCK), folder) as file:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+
+
+def _locked(name: str, folder: epath.Path) -> Any:
+    """The lock's file, open and locked; made anew where another process removes it between the two."""
+    while True:
+        file = open(name, "a+")  # noqa: SIM115  # the caller closes it
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(name) and os.path.samestat(os.fstat(file.fileno()), os.stat(name)):
+                return file
         except BlockingIOError:
             file.seek(0)
             holder = file.read() or "another process"
+            file.close()
             raise UserError(f"{folder} is in use by {holder}; wait until it has ended, or use another --run-dir") from None
-        file.truncate(0)
-        file.write(me)
-        file.flush()
-        yield
+        file.close()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "true"  # no TPU is used, so no other process is in the way
 
 # The program's caches: shared by the tests of a run, empty at its start.
 _caches = tempfile.TemporaryDirectory(prefix="flax_s2s_tests_")

@@ -117,7 +117,8 @@ def sentence(config, params, source, inputs, masks):
     memory, finals = encode(config, params, source, kept)
     decoder, states, readouts = params["decoder"], [], []
     for index in range(config.decoder_layers):
-        hidden, cell = finals[min(index, config.encoder_layers - 1)]  # a deeper decoder repeats the top layer's
+        # Top layer to top layer; a deeper decoder repeats the top layer's.
+        hidden, cell = finals[min(index + max(config.encoder_layers - config.decoder_layers, 0), config.encoder_layers - 1)]
         if config.bridge == "dense":
             kernels = params["bridge"]["layers"][str(index)]
             hidden, cell = np.tanh(hidden @ kernels["0"]), np.tanh(cell @ kernels["1"])

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from etils import epath
 from tiny import DEBUG, REPOSITORY, TINY
 
 from flax_s2s.cli import VERBS, main
 from flax_s2s.config import Config, flatten
+from flax_s2s.rundir import hold
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -84,8 +86,8 @@ def test_a_run_directory_that_cannot_be_made(capsys: pytest.CaptureFixture[str],
 
 
 def test_a_run_directory_in_use_names_its_holder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "train.lock").write_text("elsewhere 12")
-    assert "in use by process 12 on elsewhere" in fails(capsys, "train", DEBUG, "--run-dir", str(tmp_path), *TINY)
+    with hold(epath.Path(tmp_path)):
+        assert f"in use by process {os.getpid()} on" in fails(capsys, "train", DEBUG, "--run-dir", str(tmp_path), *TINY)
 
 
 def test_a_run_directory_without_checkpoint_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path, trained_run: Path) -> None:

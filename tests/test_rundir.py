@@ -1,5 +1,6 @@
 """Run directories: the configuration comes back, one process at a time holds it."""
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -51,6 +52,24 @@ def test_a_held_directory_is_refused_and_freed_afterwards(tmp_path: Path) -> Non
         pass
     with rundir.hold(folder):
         pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_is_removed_meanwhile_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holder ends between our opening of the file and our locking it: what we locked has no name any longer."""
+    flock, times = fcntl.flock, []
+
+    def slow(file, how):
+        times.append(file)
+        if len(times) == 1:
+            (tmp_path / rundir.LOCK).unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with rundir.hold(epath.Path(tmp_path)):
+        assert len(times) == 2
+        with pytest.raises(UserError, match="in use by"), rundir.hold(epath.Path(tmp_path)):
+            pass
 
 
 def test_a_process_holds_it_until_it_dies(tmp_path: Path) -> None:

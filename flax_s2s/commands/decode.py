@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import sys
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 from flax_s2s.commands.wiring import Opened, console, open_run
@@ -46,15 +47,18 @@ def _translate(opened: Opened, source: Any, target: Any, says_all: bool) -> None
         out.print(", ".join(f"{count:,} {name}" for name, count in counts.items() if count or name == "lines"))
 
 
-def _open_input(name: str) -> Any:
+@contextlib.contextmanager
+def _open_input(name: str) -> Iterator[Any]:
     if not name:
-        return contextlib.nullcontext(sys.stdin.buffer)
+        yield sys.stdin.buffer
+        return
     path = make_path(name)
     try:
         file = path.open("rb")
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
-    return gzip.open(file) if path.suffix == ".gz" else file
+    with file, gzip.open(file) if path.suffix == ".gz" else contextlib.nullcontext(file) as lines:
+        yield lines
 
 
 def _refuse_same_file(input_file: str, output_file: str) -> None:

@@ -50,14 +50,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_directory_is_complete(trained_run: Path) -> None:
-    assert {path.name for path in trained_run.iterdir()} == {
-        "config.json",
-        "vocab",
-        "checkpoints",
-        "metrics.jsonl",
-        "tensorboard",
-        "train.lock",
-    }
+    assert {path.name for path in trained_run.iterdir()} == {"config.json", "vocab", "checkpoints", "metrics.jsonl", "tensorboard"}
     train_lines = records(trained_run, "train")
     assert [record["step"] for record in train_lines] == [1, 2, 3, 4]
     assert all({"loss", "perplexity", "tokens_per_sec", "learning_rate", "gradient_norm"} <= record.keys() for record in train_lines)
@@ -176,7 +169,7 @@ def test_before_the_first_checkpoint_the_vocabulary_is_that_of_the_text(tmp_path
 
 
 # Losses of the debug preset's first steps, CPU, jax 0.10.2: they change only where what is computed changes.
-GOLDEN = [5.66, 5.13, 4.86, 4.70]
+GOLDEN = [5.0440, 5.0168, 4.9791, 4.9282]
 
 
 def test_golden_losses(trained_run: Path) -> None:

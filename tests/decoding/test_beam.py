@@ -33,6 +33,7 @@ SETTINGS = [
     Setting(5, 1.0, 2, eos=4, vocab=5, kinds="nptTz"),
     Setting(6, 0.6, 6, eos=2, vocab=3, kinds="npz"),
     Setting(8, 2.0, 4, eos=3, vocab=4, kinds="npz"),
+    Setting(1, 1.0, 1, eos=2, vocab=4, kinds="nptTz"),
 ]
 each_setting = pytest.mark.parametrize("setting", SETTINGS, ids=str)
 
