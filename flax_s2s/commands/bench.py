@@ -12,7 +12,6 @@ import numpy as np
 from flax_s2s import parallel
 from flax_s2s.commands.wiring import Ready, begin, console, make_ready, measure, measure_products
 from flax_s2s.config import PAD, Config, check
-from flax_s2s.data.batching import Batch, Shape
 from flax_s2s.data.pipeline import Pipeline
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.model.flops import count_flops
@@ -27,7 +26,7 @@ _LINES = 256  # lines decoded in one measurement
 
 
 def run(config: Config, rounds: int) -> int:
-    """The same batches and lines every time: the most frequent shape's first batches, the first lines of the corpus."""
+    """The same work every time: the first batches of an epoch, the first lines of the corpus."""
     config, out = check(config), console()
     begin()
     devices = parallel.make_devices(
@@ -45,7 +44,8 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
     sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target))
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
     state = create_state(config, sizes, optimizer, devices)
-    shape, batches = _batches(config, ready)
+    pipeline = Pipeline(ready.tokens.pairs, ready.shapes, config.seed)
+    batches = [pipeline.batch(planned) for planned in pipeline.plan(0)[:_STEPS]]
     step, after = make_train_step(model, optimizer, config, devices), feed_all(devices, np.array([0, 1], np.int32))
     fed = [feed_rows(devices, tuple(batch)) for batch in batches]
     box = [state]
@@ -65,15 +65,15 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
     decoded = sum(translation.tokens for translation in decode())
     train_secs, decode_secs, products = _interleaved([train, decode], rounds)
     source, target = (sum(int(np.count_nonzero(side != PAD)) for side in sides) for sides in zip(*batches, strict=True))
-    padded = len(batches) * shape.rows * (shape.src + shape.tgt)
-    attended = source / np.count_nonzero([batch.src_ids[:, 0] != PAD for batch in batches])  # source tokens of a sentence
-    work = count_flops(config.model, box[0].params).training(source, target, float(attended))
+    padded = sum(side.size for batch in batches for side in batch)
+    attended = source / sum(int(np.count_nonzero(batch.src_ids[:, 0] != PAD)) for batch in batches)  # source tokens of a sentence
+    work = count_flops(config.model, box[0].params).training(source, target, attended)
     fastest = products * (1 if jax.default_backend() == "cpu" else devices.count)
     return {
         "backend": jax.default_backend(),
         "device": devices.mesh.devices.flat[0].device_kind,
         "devices": devices.count,
-        "shape": str(shape),
+        "batches": [f"{source.shape[0]}x({source.shape[1]}+{target.shape[1]})" for source, target in batches],
         "train_source_tokens_per_sec": source / train_secs,
         "train_target_tokens_per_sec": target / train_secs,
         "padding": 1 - (source + target) / padded,
@@ -85,14 +85,6 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
         "decode_beam_size": config.decoding.beam_size,
         "rounds": rounds,
     }
-
-
-def _batches(config: Config, ready: Ready) -> tuple[Shape, list[Batch]]:
-    """The first batches of the shape that an epoch has most of."""
-    pipeline = Pipeline(ready.tokens.pairs, ready.shapes, config.seed)
-    plan = pipeline.plan(0)
-    shape = max(ready.shapes, key=lambda shape: sum(planned.shape == shape for planned in plan))
-    return shape, [pipeline.batch(planned) for planned in plan if planned.shape == shape][:_STEPS]
 
 
 def _interleaved(works: list[Callable[[], Any]], rounds: int) -> tuple[float, float, float]:
