@@ -1,0 +1,91 @@
+"""How the layer is handed to cuDNN: its place is taken by jax's own definition of what cuDNN computes."""
+
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from flax import nnx
+from jax.experimental import rnn
+
+from flax_s2s.config import ModelConfig
+from flax_s2s.model import lstm
+from flax_s2s.model.lstm import LSTM, LSTMState, choose_kernel, lstm_layer
+
+ROWS, TIME, INPUTS, HIDDEN = 4, 6, 3, 5
+LENGTHS = np.array([6, 3, 1, 0])  # the last row is filler
+
+
+def by_definition(x, h_0, c_0, weights, seq_lengths, input_size, hidden_size, num_layers, dropout, bidirectional):
+    assert bool((seq_lengths > 0).all()) or isinstance(seq_lengths, jax.core.Tracer)  # cuDNN takes no empty row
+    unpacked = rnn.unpack_lstm_weights(weights, input_size, hidden_size, num_layers, bidirectional)
+    return rnn.lstm_ref(x, h_0, c_0, *unpacked, seq_lengths, input_size, hidden_size, num_layers, dropout, bidirectional)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_layer_and_all_gradients_match_the_reference(monkeypatch, masked, reverse):
+    monkeypatch.setattr(rnn, "lstm", by_definition)
+    draws = np.random.default_rng(0)
+    shapes = {"inputs": (ROWS, TIME, INPUTS), "kernel_in": (INPUTS, 4 * HIDDEN), "kernel_rec": (HIDDEN, 4 * HIDDEN), "bias": (4 * HIDDEN,)}
+    shapes |= {"hidden": (ROWS, HIDDEN), "cell": (ROWS, HIDDEN)}
+    arrays = {name: draws.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    mask = np.arange(TIME)[None, :] < LENGTHS[:, None] if masked else None
+    real = np.ones((ROWS, TIME), bool) if mask is None else mask
+    asked = {name: draws.normal(size=shape) for name, shape in (("outputs", (ROWS, TIME, HIDDEN)), ("hidden", (ROWS, HIDDEN)))}
+    asked |= {"cell": draws.normal(size=(ROWS, HIDDEN))}
+    asked["outputs"] *= real[:, :, None]  # at padding there is nothing to rely on
+
+    def ours(arrays):
+        graph, state = nnx.split(LSTM(INPUTS, HIDDEN, forget_bias=1.0, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0)))
+        nnx.replace_by_pure_dict(state, {name: arrays[name] for name in ("kernel_in", "kernel_rec", "bias")})
+        initial = LSTMState(arrays["hidden"], arrays["cell"])
+        given = None if mask is None else jnp.asarray(mask)
+        outputs, final = lstm_layer(nnx.merge(graph, state), arrays["inputs"], given, initial, reverse, "cudnn")
+        return {"outputs": outputs, **final._asdict()}
+
+    def loss(arrays):
+        found = ours(arrays)
+        return sum(jnp.sum(asked[name].astype(np.float32) * found[name]) for name in asked), found
+
+    gradients, found = jax.grad(loss, has_aux=True)({name: jnp.asarray(array) for name, array in arrays.items()})
+    exact = {name: array.astype(np.float64) for name, array in arrays.items()}
+
+    def literal(**arrays):
+        return dict(zip(("outputs", "hidden", "cell"), reference.lstm(**arrays, mask=mask, reverse=reverse), strict=True))
+
+    want = literal(**exact)
+    assert reference.error(np.asarray(found["outputs"])[real], want["outputs"][real]) <= 1e-5
+    for name in ("hidden", "cell"):
+        assert reference.error(found[name], want[name]) <= 1e-5
+    for name, gradient in reference.gradients(lambda **a: sum(np.sum(asked[n] * literal(**a)[n]) for n in asked), exact).items():
+        assert reference.error(gradients[name], gradient) <= 1e-5, name
+
+
+class Device:
+    def __init__(self, kind):
+        self.device_kind = kind
+
+
+@pytest.mark.parametrize(
+    ("wanted", "backend", "kind", "compute", "kernel"),
+    [
+        ("auto", "cpu", "cpu", "float32", "scan"),
+        ("auto", "tpu", "TPU v5e", "float32", "scan"),
+        ("auto", "gpu", "NVIDIA H200", "float32", "cudnn"),
+        ("auto", "gpu", "NVIDIA H200", "bfloat16", "scan"),
+        ("auto", "gpu", "AMD Instinct MI300X", "float32", "scan"),
+        ("scan", "gpu", "NVIDIA H200", "float32", "scan"),
+        ("cudnn", "cpu", "cpu", "float32", "cudnn"),
+    ],
+)
+def test_the_device_and_the_type_choose_the_kernel(monkeypatch, wanted, backend, kind, compute, kernel):
+    monkeypatch.setattr(lstm.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(lstm.jax, "devices", lambda: [Device(kind)])
+    assert choose_kernel(wanted, compute) == kernel
+
+
+def test_every_kernel_can_be_asked_for():
+    assert {"auto", *get_args(lstm.Kernel)} == set(get_args(ModelConfig.__annotations__["kernel"]))
