@@ -4,7 +4,7 @@
     python -m flax_s2s evaluate runs/multi30k_en_de --split test --beam-size 5
 
 Two CPU cores (float32 products at 180 GFLOP/s), 2026-11-22: 56 minutes, with other work beside it; test set, beam 5: 37.26 BLEU
-(sacreBLEU, cased, 13a), 62.02 chrF.
+(sacreBLEU, cased, 13a), 62.02 chrF. With --model.attention none --model.no-input-feeding: 26.19 BLEU, 50.60 chrF.
 """
 
 from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig, VocabConfig

@@ -8,7 +8,8 @@ The peers stand in an environment of their own, made once:
 
     python -m venv ~/peers
     ~/peers/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu
-    ~/peers/bin/pip install --no-deps OpenNMT-py==3.5.1 && ~/peers/bin/pip install configargparse pyyaml six rapidfuzz sacrebleu
+    ~/peers/bin/pip install --no-deps OpenNMT-py==3.5.1
+    ~/peers/bin/pip install numpy configargparse pyyaml six rapidfuzz sacrebleu pyonmttok pyahocorasick ctranslate2 flask waitress tensorboard fasttext-wheel spacy
 
 Every contender is a process that waits while another is measured. A round is: the float32 product of two matrices of 2048
 (in our process), then every contender over all batches. Medians are printed, with the spread between the quartiles; a run
