@@ -87,7 +87,8 @@ def test_what_the_file_says_holds_nothing(tmp_path: Path, left: str) -> None:
     """A full disk leaves it empty; in a container the next process often has the same number."""
     (tmp_path / rundir.LOCK).write_text(left)
     with rundir.hold(epath.Path(tmp_path)):
-        pass
+        assert (tmp_path / rundir.LOCK).read_text() == f"process {os.getpid()} on {socket.gethostname()}"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_configuration_that_is_not_text_is_an_error(tmp_path: Path) -> None:
