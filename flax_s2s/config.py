@@ -73,7 +73,7 @@ class DataConfig:
     """Padded tokens of a batch, counted on its longer side: rows = batch_tokens / length."""
     row_multiple: int = identity(8)
     """Rows of every batch are a multiple of this; the number of devices must divide it."""
-    buckets: int = identity(10)
+    buckets: int = identity(12)
     """Number of batch shapes (source length, target length, rows); each is compiled once."""
 
 
@@ -131,10 +131,12 @@ class ModelConfig:
     """Parameters start uniform in +-init_scale; 0: Glorot uniform kernels, embeddings of variance 1/embedding_size."""
     forget_bias: float = identity(1.0)
     """Start of the forget gates' biases (Jozefowicz et al. 2015)."""
-    compute: Literal["float32", "bfloat16"] = identity("float32")
-    """Type of the matrix products; parameters, cell states, softmax and loss stay float32."""
+    compute: Literal["auto", "float32", "bfloat16"] = identity("auto")
+    """Type of the matrix products; parameters, cell states, softmax and loss stay float32. auto: bfloat16 on TPUs and recent NVIDIA GPUs."""
     kernel: Literal["auto", "scan", "cudnn"] = operational("auto")
     """What runs an LSTM layer over time; auto: cudnn on NVIDIA GPUs in float32, else scan."""
+    recompute: bool = operational(False)
+    """Compute gates (with input_feeding whole steps) again for the gradient instead of keeping them: slower, less memory for long inputs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -444,7 +446,7 @@ def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
         raise UserError(
             f"model.hidden_size={model.hidden_size} must be even, so that each direction gets half; use {model.hidden_size + 1}"
         )
-    if model.kernel == "cudnn" and model.compute != "float32":
+    if model.kernel == "cudnn" and model.compute == "bfloat16":
         raise UserError(f"model.kernel=cudnn computes in float32 only, got model.compute={model.compute}; use model.kernel=auto")
     if model.attention == "none" and model.bridge == "zero":
         raise UserError("model.attention=none with model.bridge=zero shows the decoder nothing of the source; use model.bridge=copy")

@@ -26,6 +26,7 @@ from flax_s2s.config import (
     nearest,
     to_json,
 )
+from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.seq2seq import init_params, make_model, sizes
 from flax_s2s.training.state import count_parameters
 
@@ -171,7 +172,10 @@ def test_every_field_is_identity_or_operational():
         name for name, role in roles.items() if name.startswith(("training.", "decoding.", "evaluation.")) and role == "identity"
     } == set()
     learned = ("seed", "vocab.", "model.", "optimizer.")
-    assert {name for name, role in roles.items() if name.startswith(learned) and role == "operational"} == {"model.kernel"}
+    assert {name for name, role in roles.items() if name.startswith(learned) and role == "operational"} == {
+        "model.kernel",
+        "model.recompute",
+    }
 
 
 def test_every_field_is_a_plain_value():
@@ -262,7 +266,7 @@ def test_every_preset_is_consistent_and_builds(file):
     model = make_model(config.model, size, size)
     source, target = jax.ShapeDtypeStruct((2, 5), jnp.int32), jax.ShapeDtypeStruct((2, 7), jnp.int32)
     readouts = jax.eval_shape(lambda params, source, target: model.bind(params)(source, target), params, source, target)
-    assert (readouts.shape, readouts.dtype) == ((2, 7, sizes(config.model).readout), config.model.compute)
+    assert (readouts.shape, readouts.dtype) == ((2, 7, sizes(config.model).readout), choose_means(config.model).compute)
 
 
 @pytest.mark.parametrize("file", sorted(PRESETS.glob("*.py")), ids=lambda file: file.stem)

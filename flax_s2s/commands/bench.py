@@ -26,7 +26,7 @@ _LINES = 256  # lines decoded in one measurement
 
 
 def run(config: Config, rounds: int) -> int:
-    """The same work every time: the first batches of an epoch, the first lines of the corpus."""
+    """The same work every time: batches that stand for an epoch, the first lines of the corpus."""
     config, out = check(config), console()
     begin()
     devices = parallel.make_devices(
@@ -45,7 +45,7 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
     state = create_state(config, sizes, optimizer, devices)
     pipeline = Pipeline(ready.tokens.pairs, ready.shapes, config.seed)
-    batches = [pipeline.batch(planned) for planned in pipeline.plan(0)[:_STEPS]]
+    batches = [pipeline.batch(planned) for planned in pipeline.sample(_STEPS)]
     step, after = make_train_step(model, optimizer, config, devices), feed_all(devices, np.array([0, 1], np.int32))
     fed = [feed_rows(devices, tuple(batch)) for batch in batches]
     box = [state]

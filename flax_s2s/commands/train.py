@@ -23,7 +23,7 @@ from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
 from flax_s2s.data.tokens import tokenize
 from flax_s2s.decoding.evaluate import make_translation_evaluation
 from flax_s2s.decoding.translate import Translator
-from flax_s2s.model.lstm import choose_kernel
+from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.seq2seq import Model, make_model
 from flax_s2s.parallel import Devices
 from flax_s2s.programs import Programs
@@ -222,7 +222,7 @@ def describe(
         "vocabulary": f"{vocabulary}; unknown tokens {' '.join(unknown)}",
         "parameters": f"{parameters:,}",
         "devices": f"{devices.count} x {kind} in {parallel.process()[1]} process(es)",
-        "kernel": choose_kernel(config.model.kernel, config.model.compute),
+        "kernel": str(choose_means(config.model)),
         "shapes": " ".join(map(str, ready.shapes)),
         "batches": f"{len(plan):,} an epoch, {len(ready.tokens.pairs) / len(plan):.1f} pairs each, padding {pipeline.waste(plan):.1%}",
         "versions": " ".join(f"{name} {version}" for name, version in versions().items()),

@@ -25,8 +25,9 @@ from flax_s2s.training.state import Params
 
 
 def begin() -> None:
-    """What comes before any use of a device: the folder of compiled programs, and the other processes."""
+    """What comes before any use of a device: the folder of compiled programs, the memory, and the other processes."""
     programs.keep()
+    programs.keep_memory()
     parallel.start()
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Int, Int32, Integer
 
 from flax_s2s.config import EOS, PAD, DataConfig, UserError
 
-_CANDIDATES = 32  # lengths per side that a bucket's edge may take: more changes padding by less than 0.5% on Multi30k
+_CANDIDATES = 64  # lengths per side that a bucket's edge may take; 32 leave 1.5% more padding on Multi30k
 
 
 class Ragged(NamedTuple):

@@ -57,6 +57,11 @@ class Pipeline:
         ]
         return [planned[i] for i in rng.permutation(len(planned))]
 
+    def sample(self, count: int) -> list[Planned]:
+        """Batches that stand for an epoch: evenly spaced in the first one's, sorted by shape."""
+        plan = sorted(self.plan(0), key=lambda planned: (planned.shape, len(planned.pairs)))
+        return [plan[(2 * number + 1) * len(plan) // (2 * count)] for number in range(count)]
+
     def stream(self, start: Position) -> Iterator[tuple[Position, Batch]]:
         """Endless: each batch with the position to resume from once it has been used."""
         epoch, skip = start

@@ -8,8 +8,11 @@ The cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 200
     c' = f c + i g          h' = o tanh(c')
 
 What makes it fast: the input projection is one matrix product over all steps, before the loop; the four gates are one
-product inside it; and the backward loop only emits the gates' gradients, so that the recurrent weights' gradient is one
-product after the loop instead of a weight-sized sum at every step.
+product inside it; and the backward loop only emits the gates' gradients, so that the gradient of both kernels is one
+product after the loop instead of weight-sized sums at every step.
+
+What is kept for the gradient, per row and step: the inputs, 4 gates, the hidden state and the cell, of `hid` numbers each
+(the cell in float32). With `recompute` the gates are computed again instead, by two products over all steps.
 """
 
 from functools import partial
@@ -21,21 +24,42 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from flax_s2s.config import ModelConfig
 from flax_s2s.model.cudnn import cudnn_layer
 
 Initializer = jax.nn.initializers.Initializer
 Kernel = Literal["scan", "cudnn"]
 
+_AMPERE = 8.0  # NVIDIA's compute capability
 
-def choose_kernel(wanted: Literal["auto", "scan", "cudnn"], compute: str) -> Kernel:
-    """What `auto` means here: cuDNN on NVIDIA GPUs in float32, else the scan.
 
-    Source: a loop in the graph costs about 10 us a step on NVIDIA GPUs, cuDNN 2 to 5 us; cuDNN's interface in jax is float32 only.
+class Means(NamedTuple):
+    """How layers are computed here."""
+
+    kernel: Kernel
+    compute: Literal["float32", "bfloat16"]
+
+    def __str__(self) -> str:
+        """`scan, float32`."""
+        return f"{self.kernel}, {self.compute}"
+
+
+def choose_means(config: ModelConfig) -> Means:
+    """What `auto` means here.
+
+    bfloat16 where the devices multiply it faster than float32, TPUs and NVIDIA GPUs from Ampere on; cuDNN for float32 on
+    NVIDIA GPUs, since a loop in the graph costs them about 10 us a step, cuDNN 2 to 5 us, and its interface in jax is
+    float32 only; else the scan.
     """
-    if wanted != "auto":
-        return wanted
-    nvidia = jax.default_backend() == "gpu" and "NVIDIA" in jax.devices()[0].device_kind
-    return "cudnn" if nvidia and compute == "float32" else "scan"
+    device = jax.devices()[0]
+    nvidia = device.platform == "gpu" and "NVIDIA" in device.device_kind
+    fast = device.platform == "tpu" or (nvidia and float(device.compute_capability) >= _AMPERE)
+    compute = config.compute
+    if compute == "auto":
+        compute = "bfloat16" if fast and config.kernel != "cudnn" else "float32"
+    if config.kernel != "auto":
+        return Means(config.kernel, compute)
+    return Means("cudnn" if nvidia and compute == "float32" else "scan", compute)
 
 
 class LSTMState(NamedTuple):
@@ -113,6 +137,7 @@ def lstm_layer(
     initial: LSTMState | None = None,
     reverse: bool = False,
     kernel: Kernel = "scan",
+    recompute: bool = False,
 ) -> tuple[Float[Array, "batch time hid"], LSTMState]:
     """A layer over time.
 
@@ -124,6 +149,7 @@ def lstm_layer(
         initial: the state before the first step read; None is zeros.
         reverse: read from the last position to the first.
         kernel: what computes it; cudnn wants float32 and a mask whose real positions come first.
+        recompute: keep no gates for the gradient, see above; cudnn keeps what it wants.
 
     Returns:
         Outputs at every position (at padding finite, and nothing to rely on), and the final state.
@@ -134,9 +160,9 @@ def lstm_layer(
         kernels = (layer.kernel_in[...], layer.kernel_rec[...], layer.bias[...])
         outputs, last_hidden, last_cell = cudnn_layer(kernels, inputs, mask, initial.hidden, initial.cell, reverse)
         return outputs, LSTMState(last_hidden, last_cell)
-    projected = project(layer, inputs).swapaxes(0, 1)  # [time batch gates]
     step_mask = None if mask is None else mask.swapaxes(0, 1)[:, :, None]  # [time batch 1]
-    hidden, final = _recurrence(reverse, projected, step_mask, initial, layer.kernel_rec[...].astype(inputs.dtype))
+    kernels = (layer.kernel_in[...].astype(inputs.dtype), layer.kernel_rec[...].astype(inputs.dtype), layer.bias[...])
+    hidden, final = _recurrence(reverse, recompute, inputs.swapaxes(0, 1), step_mask, initial, kernels)
     return hidden.swapaxes(0, 1), final
 
 
@@ -146,35 +172,43 @@ def _hold(step_mask: Bool[Array, "batch 1"] | None, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(step_mask, n, o), new, old)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _recurrence(
     reverse: bool,
-    projected: Float[Array, "time batch gates"],
+    recompute: bool,
+    inputs: Float[Array, "time batch emb"],
     mask: Bool[Array, "time batch 1"] | None,
     initial: LSTMState,
-    kernel_rec: Float[Array, "hid gates"],
+    kernels: tuple[Float[Array, "emb gates"], Float[Array, "hid gates"], Float[Array, " gates"]],
 ) -> tuple[Float[Array, "time batch hid"], LSTMState]:
-    """The loop; what autodiff would do with it is replaced by `_recurrence_backward`."""
-    return _recurrence_forward(reverse, projected, mask, initial, kernel_rec)[0]
+    """The layer; what autodiff would do with it is replaced by `_recurrence_backward`."""
+    return _recurrence_forward(reverse, recompute, inputs, mask, initial, kernels)[0]
 
 
-def _recurrence_forward(reverse: bool, projected: Any, mask: Any, initial: LSTMState, kernel_rec: Any) -> tuple[Any, Any]:
-    def step(state: LSTMState, now: Any) -> tuple[LSTMState, Any]:
-        inputs, step_mask = now
-        sums = inputs.astype(jnp.float32) + jnp.matmul(state.hidden, kernel_rec, preferred_element_type=jnp.float32)
-        new, (gates, _, _) = _cell_forward(inputs.dtype, sums, state.cell)
+def _recurrence_forward(reverse: bool, recompute: bool, inputs: Any, mask: Any, initial: LSTMState, kernels: Any) -> tuple[Any, Any]:
+    kernel_in, kernel_rec, bias = kernels
+
+    def step(carry: Any, now: Any) -> tuple[Any, Any]:
+        (state, gates), (at, step_mask) = carry, now
+        projected = lax.dynamic_index_in_dim(gates, at, keepdims=False).astype(jnp.float32)
+        sums = projected + _product(state.hidden, kernel_rec) + bias[None, :]
+        new, (now_gates, _, _) = _cell_forward(inputs.dtype, sums, state.cell)
         new = _hold(step_mask, new, state)
-        return new, (new, gates)
+        return (new, lax.dynamic_update_index_in_dim(gates, now_gates, at, 0)), new
 
-    final, (states, gates) = lax.scan(step, initial, (projected, mask), reverse=reverse)
-    # Saved for the gradient, per step and row: 4 gates, the hidden state and the cell.
-    return (states.hidden, final), (gates, states, mask, initial, kernel_rec)
+    # The gates overwrite, step by step, what the input's product left: no second array of that size.
+    projected, steps = _product(inputs, kernel_in).astype(inputs.dtype), jnp.arange(inputs.shape[0])
+    (final, gates), states = lax.scan(step, (initial, projected), (steps, mask), reverse=reverse)
+    return (states.hidden, final), (inputs, None if recompute else gates, states, mask, initial, kernels)
 
 
-def _recurrence_backward(reverse: bool, saved: Any, gradient: Any) -> tuple[Any, ...]:
-    gates, states, mask, initial, kernel_rec = saved
+def _recurrence_backward(reverse: bool, recompute: bool, saved: Any, gradient: Any) -> tuple[Any, ...]:
+    inputs, gates, states, mask, initial, (kernel_in, kernel_rec, bias) = saved
     d_hidden, d_final = gradient
     before = jax.tree.map(partial(_shift, reverse), states, initial)  # the state each step started from
+    if recompute:
+        projected = _product(inputs, kernel_in).astype(inputs.dtype).astype(jnp.float32)
+        _, (gates, _, _) = _cell_forward(inputs.dtype, projected + _product(before.hidden, kernel_rec) + bias[None, None, :], before.cell)
     transposed = kernel_rec.T
 
     def step(d_state: LSTMState, now: Any) -> tuple[LSTMState, Any]:
@@ -182,14 +216,20 @@ def _recurrence_backward(reverse: bool, saved: Any, gradient: Any) -> tuple[Any,
         d_new = LSTMState(d_state.hidden + d_output.astype(jnp.float32), d_state.cell)
         d_sums, d_cell = _cell_backward(gates.dtype, (gates, cell_before, cell), d_new)
         d_sums = _hold(step_mask, d_sums, jnp.zeros_like(d_sums)).astype(gates.dtype)
-        d_before = LSTMState(jnp.matmul(d_sums, transposed, preferred_element_type=jnp.float32), d_cell)
-        return _hold(step_mask, d_before, d_new), d_sums
+        return _hold(step_mask, LSTMState(_product(d_sums, transposed), d_cell), d_new), d_sums
 
     d_end = LSTMState(d_final.hidden.astype(jnp.float32), d_final.cell)
     d_initial, d_sums = lax.scan(step, d_end, (gates, states.cell, before.cell, mask, d_hidden), reverse=not reverse)
-    d_kernel = jnp.einsum("tbh,tbg->hg", before.hidden, d_sums, preferred_element_type=jnp.float32)
     d_initial = LSTMState(d_initial.hidden.astype(initial.hidden.dtype), d_initial.cell)
-    return d_sums, None, d_initial, d_kernel.astype(kernel_rec.dtype)
+    d_inputs = _product(d_sums, kernel_in.T).astype(inputs.dtype)
+    read = jnp.concatenate([inputs, before.hidden], axis=-1)  # one product for both kernels: d_sums is read once
+    d_kernels = jnp.einsum("tbi,tbg->ig", read, d_sums, preferred_element_type=jnp.float32).astype(kernel_in.dtype)
+    d_bias = d_sums.sum(axis=(0, 1), dtype=jnp.float32)
+    return d_inputs, None, d_initial, (*jnp.split(d_kernels, [inputs.shape[-1]]), d_bias)
+
+
+def _product(left: Float[Array, "*rows inp"], kernel: Float[Array, "inp out"]) -> Float[Array, "*rows out"]:
+    return jnp.matmul(left, kernel, preferred_element_type=jnp.float32)
 
 
 def _shift(reverse: bool, states: Float[Array, "time batch hid"], initial: Float[Array, "batch hid"]) -> Float[Array, "time batch hid"]:

@@ -30,8 +30,8 @@ def _product(left: Float[Array, "batch beam inp"], kernel: Float[Array, "*batch 
     return jnp.matmul(left, kernel, preferred_element_type=jnp.float32)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def scan(step: Step, kernels: Kernels, constants: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
+@partial(jax.custom_vjp, nondiff_argnums=(0, 5))
+def scan(step: Step, kernels: Kernels, constants: Any, carry: Any, inputs: Any, recompute: bool = False) -> tuple[Any, Any]:
     """`lax.scan` of `step(multiply, constants, carry, input) -> (carry, output)`.
 
     Args:
@@ -40,11 +40,12 @@ def scan(step: Step, kernels: Kernels, constants: Any, carry: Any, inputs: Any) 
         constants: whatever else of the surroundings needs a gradient; theirs is summed up inside the loop, so nothing large.
         carry: as in `lax.scan`.
         inputs: as in `lax.scan`: time first.
+        recompute: keep carries alone for the gradient, and run each step again; else everything that a step computes is kept.
     """
     return lax.scan(partial(step, multiply_by(kernels), constants), carry, inputs)
 
 
-def _forward(step: Step, kernels: Kernels, constants: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
+def _forward(step: Step, kernels: Kernels, constants: Any, carry: Any, inputs: Any, recompute: bool) -> tuple[Any, Any]:
     first = jax.tree.map(lambda leaf: leaf[0], inputs)
     steps = jax.tree.leaves(inputs)[0].shape[0]
     shapes = jax.eval_shape(lambda *now: _trace(step, kernels, None, *now)[1][2], constants, carry, first)
@@ -55,7 +56,8 @@ def _forward(step: Step, kernels: Kernels, constants: Any, carry: Any, inputs: A
             carry, (output, lefts, _) = _trace(step, kernels, now[1], constants, carry, now[0])
             return carry, (output, lefts)
 
-        carry, (outputs, lefts) = lax.scan(tapped_step, carry, (inputs, taps))
+        body = jax.checkpoint(tapped_step, prevent_cse=False) if recompute else tapped_step  # a loop has nothing in common
+        carry, (outputs, lefts) = lax.scan(body, carry, (inputs, taps))
         return (carry, outputs), lefts
 
     result, pull_back, lefts = jax.vjp(run, constants, carry, inputs, taps, has_aux=True)
@@ -90,7 +92,7 @@ def _tapped_backward(saved: tuple[Array], gradient: Array) -> tuple[Any, ...]:
 _tapped.defvjp(lambda left, kernel, tap: (_product(left, kernel), (kernel,)), _tapped_backward)
 
 
-def _backward(step: Step, saved: Any, gradient: Any) -> tuple[Any, ...]:
+def _backward(step: Step, recompute: bool, saved: Any, gradient: Any) -> tuple[Any, ...]:
     pull_back, lefts, kernels = saved
     d_constants, d_carry, d_inputs, d_results = pull_back(gradient)
 

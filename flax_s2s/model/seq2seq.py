@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from flax_s2s.config import PAD, ModelConfig
 from flax_s2s.model.attention import Attention, Source
 from flax_s2s.model.dropout import drop
-from flax_s2s.model.lstm import LSTM, LSTMState, choose_kernel, lstm_cell, lstm_layer, project_by
+from flax_s2s.model.lstm import LSTM, LSTMState, choose_means, lstm_cell, lstm_layer, project_by
 from flax_s2s.model.recurrence import Kernels, Multiply, multiply_by, scan
 
 _TARGET_SITE, _READOUT_SITE = 100, 200  # dropout sites; an encoder's layer i is site i, a decoder's is _TARGET_SITE + i
@@ -84,7 +84,7 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         """Declares the layers; a bidirectional one is a list of two."""
-        self.config, self.kernel = config, choose_kernel(config.kernel, config.compute)
+        self.config, self.kernel = config, choose_means(config).kernel
         directions, size, layers = sizes(config).directions, config.embedding_size, []
         for index in range(config.encoder_layers):
             both = index < config.bidirectional_layers
@@ -99,9 +99,9 @@ class Encoder(nnx.Module):
         self, embedded: Float[Array, "batch src emb"], mask: Bool[Array, "batch src"], keys: RowKeys
     ) -> tuple[Float[Array, "batch src hid"], list[LSTMState]]:
         """Outputs of the top layer and the final state of every layer, both directions side by side."""
-        features, finals = embedded, []
+        features, finals, how = embedded, [], (self.kernel, self.config.recompute)
         for index, directions in enumerate(self.layers):
-            read = [lstm_layer(layer, features, mask, None, bool(number), self.kernel) for number, layer in enumerate(directions)]
+            read = [lstm_layer(layer, features, mask, None, bool(number), *how) for number, layer in enumerate(directions)]
             outputs = jnp.concatenate([output for output, _ in read], axis=-1)
             finals.append(jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *[final for _, final in read]))
             outputs = drop(outputs, keys, index + 1, self.config.dropout)
@@ -158,7 +158,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         """Declares layers, attention and readout."""
-        self.config, self.kernel = config, choose_kernel(config.kernel, config.compute)
+        self.config, self.kernel = config, choose_means(config).kernel
         hidden, derived, init = config.hidden_size, sizes(config), initializers(config)[0]
         context = derived.memory if config.attention != "none" else 0
         lowest = config.embedding_size + (derived.readout if config.input_feeding else 0)
@@ -177,7 +177,7 @@ class Decoder(nnx.Module):
             return self._feed(memory, embedded, keys)
 
         def run(index: int, inputs: Any) -> Any:
-            outputs, _ = lstm_layer(self.layers[index], inputs, None, memory.start[index], False, self.kernel)
+            outputs, _ = lstm_layer(self.layers[index], inputs, None, memory.start[index], False, self.kernel, self.config.recompute)
             return drop(outputs, keys, _TARGET_SITE + index + 1, self.config.dropout)
 
         readouts, _ = self._stack(multiply_by(self._kernels(memory)), self._constants(memory).source, embedded, run)
@@ -259,7 +259,8 @@ class Decoder(nnx.Module):
             return carry, readouts[:, 0]
 
         now = jax.tree.map(lambda part: part.swapaxes(0, 1)[:, :, None], (self._project(embedded), masks))  # [tgt batch 1 gates]
-        _, readouts = scan(step, self._kernels(memory), self._constants(memory), start_carry(memory, self.config, 1), now)
+        carry = start_carry(memory, self.config, 1)
+        _, readouts = scan(step, self._kernels(memory), self._constants(memory), carry, now, self.config.recompute)
         return readouts.swapaxes(0, 1)
 
 
@@ -282,7 +283,8 @@ class Seq2Seq(nnx.Module):
 
     def __init__(self, config: ModelConfig, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs) -> None:
         """Declares all parameters; vocabularies are given by their sizes."""
-        self.config, readout, table = config, sizes(config).readout, initializers(config)[1]
+        self.config, self.compute = config, choose_means(config).compute
+        readout, table = sizes(config).readout, initializers(config)[1]
         self.target_table = nnx.Param(table(rngs.params(), (target_vocab, config.embedding_size), jnp.float32))
         if config.tie != "all":
             self.source_table = nnx.Param(table(rngs.params(), (source_vocab, config.embedding_size), jnp.float32))
@@ -333,7 +335,7 @@ class Seq2Seq(nnx.Module):
         return table[...], self.output_bias[...]
 
     def _embed(self, table: Any, ids: Any) -> Any:
-        return table[...][ids].astype(jnp.dtype(self.config.compute))  # in this order the gradient is summed in float32
+        return table[...][ids].astype(jnp.dtype(self.compute))  # in this order the gradient is summed in float32
 
 
 class Model(NamedTuple):

@@ -1,6 +1,6 @@
 """How the layer is handed to cuDNN: its place is taken by jax's own definition of what cuDNN computes."""
 
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax.experimental import rnn
 
 from flax_s2s.config import ModelConfig
 from flax_s2s.model import lstm
-from flax_s2s.model.lstm import LSTM, LSTMState, choose_kernel, lstm_layer
+from flax_s2s.model.lstm import LSTM, LSTMState, choose_means, lstm_layer
 
 ROWS, TIME, INPUTS, HIDDEN = 4, 6, 3, 5
 LENGTHS = np.array([6, 3, 1, 0])  # the last row is filler
@@ -64,27 +64,36 @@ def test_layer_and_all_gradients_match_the_reference(monkeypatch, masked, revers
         assert reference.error(gradients[name], gradient) <= 1e-5, name
 
 
-class Device:
-    def __init__(self, kind):
-        self.device_kind = kind
+class Device(NamedTuple):
+    platform: str
+    device_kind: str
+    compute_capability: str = ""
+
+
+CPU, TPU, MI300X = Device("cpu", "cpu"), Device("tpu", "TPU v5 lite"), Device("gpu", "AMD Instinct MI300X", "9.4")
+H200, V100 = Device("gpu", "NVIDIA H200", "9.0"), Device("gpu", "Tesla V100 NVIDIA", "7.0")
 
 
 @pytest.mark.parametrize(
-    ("wanted", "backend", "kind", "compute", "kernel"),
+    ("device", "kernel", "compute", "chosen"),
     [
-        ("auto", "cpu", "cpu", "float32", "scan"),
-        ("auto", "tpu", "TPU v5e", "float32", "scan"),
-        ("auto", "gpu", "NVIDIA H200", "float32", "cudnn"),
-        ("auto", "gpu", "NVIDIA H200", "bfloat16", "scan"),
-        ("auto", "gpu", "AMD Instinct MI300X", "float32", "scan"),
-        ("scan", "gpu", "NVIDIA H200", "float32", "scan"),
-        ("cudnn", "cpu", "cpu", "float32", "cudnn"),
+        (CPU, "auto", "auto", "scan, float32"),
+        (CPU, "auto", "bfloat16", "scan, bfloat16"),
+        (CPU, "cudnn", "auto", "cudnn, float32"),
+        (TPU, "auto", "auto", "scan, bfloat16"),
+        (TPU, "auto", "float32", "scan, float32"),
+        (H200, "auto", "auto", "scan, bfloat16"),
+        (H200, "auto", "float32", "cudnn, float32"),
+        (H200, "auto", "bfloat16", "scan, bfloat16"),
+        (H200, "scan", "float32", "scan, float32"),
+        (H200, "cudnn", "auto", "cudnn, float32"),
+        (V100, "auto", "auto", "cudnn, float32"),
+        (MI300X, "auto", "auto", "scan, float32"),
     ],
 )
-def test_the_device_and_the_type_choose_the_kernel(monkeypatch, wanted, backend, kind, compute, kernel):
-    monkeypatch.setattr(lstm.jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(lstm.jax, "devices", lambda: [Device(kind)])
-    assert choose_kernel(wanted, compute) == kernel
+def test_the_device_chooses_kernel_and_type_where_nothing_else_is_asked(monkeypatch, device, kernel, compute, chosen):
+    monkeypatch.setattr(lstm.jax, "devices", lambda: [device])
+    assert str(choose_means(ModelConfig(kernel=kernel, compute=compute))) == chosen
 
 
 def test_every_kernel_can_be_asked_for():

@@ -43,10 +43,10 @@ def make_layer(kernel_in, kernel_rec, bias):
     return nnx.merge(graph(kernel_in.shape[0], kernel_rec.shape[0]), {"kernel_in": kernel_in, "kernel_rec": kernel_rec, "bias": bias})
 
 
-def ours(arrays, mask, reverse, dtype="float32"):
+def ours(arrays, mask, reverse, dtype="float32", recompute=False):
     layer = make_layer(arrays["kernel_in"], arrays["kernel_rec"], arrays["bias"])
     initial = LSTMState(arrays["hidden"], arrays["cell"]) if "hidden" in arrays else None
-    outputs, final = lstm_layer(layer, arrays["inputs"].astype(dtype), mask, initial, reverse)
+    outputs, final = lstm_layer(layer, arrays["inputs"].astype(dtype), mask, initial, reverse, recompute=recompute)
     return dict(zip(STATES, (outputs, *final), strict=True))
 
 
@@ -119,14 +119,39 @@ def test_layer_and_all_gradients_match_the_reference(size, masked, reverse):
         assert_same(gradients, want_gradients, FLOAT32)
 
 
+recomputing = partial(ours, recompute=True)
+
+
+@pytest.mark.parametrize("layer_fn", [ours, recomputing], ids=["keeping", "recomputing"])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_bfloat16_stays_near_the_reference(reverse):
+def test_bfloat16_stays_near_the_reference(reverse, layer_fn):
     for seed in range(3):
         arrays, mask, asked = draw(SIZES["rows3"], seed)
-        found, gradients = evaluate(arrays, mask, asked, reverse=reverse, dtype="bfloat16")
+        found, gradients = evaluate(arrays, mask, asked, reverse=reverse, dtype="bfloat16", layer_fn=layer_fn)
         want, want_gradients = expected(arrays, mask, asked, reverse)
         assert_same(found, want, BFLOAT16)
         assert_same(gradients, want_gradients, BFLOAT16)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_recomputed_gates_give_the_same_gradients(reverse, masked):
+    for seed in range(3):
+        arrays, mask, asked = draw(SIZES["rows3"], seed)
+        found, gradients = evaluate(arrays, mask if masked else None, asked, reverse=reverse, layer_fn=recomputing)
+        want, want_gradients = expected(arrays, mask if masked else None, asked, reverse)
+        assert_same(found, want, FLOAT32)
+        assert_same(gradients, want_gradients, FLOAT32)
+
+
+@pytest.mark.parametrize(("recompute", "features"), [(False, 6), (True, 2)])
+def test_what_is_kept_for_the_gradient(recompute, features):
+    """Per row and step: 4 gates, hidden state and cell; besides them the inputs, the mask, the first state and the kernels."""
+    rows, steps, inputs, hidden = 3, 7, 2, 4
+    arrays, mask, _ = draw((rows, steps, inputs, hidden), 0)
+    _, pull_back = jax.vjp(lambda arrays: ours(arrays, jnp.asarray(mask), False, recompute=recompute), arrays)
+    kept = {leaf.unsafe_buffer_pointer(): leaf.shape for leaf in jax.tree.leaves(pull_back) if leaf.ndim == 3}
+    assert sum(shape[-1] for shape in kept.values() if shape[:2] == (steps, rows)) == inputs + 1 + features * hidden
 
 
 def test_without_an_initial_state_the_layer_starts_from_zeros():
@@ -189,18 +214,19 @@ def gradient_program(layer_fn):
     rows, steps, inputs, hidden = 2, 6, 3, 5
     arrays, mask, asked = draw((rows, steps, inputs, hidden), 0)
     program = jax.make_jaxpr(partial(evaluate, layer_fn=layer_fn))(arrays, mask, asked)
-    weight = {(hidden, 4 * hidden), (4 * hidden, hidden)}
+    both = inputs + hidden
+    weight = {(hidden, 4 * hidden), (4 * hidden, hidden), (both, 4 * hidden), (4 * hidden, both)}
     products = [
         bool(loops) for e, loops in equations(program.jaxpr) if e.primitive.name == "dot_general" and e.outvars[0].aval.shape in weight
     ]
     return products, carries(program.jaxpr), weight
 
 
-def test_recurrent_weight_gradient_is_one_product_after_the_loop():
+def test_the_gradient_of_both_kernels_is_one_product_after_the_loop():
     products, carried, weight = gradient_program(ours)
     assert products == [False]  # one, outside of any loop
-    assert carried  # the two loops were found: hidden and cell, forward and backward
-    assert [aval.shape for aval in carried] == [(2, 5)] * 4
+    state = [(2, 5)] * 2  # hidden and cell
+    assert [aval.shape for aval in carried] == [*state, (6, 2, 20), *state]  # forward, with the gates of all steps; backward
     assert not any(aval.shape in weight for aval in carried)
 
 

@@ -17,7 +17,7 @@ from flax_s2s.model.dropout import drop, row_keys
 from flax_s2s.model.seq2seq import init_params, make_model, reverse_real, sizes, source_layer
 
 # A rate, so that every test without keys also says that nothing is dropped without keys.
-SMALL = ModelConfig(embedding_size=6, hidden_size=4, dropout=0.5)
+SMALL = ModelConfig(embedding_size=6, hidden_size=4, dropout=0.5, compute="float32")
 CONFIGS = {
     "fixed vector": replace(SMALL, attention="none", bidirectional_layers=0),
     "fixed vector, reversed, deep, tied": replace(

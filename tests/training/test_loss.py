@@ -87,14 +87,34 @@ def test_chunks_change_nothing(chunk_tokens, monkeypatch):
     inputs, tgt_ids = draw(0)
     want, want_gradients = evaluate(inputs, tgt_ids, 0.1)
     monkeypatch.setattr(loss, "_CHUNK_LOGITS", int(chunk_tokens * VOCAB))
-    shapes = logits_shapes(inputs, tgt_ids)
-    assert shapes == {(max(1, {14: 8}.get(chunk_tokens, int(chunk_tokens))), VOCAB)}
+    assert max(logits_shapes(inputs, tgt_ids)) == (max(1, {14: 8}.get(chunk_tokens, int(chunk_tokens))), VOCAB)
     found, gradients = evaluate(inputs, tgt_ids, 0.1)
     assert_sums(found, want)
     for got, wanted in zip(gradients, want_gradients, strict=True):
         assert reference.error(got, wanted) <= 1e-6
     # Without a gradient another loop runs.
     assert_sums(jax.jit(cross_entropy, static_argnums=4)(*inputs, tgt_ids, 0.1), want)
+
+
+@pytest.mark.parametrize("real", [0.0, 0.1, 0.5, 0.6, 0.9, 1.0])
+@pytest.mark.parametrize("chunk_tokens", [7, 1000])
+def test_leaving_padding_out_changes_nothing(real, chunk_tokens, monkeypatch):
+    """On a CPU a chunk is cut down to its real tokens; on accelerators it is not."""
+    monkeypatch.setattr(loss, "_CHUNK_LOGITS", chunk_tokens * VOCAB)
+    inputs, tgt_ids = draw(3)
+    tgt_ids = jnp.where(np.random.default_rng(0).random(tgt_ids.shape) < real, jnp.maximum(tgt_ids, 1), 0)
+    found, gradients = evaluate(inputs, tgt_ids, 0.1)
+    monkeypatch.setattr(loss, "_over_real", loss._over_chunks)
+    want, want_gradients = evaluate(inputs, tgt_ids, 0.1)
+    assert_sums(found, want)
+    for got, wanted in zip(gradients, want_gradients, strict=True):
+        assert reference.error(got, wanted) <= 1e-6
+
+
+def test_a_cpu_computes_no_logits_of_most_padding():
+    inputs, _ = draw(0)
+    sizes = {rows for rows, _ in logits_shapes(inputs, jnp.ones((ROWS, TGT), jnp.int32))}
+    assert sizes == {8, 10, 12, 14, 15}  # halves to whole, in eighths of 15; and nothing at all
 
 
 def logits_shapes(inputs, tgt_ids):
