@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import resource
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -48,14 +50,17 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
     batches = [pipeline.batch(planned) for planned in pipeline.sample(_STEPS)]
     step, after = make_train_step(model, optimizer, config, devices), feed_all(devices, np.array([0, 1], np.int32))
     fed = [feed_rows(devices, tuple(batch)) for batch in batches]
+    begin = time.perf_counter()
+    programs = {shape: step.lower(state, batch, after).compile() for shape, batch in {_shape(batch): batch for batch in fed}.items()}
+    compile_secs = time.perf_counter() - begin
     box = [state]
 
     def train() -> Any:
         for batch in fed:
-            box[0], update = step(box[0], batch, after)
+            box[0], update = programs[_shape(batch)](box[0], batch, after)
         return update
 
-    compile_secs = measure(train)
+    jax.block_until_ready(train())
     translator = Translator(model, ready.vocabularies, config.decoding, devices)
     lines = [pair.source for pair in itertools.islice(ready.train, _LINES)]
 
@@ -66,6 +71,7 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
     train_secs, decode_secs, products = _interleaved([train, decode], rounds)
     source, target = (sum(int(np.count_nonzero(side != PAD)) for side in sides) for sides in zip(*batches, strict=True))
     padded = sum(side.size for batch in batches for side in batch)
+    time_steps = sum(side.shape[1] for batch in batches for side in batch)
     attended = source / sum(int(np.count_nonzero(batch.src_ids[:, 0] != PAD)) for batch in batches)  # source tokens of a sentence
     work = count_flops(config.model, box[0].params).training(source, target, attended)
     fastest = products * (1 if jax.default_backend() == "cpu" else devices.count)
@@ -79,12 +85,24 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
         "padding": 1 - (source + target) / padded,
         "matrix_product_flops": products,
         "model_flop_utilization": work / train_secs / fastest,
-        "first_steps_secs": compile_secs,
+        "train_microsecs_per_time_step": 1e6 * train_secs / time_steps,  # a position of source or target: all rows, layers, the update
+        "compile_secs": compile_secs,  # of all shapes; programs kept on disk from an earlier start are read from there
+        "peak_memory_bytes": _peak_memory(devices),
         "decode_sentences_per_sec": len(lines) / decode_secs,  # of a model that has learned little: see the tokens
         "decode_tokens_per_sec": decoded / decode_secs,
         "decode_beam_size": config.decoding.beam_size,
         "rounds": rounds,
     }
+
+
+def _shape(batch: Any) -> Any:
+    return tuple(side.shape for side in batch)
+
+
+def _peak_memory(devices: Devices) -> int:
+    """The most that was in use at once: on an accelerator its own memory, else the process'."""
+    stats = devices.mesh.devices.flat[0].memory_stats()
+    return int(stats["peak_bytes_in_use"]) if stats else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _interleaved(works: list[Callable[[], Any]], rounds: int) -> tuple[float, float, float]:

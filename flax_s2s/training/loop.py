@@ -63,7 +63,8 @@ def run(
         state, score = _evaluate(state, step, work.evaluations, config, devices, log)
         if score is not None:
             work.rate(step, score)
-    outcome = _outcome(state, config, False, step)
+    bad_evaluations = int(state.bad_evaluations)  # read here and after an evaluation: elsewhere it would wait for the device
+    outcome = _outcome(bad_evaluations, config, False, step)
     coming = _ahead(stream, devices)
     while outcome is None:
         tokens = 0
@@ -84,9 +85,10 @@ def run(
             _say(pending, meter, log)
             pending, begin = None, time.perf_counter()
             state, score = _evaluate(state, step, work.evaluations, config, devices, log)
-            improved = score is not None and int(state.bad_evaluations) == 0
+            bad_evaluations = int(state.bad_evaluations)
+            improved = score is not None and bad_evaluations == 0
             meter.pause(time.perf_counter() - begin)
-        outcome = _outcome(state, config, stopping, step)
+        outcome = _outcome(bad_evaluations, config, stopping, step)
         if step % config.save_every_steps == 0 or improved or outcome:
             _say(pending, meter, log)
             pending = None
@@ -118,12 +120,12 @@ def _ahead(stream: Iterator[tuple[Sequence[int], Any]], devices: Devices) -> Ite
             yield sent.popleft()
 
 
-def _outcome(state: TrainState, config: TrainingConfig, stopping: bool, step: int) -> Outcome | None:
+def _outcome(bad_evaluations: int, config: TrainingConfig, stopping: bool, step: int) -> Outcome | None:
     if stopping:
         return "stopped"
     if step >= config.steps:
         return "done"
-    if config.patience and int(state.bad_evaluations) >= config.patience:
+    if config.patience and bad_evaluations >= config.patience:
         return "no longer improving"
     return None
 

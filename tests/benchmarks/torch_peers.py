@@ -1,6 +1,7 @@
 """The PyTorch side of training.py; runs in the peers' environment and knows nothing of this package."""
 
 import argparse
+import ctypes
 import json
 import sys
 import time
@@ -70,7 +71,7 @@ class OpenNMT(nn.Module):
 
 def model_work(name, task, file, vocab):
     torch.manual_seed(0)
-    model = OpenNMT(vocab, task == "feeding") if name == "OpenNMT-py" else Seq2Seq(vocab)
+    model = OpenNMT(vocab, task == "feeding") if "OpenNMT" in name else Seq2Seq(vocab)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     stored = np.load(file)
     batches = [tuple(torch.from_numpy(stored[f"{side}{i}"]).long() for side in ("src", "tgt")) for i in range(len(stored) // 2)]
@@ -114,6 +115,9 @@ def main():
     parser.add_argument("--serve", nargs=3, required=True)
     given = parser.parse_args()
     name, file, vocab = given.serve
+    if "kept" in name:
+        for setting, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX
+            ctypes.CDLL("libc.so.6").mallopt(setting, value)
     work = layers_work(name) if given.task == "layers" else model_work(name, given.task, file, int(vocab))
     work()
     print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads()}), flush=True)

@@ -78,4 +78,6 @@ def test_bench_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["bench", DEBUG, *TINY, "--rounds", "1", "--data.buckets", "1"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["train_target_tokens_per_sec"] > 0 and result["decode_sentences_per_sec"] > 0
+    assert result["train_source_tokens_per_sec"] > 0 and result["train_microsecs_per_time_step"] > 0
+    assert result["compile_secs"] > 0 and result["peak_memory_bytes"] > 2**20
     assert result["model_flop_utilization"] > 0 and 0 <= result["padding"] < 1

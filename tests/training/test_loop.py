@@ -4,17 +4,20 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pytest
 from etils import epath
 
-from flax_s2s.config import TrainingConfig
-from flax_s2s.parallel import make_devices
+from flax_s2s.config import Config, ModelConfig, OptimizerConfig, TrainingConfig
+from flax_s2s.model.seq2seq import make_model
+from flax_s2s.parallel import feed_all, make_devices
 from flax_s2s.runlog import Report, RunLog
 from flax_s2s.training import loop
 from flax_s2s.training.loss import Loss
-from flax_s2s.training.state import TrainState
-from flax_s2s.training.step import Update
+from flax_s2s.training.optimizer import make_optimizer
+from flax_s2s.training.state import TrainState, create_state
+from flax_s2s.training.step import Update, make_eval_step, make_train_step
 
 DEVICES = make_devices(1, {})
 
@@ -78,6 +81,73 @@ def test_every_line_counts_the_tokens_of_its_own_steps(tmp_path: Path, monkeypat
     monkeypatch.setattr(loop.Meter, "read", lambda self, step: read.append((step, len(added))) or {"tokens_per_sec": 0.0, "eta_secs": 0.0})
     run(tmp_path, [1] * 7, log_every_steps=2)
     assert read == [(2, 2), (4, 4), (6, 6), (7, 7)]
+
+
+class OnDevice:
+    """A number that is still being computed: who wants it must wait."""
+
+    def __init__(self, value, waited):
+        self.value, self.waited = value, waited
+
+    def __array__(self, *_, **__):
+        self.waited()
+        return np.asarray(self.value)
+
+    def __int__(self):
+        self.waited()
+        return int(self.value)
+
+    def __add__(self, other):
+        return OnDevice(self.value + other, self.waited)
+
+
+def test_numbers_of_a_step_are_fetched_when_the_next_one_is_on_its_way(tmp_path: Path) -> None:
+    """And nothing else of the device is waited for: with early stopping neither."""
+    dispatched, waits = [], []
+
+    def train_step(state, batch, after):
+        number = len(dispatched)
+        dispatched.append(number)
+
+        def later(value):
+            return OnDevice(value, lambda: waits.append((number, len(dispatched) - 1)))
+
+        after_it = {"step": later(number + 1), "bad_evaluations": later(0), "evaluated": later(0), "best_score": later(0)}
+        loss = Loss(later(np.float32(1)), later(np.float32(1)), later(np.float32(1)))
+        return state._replace(**after_it), Update(loss, later(np.float32(1)), later(np.float32(1)), later(np.int32(0)))
+
+    work = loop.Work(train_step, [], lambda state, score: None, lambda step, score: None, lambda: len(dispatched) == 9)
+    batch = np.ones((8, 3), np.int32)
+    stream = (((0, number + 1), (batch, batch)) for number in range(100))
+    config = TrainingConfig(steps=100, log_every_steps=2, evaluate_every_steps=50, save_every_steps=50, patience=3)
+    _, outcome = loop.run(start_state(), stream, work, config, 1, DEVICES, RunLog(epath.Path(tmp_path), speaks=True))
+    assert outcome == "stopped"
+    assert {latest - number for number, latest in waits if number % 2} == {1}  # the loss' parts of the line
+    assert {number for number, _ in waits} == {*range(8)}
+
+
+def test_nothing_goes_to_or_from_the_devices_unasked(tmp_path: Path) -> None:
+    """A real step and a real evaluation; the guard refuses every transfer that the program does not spell out."""
+    config = Config(model=ModelConfig(embedding_size=4, hidden_size=4), optimizer=OptimizerConfig(average_decay=0.9))
+    model, optimizer = make_model(config.model, 9, 9), make_optimizer(config.optimizer)
+    step, eval_step = make_train_step(model, optimizer, config, DEVICES), make_eval_step(model, DEVICES)
+    batch = tuple(np.random.default_rng(0).integers(3, 9, (8, 5)).astype(np.int32) for _ in range(2))
+    work = loop.Work(
+        step,
+        [loop.make_loss_evaluation(eval_step, lambda: [batch], DEVICES)],
+        lambda state, score: None,
+        lambda step, score: None,
+        lambda: False,
+    )
+    state = create_state(config, (9, 9), optimizer, DEVICES)
+    training = TrainingConfig(steps=7, log_every_steps=2, evaluate_every_steps=3, patience=5)
+    log = RunLog(epath.Path(tmp_path), speaks=True)
+    with jax.transfer_guard("disallow"):
+        state, outcome = loop.run(state, (((0, n), batch) for n in range(1, 99)), work, training, 1, DEVICES, log)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+            step(state, batch, feed_all(DEVICES, np.array([0, 8], np.int32)))
+    assert outcome == "done"
+    assert [record["step"] for record in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())] == [2, 3, 4, 6, 6, 7, 7]
 
 
 def test_an_update_takes_as_many_batches_as_are_accumulated(tmp_path: Path) -> None:
