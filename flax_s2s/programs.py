@@ -1,22 +1,18 @@
 """Compiled programs: kept on disk from one start to the next, and compiled ahead for a closed set of shapes."""
 
-import ctypes
 import hashlib
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
 
-from flax_s2s import caches
+from flax_s2s import caches, processor
 
 _AT_ONCE = 4  # programs compiled at the same time: each takes a core and some hundred megabytes
 _WORTH_KEEPING_SECS = 0.1  # a program that compiles faster is not kept
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of malloc.h
 
 
 def keep() -> None:
@@ -33,28 +29,9 @@ def keep() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING_SECS)
 
 
-def keep_memory() -> None:
-    """Lets the process keep the memory that a program worked in, for the next program.
-
-    On a CPU the memory of every call, hundreds of megabytes, is otherwise given back to the system and asked for again:
-    10% to 15% of a train step, spent in page faults. Where the C library is not glibc, nothing is changed.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    for setting, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1)):
-        mallopt(setting, value)
-
-
 def _processor() -> str:
     """Names the kind of processor: a program made for one with more instructions would crash another that shares the folder."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n")
-    except OSError:
-        lines = []
-    kind = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return f"{platform.machine()}-{hashlib.sha256(kind.encode()).hexdigest()[:12]}"
+    return f"{platform.machine()}-{hashlib.sha256(processor.features().encode()).hexdigest()[:12]}"
 
 
 class Programs:

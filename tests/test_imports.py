@@ -18,15 +18,19 @@ ALLOWED = {
     "config": set(),
     "parallel": set(),
     "caches": set(),
-    "programs": {"caches"},
+    "processor": set(),
+    "programs": {"caches", "processor"},
     "rundir": set(),
     "runlog": set(),
     "checkpoint": {"parallel", "training"},
     "data": {"data"},
-    "model": {"model"},
+    "model": {"model", "processor"},
     "training": {"training", "model", "parallel", "runlog"},
     "decoding": {"decoding", "model", "data", "parallel", "runlog"},
-    "commands": {"commands", "data", "model", "training", "decoding", "parallel", "programs", "caches", "checkpoint", "rundir", "runlog"},
+    "commands": {
+        *("commands", "data", "model", "training", "decoding"),
+        *("parallel", "processor", "programs", "caches", "checkpoint", "rundir", "runlog"),
+    },
 }
 # Who alone may import a library.
 ONLY = {"orbax": {"checkpoint"}, "tyro": {"cli"}, "tensorflow_datasets": {"data"}, "sentencepiece": {"data"}, "sacrebleu": {"decoding"}}

@@ -3,6 +3,7 @@
 Vocabularies are as large as configured and batches as the token budget allows; no corpus is read.
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def chips(topology):
 
 def described(preset, devices):
     config = load_preset(str(preset))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute="bfloat16"))  # what auto means there
     sizes = (config.vocab.size, config.vocab.size)
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
     return config, model, optimizer, abstract_state(config, sizes, optimizer, devices)

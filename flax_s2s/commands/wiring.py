@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 from rich.console import Console
 
-from flax_s2s import caches, parallel, programs, rundir
+from flax_s2s import caches, parallel, processor, programs, rundir
 from flax_s2s.checkpoint import Checkpoints
 from flax_s2s.config import Config, UserError, check
 from flax_s2s.data import vocab
@@ -27,7 +27,7 @@ from flax_s2s.training.state import Params
 def begin() -> None:
     """What comes before any use of a device: the folder of compiled programs, the memory, and the other processes."""
     programs.keep()
-    programs.keep_memory()
+    processor.keep_memory()
     parallel.start()
 
 

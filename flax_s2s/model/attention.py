@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from flax_s2s.model.lstm import Initializer
+from flax_s2s.model.product import product
 from flax_s2s.model.recurrence import Multiply, multiply_by
 
 
@@ -48,7 +49,7 @@ class Attention(nnx.Module):
 
     def keys(self, memory: Float[Array, "batch src hid"]) -> Float[Array, "batch src keys"]:
         """The part of the score that depends on the source alone; computed once for a sentence."""
-        return memory if self.score == "dot" else memory @ self.kernel_key[...].astype(memory.dtype)
+        return memory if self.score == "dot" else product(memory, self.kernel_key[...]).astype(memory.dtype)
 
     def __call__(
         self,

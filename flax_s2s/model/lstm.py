@@ -24,8 +24,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from flax_s2s import processor
 from flax_s2s.config import ModelConfig
 from flax_s2s.model.cudnn import cudnn_layer
+from flax_s2s.model.product import multiply, multiply_transposed, outer, product
 
 Initializer = jax.nn.initializers.Initializer
 Kernel = Literal["scan", "cudnn"]
@@ -47,19 +49,26 @@ class Means(NamedTuple):
 def choose_means(config: ModelConfig) -> Means:
     """What `auto` means here.
 
-    bfloat16 where the devices multiply it faster than float32, TPUs and NVIDIA GPUs from Ampere on; cuDNN for float32 on
-    NVIDIA GPUs, since a loop in the graph costs them about 10 us a step, cuDNN 2 to 5 us, and its interface in jax is
-    float32 only; else the scan.
+    bfloat16 where the device multiplies it faster than float32; cuDNN for float32 on NVIDIA GPUs, since a loop in the graph
+    costs them about 10 us a step, cuDNN 2 to 5 us, and its interface in jax is float32 only; else the scan.
     """
-    device = jax.devices()[0]
-    nvidia = device.platform == "gpu" and "NVIDIA" in device.device_kind
-    fast = device.platform == "tpu" or (nvidia and float(device.compute_capability) >= _AMPERE)
-    compute = config.compute
+    device, compute = jax.devices()[0], config.compute
     if compute == "auto":
-        compute = "bfloat16" if fast and config.kernel != "cudnn" else "float32"
+        compute = "bfloat16" if config.kernel != "cudnn" and _fast_in_bfloat16(device) else "float32"
     if config.kernel != "auto":
         return Means(config.kernel, compute)
-    return Means("cudnn" if nvidia and compute == "float32" else "scan", compute)
+    return Means("cudnn" if _by_nvidia(device) and compute == "float32" else "scan", compute)
+
+
+def _by_nvidia(device: Any) -> bool:
+    return device.platform == "gpu" and "NVIDIA" in device.device_kind
+
+
+def _fast_in_bfloat16(device: Any) -> bool:
+    """TPUs, NVIDIA GPUs from Ampere on, and CPUs that say that they have instructions for it."""
+    if device.platform == "cpu":
+        return any(feature in processor.features() for feature in ("avx512_bf16", "amx_bf16"))
+    return device.platform == "tpu" or (_by_nvidia(device) and float(device.compute_capability) >= _AMPERE)
 
 
 class LSTMState(NamedTuple):
@@ -88,7 +97,7 @@ def project_by(
     kernel: Float[Array, "emb gates"], bias: Float[Array, " gates"], inputs: Float[Array, "*rows emb"]
 ) -> Float[Array, "*rows gates"]:
     """The same with a part of a kernel; the bias is added in float32, so that its gradient is summed in float32."""
-    gates = jnp.matmul(inputs, kernel.astype(inputs.dtype), preferred_element_type=jnp.float32)
+    gates = product(inputs, kernel)
     return (gates + jnp.broadcast_to(bias, gates.shape)).astype(inputs.dtype)
 
 
@@ -161,7 +170,7 @@ def lstm_layer(
         outputs, last_hidden, last_cell = cudnn_layer(kernels, inputs, mask, initial.hidden, initial.cell, reverse)
         return outputs, LSTMState(last_hidden, last_cell)
     step_mask = None if mask is None else mask.swapaxes(0, 1)[:, :, None]  # [time batch 1]
-    kernels = (layer.kernel_in[...].astype(inputs.dtype), layer.kernel_rec[...].astype(inputs.dtype), layer.bias[...])
+    kernels = (layer.kernel_in[...], layer.kernel_rec[...], layer.bias[...])
     hidden, final = _recurrence(reverse, recompute, inputs.swapaxes(0, 1), step_mask, initial, kernels)
     return hidden.swapaxes(0, 1), final
 
@@ -187,17 +196,18 @@ def _recurrence(
 
 def _recurrence_forward(reverse: bool, recompute: bool, inputs: Any, mask: Any, initial: LSTMState, kernels: Any) -> tuple[Any, Any]:
     kernel_in, kernel_rec, bias = kernels
+    narrow = kernel_rec.astype(inputs.dtype)
 
     def step(carry: Any, now: Any) -> tuple[Any, Any]:
         (state, gates), (at, step_mask) = carry, now
         projected = lax.dynamic_index_in_dim(gates, at, keepdims=False).astype(jnp.float32)
-        sums = projected + _product(state.hidden, kernel_rec) + bias[None, :]
+        sums = projected + multiply(state.hidden, narrow) + bias[None, :]
         new, (now_gates, _, _) = _cell_forward(inputs.dtype, sums, state.cell)
         new = _hold(step_mask, new, state)
         return (new, lax.dynamic_update_index_in_dim(gates, now_gates, at, 0)), new
 
     # The gates overwrite, step by step, what the input's product left: no second array of that size.
-    projected, steps = _product(inputs, kernel_in).astype(inputs.dtype), jnp.arange(inputs.shape[0])
+    projected, steps = multiply(inputs, kernel_in).astype(inputs.dtype), jnp.arange(inputs.shape[0])
     (final, gates), states = lax.scan(step, (initial, projected), (steps, mask), reverse=reverse)
     return (states.hidden, final), (inputs, None if recompute else gates, states, mask, initial, kernels)
 
@@ -207,29 +217,25 @@ def _recurrence_backward(reverse: bool, recompute: bool, saved: Any, gradient: A
     d_hidden, d_final = gradient
     before = jax.tree.map(partial(_shift, reverse), states, initial)  # the state each step started from
     if recompute:
-        projected = _product(inputs, kernel_in).astype(inputs.dtype).astype(jnp.float32)
-        _, (gates, _, _) = _cell_forward(inputs.dtype, projected + _product(before.hidden, kernel_rec) + bias[None, None, :], before.cell)
-    transposed = kernel_rec.T
+        projected = multiply(inputs, kernel_in).astype(inputs.dtype).astype(jnp.float32)
+        _, (gates, _, _) = _cell_forward(inputs.dtype, projected + multiply(before.hidden, kernel_rec) + bias[None, None, :], before.cell)
+    transposed = kernel_rec.astype(inputs.dtype).T
 
     def step(d_state: LSTMState, now: Any) -> tuple[LSTMState, Any]:
         gates, cell, cell_before, step_mask, d_output = now
         d_new = LSTMState(d_state.hidden + d_output.astype(jnp.float32), d_state.cell)
         d_sums, d_cell = _cell_backward(gates.dtype, (gates, cell_before, cell), d_new)
         d_sums = _hold(step_mask, d_sums, jnp.zeros_like(d_sums)).astype(gates.dtype)
-        return _hold(step_mask, LSTMState(_product(d_sums, transposed), d_cell), d_new), d_sums
+        return _hold(step_mask, LSTMState(multiply(d_sums, transposed), d_cell), d_new), d_sums
 
     d_end = LSTMState(d_final.hidden.astype(jnp.float32), d_final.cell)
     d_initial, d_sums = lax.scan(step, d_end, (gates, states.cell, before.cell, mask, d_hidden), reverse=not reverse)
     d_initial = LSTMState(d_initial.hidden.astype(initial.hidden.dtype), d_initial.cell)
-    d_inputs = _product(d_sums, kernel_in.T).astype(inputs.dtype)
+    d_inputs = multiply_transposed(d_sums, kernel_in).astype(inputs.dtype)
     read = jnp.concatenate([inputs, before.hidden], axis=-1)  # one product for both kernels: d_sums is read once
-    d_kernels = jnp.einsum("tbi,tbg->ig", read, d_sums, preferred_element_type=jnp.float32).astype(kernel_in.dtype)
+    d_kernels = outer(read, d_sums)
     d_bias = d_sums.sum(axis=(0, 1), dtype=jnp.float32)
     return d_inputs, None, d_initial, (*jnp.split(d_kernels, [inputs.shape[-1]]), d_bias)
-
-
-def _product(left: Float[Array, "*rows inp"], kernel: Float[Array, "inp out"]) -> Float[Array, "*rows out"]:
-    return jnp.matmul(left, kernel, preferred_element_type=jnp.float32)
 
 
 def _shift(reverse: bool, states: Float[Array, "time batch hid"], initial: Float[Array, "batch hid"]) -> Float[Array, "time batch hid"]:

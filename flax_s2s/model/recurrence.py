@@ -14,7 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array
+
+from flax_s2s.model import product as products
 
 Kernels = Mapping[str, Array]
 Multiply = Callable[[str, Array], Array]
@@ -23,11 +25,7 @@ Step = Callable[[Multiply, Any, Any, Any], tuple[Any, Any]]
 
 def multiply_by(kernels: Kernels) -> Multiply:
     """`multiply(name, left)` is `left @ kernels[name]` in float32; a kernel is `[inp out]`, or one for each row, `[batch inp out]`."""
-    return lambda name, left: _product(left, kernels[name])
-
-
-def _product(left: Float[Array, "batch beam inp"], kernel: Float[Array, "*batch inp out"]) -> Float[Array, "batch beam out"]:
-    return jnp.matmul(left, kernel, preferred_element_type=jnp.float32)
+    return lambda name, left: products.product(left, kernels[name])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 5))
@@ -70,7 +68,7 @@ def _trace(step: Step, kernels: Kernels, taps: Any, constants: Any, carry: Any, 
 
     def multiply(name: str, left: Array) -> Array:
         lefts[name] = left
-        results[name] = _tapped(left, kernels[name], taps[name]) if taps else _product(left, kernels[name])
+        results[name] = _tapped(left, kernels[name], taps[name]) if taps else products.multiply(left, kernels[name])
         return results[name]
 
     carry, output = step(multiply, constants, carry, now)
@@ -80,16 +78,16 @@ def _trace(step: Step, kernels: Kernels, taps: Any, constants: Any, carry: Any, 
 @jax.custom_vjp
 def _tapped(left: Array, kernel: Array, tap: Array) -> Array:
     """The product; `tap` stands for its result and receives the result's gradient in place of the kernel."""
-    return _product(left, kernel)
+    return products.multiply(left, kernel)
 
 
 def _tapped_backward(saved: tuple[Array], gradient: Array) -> tuple[Any, ...]:
     (kernel,) = saved
     narrow = gradient.astype(kernel.dtype)
-    return _product(narrow, jnp.swapaxes(kernel, -1, -2)).astype(kernel.dtype), None, gradient
+    return products.multiply_transposed(narrow, kernel).astype(kernel.dtype), None, gradient
 
 
-_tapped.defvjp(lambda left, kernel, tap: (_product(left, kernel), (kernel,)), _tapped_backward)
+_tapped.defvjp(lambda left, kernel, tap: (products.multiply(left, kernel), (kernel,)), _tapped_backward)
 
 
 def _backward(step: Step, recompute: bool, saved: Any, gradient: Any) -> tuple[Any, ...]:
@@ -97,9 +95,10 @@ def _backward(step: Step, recompute: bool, saved: Any, gradient: Any) -> tuple[A
     d_constants, d_carry, d_inputs, d_results = pull_back(gradient)
 
     def d_kernel(left: Array, result: Array, kernel: Array) -> Array:
-        equation = "tbki,tbko->io" if kernel.ndim == 2 else "tbki,tbko->bio"
-        product = jnp.einsum(equation, left, result.astype(left.dtype), preferred_element_type=jnp.float32)
-        return product.astype(kernel.dtype)
+        narrow = result.astype(left.dtype)
+        if kernel.ndim == 2:
+            return products.outer(left, narrow).astype(kernel.dtype)
+        return jnp.einsum("tbki,tbko->bio", left, narrow, preferred_element_type=jnp.float32).astype(kernel.dtype)
 
     d_kernels = {name: d_kernel(lefts[name], d_results[name], kernel) for name, kernel in kernels.items()}
     return d_kernels, d_constants, d_carry, d_inputs

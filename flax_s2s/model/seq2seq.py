@@ -22,6 +22,7 @@ from flax_s2s.config import PAD, ModelConfig
 from flax_s2s.model.attention import Attention, Source
 from flax_s2s.model.dropout import drop
 from flax_s2s.model.lstm import LSTM, LSTMState, choose_means, lstm_cell, lstm_layer, project_by
+from flax_s2s.model.product import product
 from flax_s2s.model.recurrence import Kernels, Multiply, multiply_by, scan
 
 _TARGET_SITE, _READOUT_SITE = 100, 200  # dropout sites; an encoder's layer i is site i, a decoder's is _TARGET_SITE + i
@@ -143,7 +144,7 @@ class Bridge(nnx.Module):
             zeros = LSTMState(jnp.zeros(size, chosen[0].hidden.dtype), jnp.zeros(size, jnp.float32))
             return (zeros,) * len(chosen)
         return tuple(
-            LSTMState(*(jnp.tanh(part @ kernel[...].astype(part.dtype)) for part, kernel in zip(state, kernels, strict=True)))
+            LSTMState(*(jnp.tanh(product(part, kernel[...])).astype(part.dtype) for part, kernel in zip(state, kernels, strict=True)))
             for state, kernels in zip(chosen, self.layers, strict=True)
         )
 

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from flax_s2s.config import PAD
+from flax_s2s.model.product import multiply, multiply_transposed, outer
 
 _CHUNK_LOGITS = 1 << 24  # at most 64 MiB of float32 logits at once
 _PARTS = 8  # of a chunk, on a CPU
@@ -43,16 +44,17 @@ def cross_entropy(
     tokens alone are computed that are real, but for at most an eighth of a chunk.
     """
     flat, labels = readouts.reshape(tgt_ids.size, -1), tgt_ids.reshape(-1)
-    smoothed, plain = _sums(smoothing, flat, table.astype(readouts.dtype), bias, labels)
+    smoothed, plain = _sums(smoothing, flat, table, bias, labels)
     return Loss(smoothed, lax.stop_gradient(plain), jnp.sum(tgt_ids != PAD).astype(jnp.float32))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sums(smoothing: float, readouts: Any, table: Any, bias: Any, labels: Any) -> tuple[Any, Any]:
     """The two sums over [tokens readout]; only the first of them has a gradient."""
+    layer = _make_layer(table, bias, readouts.dtype)
 
     def work(readouts: Any, labels: Any) -> tuple[Any, Any]:
-        sums, _ = _losses(smoothing, readouts, labels, table, bias)
+        sums, _ = _losses(smoothing, readouts, labels, layer)
         return sums, readouts[:, :0]
 
     return _by_platform(work, readouts, labels, table.shape[0])[0]
@@ -73,7 +75,8 @@ def _over_real(work: Work, vocab: int, readouts: Any, labels: Any) -> tuple[Any,
 def _over_parts(work: Work, readouts: Any, labels: Any) -> tuple[Any, Any]:
     """`work` on as many parts of a chunk as hold a real token, which come first."""
     size = labels.shape[0]
-    ends = sorted({-(-size * part // _PARTS) for part in (0, *range(_PARTS // 2, _PARTS + 1))})  # fewer than half is rare
+    parts = (0, *range(_PARTS // 2, _PARTS), _PARTS)  # fewer than half is rare
+    ends = sorted({min(-(-size * part // (8 * _PARTS)) * 8, size) for part in parts})
 
     def first(count: int, readouts: Any, labels: Any) -> tuple[Any, Any]:
         sums, for_each = work(readouts[:count], labels[:count])
@@ -102,28 +105,48 @@ def _over_chunks(work: Work, vocab: int, readouts: Any, labels: Any) -> tuple[An
     return sums, for_each.reshape(chunks * size, -1)[:count]
 
 
-def _losses(smoothing: float, readouts: Any, labels: Any, table: Any, bias: Any) -> tuple[tuple[Any, Any], Any]:
+class _Layer(NamedTuple):
+    """The softmax layer, the table rounded to the type of the readouts; and its mean row, whose logit is the mean logit."""
+
+    table: Float[Array, "vocab readout"]
+    bias: Float[Array, " vocab"]
+    mean_row: Float[Array, " readout"]
+    mean_bias: Float[Array, ""]
+
+
+def _make_layer(table: Any, bias: Any, dtype: Any) -> _Layer:
+    return _Layer(table.astype(dtype), bias, table.mean(axis=0), bias.mean())
+
+
+def _losses(smoothing: float, readouts: Any, labels: Any, layer: _Layer) -> tuple[tuple[Any, Any], Any]:
     """The two sums over some tokens, and the first one's gradient with respect to the logits."""
-    logits = jnp.matmul(readouts, table.T, preferred_element_type=jnp.float32) + bias[None, :]  # [tokens vocab]
-    normalizer = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    right = jnp.arange(logits.shape[-1])[None, :] == labels[:, None]
+    logits = multiply_transposed(readouts, layer.table) + layer.bias[None, :]  # [tokens vocab]
+    highest = logits.max(axis=-1, keepdims=True)
+    shares = jnp.exp(logits - highest)
+    total = shares.sum(axis=-1, keepdims=True)
+    # Two numbers of each row of logits, without a walk through all of them: the right one, and the mean.
+    single = readouts.astype(jnp.float32)
+    right_logit = jnp.sum(single * layer.table[labels], axis=-1, keepdims=True) + layer.bias[labels][:, None]
+    mean_logit = jnp.sum(single * layer.mean_row[None, :], axis=-1, keepdims=True) + layer.mean_bias
     real = (labels != PAD).astype(jnp.float32)[:, None]
-    right_logit = jnp.sum(jnp.where(right, logits, 0), axis=-1, keepdims=True)
-    plain = normalizer - right_logit
-    smoothed = plain + smoothing * (right_logit - jnp.mean(logits, axis=-1, keepdims=True))
-    d_logits = real * (jnp.exp(logits - normalizer) - smoothing / logits.shape[-1] - jnp.where(right, 1 - smoothing, 0))
+    plain = highest + jnp.log(total) - right_logit
+    smoothed = plain + smoothing * (right_logit - mean_logit)
+    right = jnp.arange(logits.shape[-1])[None, :] == labels[:, None]
+    d_logits = shares * (real / total) - real * (smoothing / logits.shape[-1] + jnp.where(right, 1 - smoothing, 0))
     return (jnp.sum(real * smoothed), jnp.sum(real * plain)), d_logits
 
 
 def _forward(smoothing: float, readouts: Any, table: Any, bias: Any, labels: Any) -> tuple[Any, Any]:
+    layer = _make_layer(table, bias, readouts.dtype)
+
     def work(readouts: Any, labels: Any) -> tuple[Any, Any]:
-        losses, d_logits = _losses(smoothing, readouts, labels, table, bias)
-        narrow = d_logits.astype(table.dtype)
-        d_table = jnp.matmul(narrow.T, readouts, preferred_element_type=jnp.float32)
-        return (losses, d_table, d_logits.sum(axis=0)), narrow @ table
+        losses, d_logits = _losses(smoothing, readouts, labels, layer)
+        narrow = d_logits.astype(readouts.dtype)
+        # The table's gradient is turned only after the chunks: XLA would turn the product around, to a slow one.
+        return (losses, outer(readouts, narrow), d_logits.sum(axis=0)), multiply(narrow, layer.table).astype(readouts.dtype)
 
     (losses, d_table, d_bias), d_readouts = _by_platform(work, readouts, labels, table.shape[0])
-    return losses, (d_readouts, d_table.astype(table.dtype), d_bias)
+    return losses, (d_readouts, d_table.T, d_bias)
 
 
 def _backward(smoothing: float, saved: Any, gradient: Any) -> tuple[Any, ...]:

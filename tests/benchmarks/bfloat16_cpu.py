@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 
 SHAPES = [(2048, 2048, 2048), (1216, 512, 8000), (64, 512, 2048)]  # rows, inner, columns
 FLAGS = {
@@ -37,12 +38,16 @@ def by_jax():
     import jax
     import jax.numpy as jnp
 
+    multiplied = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
+
+    def product(left, right):
+        return multiplied(left, right).block_until_ready()
+
     for dtype in ("float32", "bfloat16"):
         for rows, inner, columns in SHAPES:
             left = jax.random.normal(jax.random.key(0), (rows, inner)).astype(dtype)
             right = jax.random.normal(jax.random.key(1), (inner, columns)).astype(dtype)
-            product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
-            yield dtype, median_rate(lambda: product(left, right).block_until_ready(), 2 * rows * inner * columns)
+            yield dtype, median_rate(partial(product, left, right), 2 * rows * inner * columns)
 
 
 def by_torch():
@@ -51,7 +56,7 @@ def by_torch():
     for dtype in (torch.float32, torch.bfloat16):
         for rows, inner, columns in SHAPES:
             left, right = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
-            yield str(dtype).split(".")[1], median_rate(lambda: torch.mm(left, right), 2 * rows * inner * columns)
+            yield str(dtype).split(".")[1], median_rate(partial(torch.mm, left, right), 2 * rows * inner * columns)
 
 
 def main():
@@ -67,7 +72,7 @@ def main():
     contenders += [("PyTorch", given.torch_python, "torch", "")] if given.torch_python else []
     for name, python, side, flags in contenders:
         environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        done = subprocess.run([python, __file__, "--serve", side], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run([python, __file__, "--serve", side], env=environment, capture_output=True, text=True)
         if done.returncode:
             print(f"{name:32}does not run: {done.stderr.strip().splitlines()[-1][:100]}")
             continue

@@ -65,7 +65,9 @@ def loss():
             program = jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2))).lower(*arguments).compile()
             taken = seconds(lambda program=program, arguments=arguments: program(*arguments))
             value = float(program(*arguments)[0])
-            print(f"loss       {vocab:6,} {name:7} working memory {working_mib(program):7,.0f} MiB  {taken * 1e3:7,.0f} ms  value {value:.4f}")
+            print(
+                f"loss       {vocab:6,} {name:7} working memory {working_mib(program):7,.0f} MiB  {taken * 1e3:7,.0f} ms  value {value:.4f}"
+            )
 
 
 def make_step(config, size):
@@ -146,9 +148,9 @@ def main():
     given = parser.parse_args()
     sys.path.insert(0, str(HERE.parents[2]))
     if given.serve:
-        from flax_s2s import programs
+        from flax_s2s import processor
 
-        programs.keep_memory()
+        processor.keep_memory()
         PARTS[given.serve]()
         return
     for part in given.parts:

@@ -15,14 +15,18 @@ Every contender is a process that waits while another is measured. A round is: t
 (in our process), then every contender over all batches. Medians are printed, with the spread between the quartiles; a run
 whose product rate spreads by more than 10% says nothing.
 
+"ours" computes in the type that `model.compute=auto` chooses here (bfloat16 where the processor has instructions for it), and so
+does "nnx.RNN"; "float32" is said where it is asked for. The product is in float32 always.
+
 `model` and `feeding` are model R on Multi30k: vocabulary 8,000 joint, embedding 256, one bidirectional encoder layer of
 2 x 256, decoder 512, general attention, softmax over 512 features, about 64 sentences a batch; one whole update each,
 dropout, label smoothing, clipping and Adam included. `layers` is two layers of 512 over 32 steps of 64 rows, forward and
-backward. "kept" is OpenNMT-py with the setting of glibc that `flax_s2s.programs.keep_memory` makes for ours, which its users
+backward. "kept" is OpenNMT-py with the setting of glibc that `flax_s2s.processor.keep_memory` makes for ours, which its users
 do not have.
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
 import subprocess
@@ -36,14 +40,23 @@ CORPUS = HERE.parents[2] / ".." / "shared" / "data" / "multi30k"
 CONTENDERS = {
     "model": {
         "ours": "jax",
+        "ours float32": "jax",
         "nnx.RNN": "jax",
+        "nnx.RNN float32": "jax",
         "torch": "torch",
         "torch bfloat16": "torch",
         "OpenNMT-py": "torch",
         "OpenNMT-py kept": "torch",
     },
-    "feeding": {"ours": "jax", "OpenNMT-py": "torch", "OpenNMT-py kept": "torch"},
-    "layers": {"ours": "jax", "nnx.RNN": "jax", "torch": "torch", "torch bfloat16": "torch"},
+    "feeding": {"ours": "jax", "ours float32": "jax", "OpenNMT-py": "torch", "OpenNMT-py kept": "torch"},
+    "layers": {
+        "ours": "jax",
+        "ours float32": "jax",
+        "nnx.RNN": "jax",
+        "nnx.RNN float32": "jax",
+        "torch": "torch",
+        "torch bfloat16": "torch",
+    },
 }
 LAYERS = {"rows": 64, "steps": 32, "size": 512}
 
@@ -86,7 +99,7 @@ def nnx_layer(layer, inputs, mask=None, initial=None, reverse=False, kernel="sca
     from flax_s2s.model.lstm import LSTMState
 
     hidden = layer.kernel_rec.shape[0]
-    cell = nnx.OptimizedLSTMCell(inputs.shape[-1], hidden, rngs=nnx.Rngs(0))
+    cell = nnx.OptimizedLSTMCell(inputs.shape[-1], hidden, dtype=inputs.dtype, rngs=nnx.Rngs(0))
     cell.dense_i.kernel.value = layer.kernel_in[...]
     cell.dense_h.kernel.value = layer.kernel_rec[...]
     cell.dense_h.bias.value = layer.bias[...]
@@ -112,9 +125,11 @@ def jax_model(name, task, file, vocab):
     from flax_s2s.training.state import create_state
     from flax_s2s.training.step import make_train_step
 
-    if name == "nnx.RNN":
+    if "nnx.RNN" in name:
         seq2seq.lstm_layer = nnx_layer
     config, devices = reference_model(task == "feeding"), make_devices(1, {})
+    if "float32" in name:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute="float32"))
     model, optimizer = seq2seq.make_model(config.model, vocab, vocab), make_optimizer(config.optimizer)
     box = [create_state(config, (vocab, vocab), optimizer, devices)]
     step, after = make_train_step(model, optimizer, config, devices), feed_all(devices, np.array([0, 1], np.int32))
@@ -139,13 +154,15 @@ def jax_layers(name):
     import jax.numpy as jnp
     from flax import nnx
 
-    from flax_s2s.model.lstm import LSTM, lstm_layer
+    from flax_s2s.config import ModelConfig
+    from flax_s2s.model.lstm import LSTM, choose_means, lstm_layer
 
     size, init = LAYERS["size"], nnx.initializers.glorot_uniform()
     layers = [LSTM(size, size, forget_bias=1.0, kernel_init=init, rngs=nnx.Rngs(i)) for i in range(2)]
     graph, params = nnx.split(layers)
-    inputs = jax.random.normal(jax.random.key(0), (LAYERS["rows"], LAYERS["steps"], size))
-    run_layer = nnx_layer if name == "nnx.RNN" else lstm_layer
+    compute = "float32" if "float32" in name else choose_means(ModelConfig()).compute
+    inputs = jax.random.normal(jax.random.key(0), (LAYERS["rows"], LAYERS["steps"], size)).astype(compute)
+    run_layer = nnx_layer if "nnx.RNN" in name else lstm_layer
 
     @jax.jit
     def gradients(params, inputs):
@@ -153,7 +170,7 @@ def jax_layers(name):
             features = inputs
             for layer in nnx.merge(graph, params):
                 features, _ = run_layer(layer, features)
-            return jnp.sum(features**2)
+            return jnp.sum(features.astype(jnp.float32) ** 2)
 
         return jax.grad(loss, argnums=(0, 1))(params, inputs)
 
@@ -163,10 +180,10 @@ def jax_layers(name):
 
 def serve(name, task, file, vocab):
     """Answers `go` with the seconds of a round and `product` with its FLOP/s."""
-    from flax_s2s import programs
+    from flax_s2s import processor
     from flax_s2s.commands.wiring import measure, measure_products
 
-    programs.keep_memory()
+    processor.keep_memory()
     work, flops, tokens = jax_layers(name) if task == "layers" else jax_model(name, task, file, vocab)
     work()
     print(json.dumps({"flops": flops, "tokens": tokens}), flush=True)

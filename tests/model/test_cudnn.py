@@ -10,6 +10,7 @@ import reference
 from flax import nnx
 from jax.experimental import rnn
 
+from flax_s2s import processor
 from flax_s2s.config import ModelConfig
 from flax_s2s.model import lstm
 from flax_s2s.model.lstm import LSTM, LSTMState, choose_means, lstm_layer
@@ -94,6 +95,13 @@ H200, V100 = Device("gpu", "NVIDIA H200", "9.0"), Device("gpu", "Tesla V100 NVID
 def test_the_device_chooses_kernel_and_type_where_nothing_else_is_asked(monkeypatch, device, kernel, compute, chosen):
     monkeypatch.setattr(lstm.jax, "devices", lambda: [device])
     assert str(choose_means(ModelConfig(kernel=kernel, compute=compute))) == chosen
+
+
+@pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16"])
+def test_a_cpu_with_instructions_for_it_computes_in_bfloat16(monkeypatch, feature):
+    monkeypatch.setattr(processor, "features", lambda: f"flags\t\t: fpu avx512f {feature} sse2")
+    assert str(choose_means(ModelConfig())) == "scan, bfloat16"
+    assert str(choose_means(ModelConfig(compute="float32"))) == "scan, float32"
 
 
 def test_every_kernel_can_be_asked_for():

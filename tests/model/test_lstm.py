@@ -149,6 +149,7 @@ def test_what_is_kept_for_the_gradient(recompute, features):
     """Per row and step: 4 gates, hidden state and cell; besides them the inputs, the mask, the first state and the kernels."""
     rows, steps, inputs, hidden = 3, 7, 2, 4
     arrays, mask, _ = draw((rows, steps, inputs, hidden), 0)
+    arrays = jax.tree.map(jnp.asarray, arrays)
     _, pull_back = jax.vjp(lambda arrays: ours(arrays, jnp.asarray(mask), False, recompute=recompute), arrays)
     kept = {leaf.unsafe_buffer_pointer(): leaf.shape for leaf in jax.tree.leaves(pull_back) if leaf.ndim == 3}
     assert sum(shape[-1] for shape in kept.values() if shape[:2] == (steps, rows)) == inputs + 1 + features * hidden
