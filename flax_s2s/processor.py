@@ -19,8 +19,8 @@ def features() -> str:
 def keep_memory() -> None:
     """Lets the process keep the memory that a program worked in, for the next program.
 
-    On a CPU the memory of every call, hundreds of megabytes, is otherwise given back to the system and asked for again:
-    10% to 15% of a train step, spent in page faults. Where the C library is not glibc, nothing is changed.
+    For programs that run on the CPU: the memory of every call, hundreds of megabytes, is otherwise given back to the system
+    and asked for again, 10% to 15% of a train step, spent in page faults. Where the C library is not glibc, nothing is changed.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

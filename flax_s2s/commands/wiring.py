@@ -25,10 +25,11 @@ from flax_s2s.training.state import Params
 
 
 def begin() -> None:
-    """What comes before any use of a device: the folder of compiled programs, the memory, and the other processes."""
+    """What comes before any use of a device: the folder of compiled programs, the other processes; and where programs run."""
     programs.keep()
-    processor.keep_memory()
     parallel.start()
+    if jax.default_backend() == "cpu":
+        processor.keep_memory()
 
 
 class Ready(NamedTuple):

@@ -180,9 +180,10 @@ def jax_layers(name):
 
 def serve(name, task, file, vocab):
     """Answers `go` with the seconds of a round and `product` with its FLOP/s."""
-    from flax_s2s import processor
+    from flax_s2s import processor, programs
     from flax_s2s.commands.wiring import measure, measure_products
 
+    programs.keep()
     processor.keep_memory()
     work, flops, tokens = jax_layers(name) if task == "layers" else jax_model(name, task, file, vocab)
     work()

@@ -13,6 +13,7 @@ from flax_s2s.config import BOS, EOS, PAD, Config, ModelConfig, OptimizerConfig
 from flax_s2s.data.batching import Batch
 from flax_s2s.model.seq2seq import make_model
 from flax_s2s.parallel import AXIS, feed_all, feed_rows, make_devices
+from flax_s2s.training import loss as loss_module
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import abstract_state, count_parameters, create_state
 from flax_s2s.training.step import batch_loss, make_eval_step, make_train_step, shift_right
@@ -92,9 +93,9 @@ def bits(tree):
 
 
 @functools.cache
-def lowered(config):
-    """The step compiled for eight devices."""
-    step, devices = step_of(config, 8)
+def lowered(config, count=8):
+    """The step compiled for several devices."""
+    step, devices = step_of(config, count)
     state = abstract_state(config, (VOCAB, VOCAB), make_optimizer(config.optimizer), devices)
     ids = [jax.ShapeDtypeStruct((ROWS, length), jnp.int32, sharding=devices.by_row) for length in (SRC, TGT)]
     return step.lower(state, Batch(*ids), jax.ShapeDtypeStruct((2,), jnp.int32, sharding=devices.replicated)).compile()
@@ -131,13 +132,17 @@ KINDS = {
     "feeding": config_of(input_feeding=True),
     "fixed vector": config_of(attention="none"),
     "accumulation": SUMMED,
+    "chunks": config_of(dropout=0.125),
 }
 
 
-@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
-def test_what_is_sent_between_devices_is_the_gradient_once(config):
+@pytest.mark.parametrize(("kind", "count"), [*((kind, 8) for kind in KINDS), ("attention", 2)])
+def test_what_is_sent_between_devices_is_the_gradient_once(kind, count, monkeypatch):
     """And the three sums of the loss; a tied table, a weight used at every step, is sent like any other."""
-    text = lowered(config).as_text()
+    config = KINDS[kind]
+    if kind == "chunks":  # of two tokens: the softmax is a loop
+        monkeypatch.setattr(loss_module, "_CHUNK_LOGITS", 2 * VOCAB)
+    text = lowered(config, count).as_text()
     assert inside_loops(computations(text))  # the text was understood: the LSTM is a loop
     sent = collectives(text)
     assert {(one.kind, one.inside_loop, *one.types) for one in sent} == {("all-reduce", False, "f32")}

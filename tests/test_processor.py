@@ -1,0 +1,41 @@
+"""Memory between programs is kept: what a CPU program worked in costs page faults once."""
+
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, sys
+import jax, jax.numpy as jnp
+from flax_s2s import processor
+if sys.argv[1] == "kept":
+    processor.keep_memory()
+program = jax.jit(lambda x: jnp.sort(jnp.sin(x) @ jnp.cos(x), axis=0).sum())
+square = jnp.ones((3000, 3000))
+for _ in range(3):
+    program(square).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    program(square).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str) -> int:
+    done = subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_a_program_that_runs_again_asks_for_no_new_memory() -> None:
+    kept, given_back = faults("kept"), faults("given back")
+    assert given_back > 5 * 8_000  # 35 MiB of pages of 4 KiB, each time
+    assert kept < given_back / 20
+
+
+def test_the_processor_says_what_it_can() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from flax_s2s import processor; print(processor.features())"], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip()
