@@ -11,13 +11,13 @@ import jax, jax.numpy as jnp
 from flax_s2s import processor
 if sys.argv[1] == "kept":
     processor.keep_memory()
-program = jax.jit(lambda x: jnp.sort(jnp.sin(x) @ jnp.cos(x), axis=0).sum())
-square = jnp.ones((3000, 3000))
-for _ in range(3):
-    program(square).block_until_ready()
+program = jax.jit(lambda x: ((jnp.sin(x) @ x.T) @ x).sum())
+wide = jnp.ones((3000, 64))
+for _ in range(10):  # until the heap has settled
+    program(wide).block_until_ready()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
-    program(square).block_until_ready()
+    program(wide).block_until_ready()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -30,8 +30,8 @@ def faults(how: str) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
 def test_a_program_that_runs_again_asks_for_no_new_memory() -> None:
     kept, given_back = faults("kept"), faults("given back")
-    assert given_back > 5 * 8_000  # 35 MiB of pages of 4 KiB, each time
-    assert kept < given_back / 20
+    assert given_back > 5 * 6_000  # 34 MiB in pages of 4 KiB, each time
+    assert kept < given_back / 3
 
 
 def test_the_processor_says_what_it_can() -> None:

@@ -37,26 +37,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve()
 PEERS = HERE.with_name("torch_peers.py")
 CORPUS = HERE.parents[2] / ".." / "shared" / "data" / "multi30k"
+OF_LAYERS = ("ours", "ours float32", "nnx.RNN", "nnx.RNN float32", "torch", "torch bfloat16")
 CONTENDERS = {
-    "model": {
-        "ours": "jax",
-        "ours float32": "jax",
-        "nnx.RNN": "jax",
-        "nnx.RNN float32": "jax",
-        "torch": "torch",
-        "torch bfloat16": "torch",
-        "OpenNMT-py": "torch",
-        "OpenNMT-py kept": "torch",
-    },
-    "feeding": {"ours": "jax", "ours float32": "jax", "OpenNMT-py": "torch", "OpenNMT-py kept": "torch"},
-    "layers": {
-        "ours": "jax",
-        "ours float32": "jax",
-        "nnx.RNN": "jax",
-        "nnx.RNN float32": "jax",
-        "torch": "torch",
-        "torch bfloat16": "torch",
-    },
+    "model": (*OF_LAYERS, "OpenNMT-py", "OpenNMT-py kept"),
+    "feeding": ("ours", "ours float32", "OpenNMT-py", "OpenNMT-py kept"),
+    "layers": OF_LAYERS,
 }
 LAYERS = {"rows": 64, "steps": 32, "size": 512}
 
@@ -228,10 +213,10 @@ def main():
         if given.task != "layers":
             vocab = write_batches(file, given.batches)
         contenders = {}
-        for name, side in CONTENDERS[given.task].items():
-            if side == "torch" and not given.torch_python:
+        for name in CONTENDERS[given.task]:
+            python, script = (sys.executable, HERE) if name.startswith(("ours", "nnx")) else (given.torch_python, PEERS)
+            if not python:
                 continue
-            python, script = (sys.executable, HERE) if side == "jax" else (given.torch_python, PEERS)
             contenders[name] = Contender([python, str(script), "--task", given.task, "--serve", name, file, str(vocab)])
         products, seconds = [], {name: [] for name in contenders}
         for _ in range(given.rounds):
