@@ -3,8 +3,8 @@
 Enters: features and a kernel. Leaves: their product in float32.
 
 Left to autodiff, the gradient of a bfloat16 product multiplies its float32 gradient with bfloat16, which runs at the speed of
-float32 or below. On CPUs XLA multiplies bfloat16 as such (twice as fast) only where the sums are float32, no left factor has
-to be transposed and no right one is: hence the forms of the three products here.
+float32 or below. On CPUs XLA multiplies bfloat16 as such (twice as fast) only where the sums are float32, the left factor is
+contracted over its last axis, and no transposition stands beside the product: hence the forms of the three products here.
 """
 
 import jax

@@ -142,7 +142,7 @@ def _forward(smoothing: float, readouts: Any, table: Any, bias: Any, labels: Any
     def work(readouts: Any, labels: Any) -> tuple[Any, Any]:
         losses, d_logits = _losses(smoothing, readouts, labels, layer)
         narrow = d_logits.astype(readouts.dtype)
-        # The table's gradient is turned only after the chunks: XLA would turn the product around, to a slow one.
+        # The table's gradient is turned only after the chunks: XLA would turn the product around, to one that CPUs lack.
         return (losses, outer(readouts, narrow), d_logits.sum(axis=0)), multiply(narrow, layer.table).astype(readouts.dtype)
 
     (losses, d_table, d_bias), d_readouts = _by_platform(work, readouts, labels, table.shape[0])

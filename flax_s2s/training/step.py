@@ -130,7 +130,7 @@ def make_train_step(model: Model, optimizer: optax.GradientTransformation, confi
 
 
 def _change_if(condition: Bool[Array, ""], change: Callable[[Any], Any], old: Any) -> Any:
-    """Changed or as it was; a branch saves a CPU a third of the time, and costs a GPU a wait for the host."""
+    """Changed or as it was; a branch saves a CPU a third of the update, and costs a GPU a wait for the host."""
 
     def select(old: Any) -> Any:
         return jax.tree.map(lambda new, old: jnp.where(condition, new, old), change(old), old)
