@@ -266,7 +266,11 @@ PARTS = {"check": check, "gnmt": gnmt, "layers": layers, "loop": loop}
 
 def run_part(name, variant="", flags=""):
     """A part in a process of its own: its rows."""
-    environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
+    environment = {
+        **os.environ,
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
+    }
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[2]), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, str(HERE), "--serve", name, variant]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
