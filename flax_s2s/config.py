@@ -1,6 +1,6 @@
 """What a run is made of: one frozen dataclass per room, its exact JSON form, and the loading of `configs/*.py`.
 
-Enters: a preset, a `config.json`, or nothing (the defaults). Leaves: a `Config` that `check` has found consistent.
+Enters: a preset, a `config.json`, or nothing (the defaults). Leaves: a `Config`; `rules.check` says whether its fields agree.
 
 Every field is either *identity* (it decides what is learned: a run directory keeps it for life) or *operational*
 (it may change when the run is continued). Only the standard library is imported here, by design: everyone imports
@@ -11,8 +11,6 @@ import dataclasses
 import difflib
 import importlib.util
 import json
-import math
-import re
 import sys
 import typing
 from collections.abc import Iterable
@@ -363,135 +361,3 @@ def load_preset(path: str) -> Config:
     if not isinstance(made, Config):
         raise UserError(f"config() of preset {path!r} must return a flax_s2s.config.Config, got {type(made).__name__}")
     return made
-
-
-# Consistency -------------------------------------------------------------------------------------------------------
-
-_POSITIVE = """data.max_source_tokens data.max_target_tokens data.batch_tokens data.row_multiple data.buckets data.held_out_pairs
-    model.embedding_size model.hidden_size model.encoder_layers model.decoder_layers optimizer.learning_rate
-    optimizer.accumulate_batches training.steps training.log_every_steps training.evaluate_every_steps
-    optimizer.epsilon training.save_every_steps training.keep_last decoding.beam_size decoding.rows decoding.max_source_tokens""".split()
-_PROBABILITY = "model.dropout optimizer.beta1 optimizer.beta2 optimizer.label_smoothing optimizer.average_decay".split()
-
-
-_LANGUAGE = r"[A-Za-z]{2,3}([_-].*)?"  # a code of ISO 639, perhaps with a script or region
-
-
-def check(config: Config) -> Config:
-    """Returns the configuration if its fields agree with one another.
-
-    Raises:
-        UserError: the first rule that is broken, with the value got and a remedy.
-    """
-    leaves = {name: value for name, (value, _) in flatten(config).items()}
-    for name, value in leaves.items():
-        if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
-            raise UserError(f"{name}={value} must not be negative and must be finite")
-    for name in _POSITIVE:
-        if leaves[name] == 0:
-            raise UserError(f"{name}=0 must be greater than 0")
-    for name in _PROBABILITY:
-        if not 0 <= float(str(leaves[name])) < 1:
-            raise UserError(f"{name}={leaves[name]} must be at least 0 and less than 1")
-    if config.model.dropout > 255 / 256:
-        raise UserError(f"model.dropout={config.model.dropout} must be at most 255/256, because one random byte decides a feature")
-    if config.seed >= 2**32:
-        raise UserError(f"seed={config.seed} must be less than 2**32")
-    _check_data(config)
-    _check_model(config.model, config.vocab)
-    _check_optimizer(config.optimizer)
-    if config.optimizer.schedule == "cosine" and config.training.steps > config.optimizer.decay_steps:
-        raise UserError(
-            f"training.steps={config.training.steps} goes beyond optimizer.decay_steps={config.optimizer.decay_steps}, where the learning "
-            "rate of schedule=cosine is zero and nothing more is learned; use fewer steps, or a new run with more decay_steps"
-        )
-    _check_evaluation(config)
-    return config
-
-
-def _check_data(config: Config) -> None:
-    data = config.data
-    longest = max(data.max_source_tokens, data.max_target_tokens)
-    if data.batch_tokens < longest * data.row_multiple:
-        raise UserError(
-            f"data.batch_tokens={data.batch_tokens} must hold {data.row_multiple} rows (data.row_multiple) of the longest pair, "
-            f"{longest} tokens; use at least {longest * data.row_multiple}, or lower data.max_source_tokens and data.max_target_tokens"
-        )
-    if data.format == "phrases" and data.max_train_pairs == 0:
-        raise UserError("data.format=phrases generates data.max_train_pairs pairs, got 0; use for example 40000")
-    if data.format == "tfds" and not data.dataset:
-        raise UserError("data.format=tfds needs data.dataset, a TFDS name such as wmt14_translate/fr-en")
-    if not data.train:
-        raise UserError("data.train is empty; name the training split")
-    if data.source == data.target:
-        raise UserError(f"data.source and data.target are both {data.source!r}; they must name two sides")
-    if data.format in ("text", "phrases"):
-        for name in (data.source, data.target):
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or ".." in name:
-                raise UserError(
-                    f"side {name!r} must be a file suffix or locale of letters, digits, '.', '_' and '-', such as en or zh_Hans"
-                )
-    if not 0.98 <= config.vocab.character_coverage <= 1:
-        raise UserError(f"vocab.character_coverage={config.vocab.character_coverage} must be between 0.98 and 1")
-    if config.vocab.size < 8:
-        raise UserError(f"vocab.size={config.vocab.size} must be at least 8")
-
-
-def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
-    if model.bidirectional_layers > model.encoder_layers:
-        raise UserError(
-            f"model.bidirectional_layers={model.bidirectional_layers} must be at most model.encoder_layers={model.encoder_layers}"
-        )
-    if model.bidirectional_layers and not model.bidirectional_size and model.hidden_size % 2:
-        raise UserError(
-            f"model.hidden_size={model.hidden_size} must be even, so that each direction gets half; use {model.hidden_size + 1}"
-        )
-    if model.kernel == "cudnn" and model.compute == "bfloat16":
-        raise UserError(f"model.kernel=cudnn computes in float32 only, got model.compute={model.compute}; use model.kernel=auto")
-    if model.attention == "none" and model.bridge == "zero":
-        raise UserError("model.attention=none with model.bridge=zero shows the decoder nothing of the source; use model.bridge=copy")
-    if model.input_feeding and model.attention == "none":
-        raise UserError("model.input_feeding needs attention, got model.attention=none; use general")
-    if model.tie == "all" and not vocab.joint:
-        raise UserError("model.tie=all shares the source and target tables and needs vocab.joint; use model.tie=softmax")
-    both = 2 * (model.bidirectional_size or model.hidden_size // 2)
-    wide = model.bidirectional_layers and both != model.hidden_size
-    if wide and model.bridge == "copy":
-        raise UserError(
-            f"model.bridge=copy needs both directions together to be model.hidden_size={model.hidden_size} wide, got {both}; "
-            "use model.bridge=dense, or model.bidirectional_size=0"
-        )
-    if model.residual_from == 1 and model.embedding_size != model.hidden_size:
-        raise UserError(
-            f"model.residual_from=1 adds embeddings of {model.embedding_size} to states of {model.hidden_size}; use 2 or more, or equal sizes"
-        )
-    if wide and 0 < model.residual_from <= min(model.bidirectional_layers + 1, model.encoder_layers):
-        raise UserError(
-            f"model.residual_from={model.residual_from} adds states of {both} and {model.hidden_size}; use at least {model.bidirectional_layers + 2}"
-        )
-    if wide and model.attention == "dot" and model.bidirectional_layers == model.encoder_layers:
-        raise UserError(f"model.attention=dot needs states of one size, got {model.hidden_size} and {both}; use general")
-
-
-def _check_optimizer(optimizer: OptimizerConfig) -> None:
-    needs = {"inverse_sqrt": "warmup_steps", "cosine": "decay_steps", "halving": "halve_every_steps"}
-    name = needs.get(optimizer.schedule)
-    if name and getattr(optimizer, name) == 0:
-        raise UserError(f"optimizer.schedule={optimizer.schedule} needs optimizer.{name} greater than 0, got 0")
-    if optimizer.schedule == "cosine" and optimizer.decay_steps <= optimizer.warmup_steps:
-        raise UserError(f"optimizer.schedule=cosine needs optimizer.decay_steps greater than the warm-up, got {optimizer.decay_steps}")
-    if optimizer.weight_decay and optimizer.name != "adamw":
-        raise UserError(f"optimizer.weight_decay needs optimizer.name=adamw, got {optimizer.name}")
-
-
-def _check_evaluation(config: Config) -> None:
-    best, metrics = config.training.best_metric, config.evaluation.metrics
-    if "bleu" in metrics and config.evaluation.tokenizer == "auto" and not re.fullmatch(_LANGUAGE, config.data.target):
-        raise UserError(
-            f"evaluation.tokenizer=auto goes by the target's language, which data.target={config.data.target!r} does not tell; "
-            "give one: zh for Chinese, char for Japanese or Thai, 13a for languages written with spaces"
-        )
-    if best != "loss" and best not in metrics:
-        raise UserError(f"training.best_metric={best} must be loss or one of evaluation.metrics: {', '.join(metrics)}")
-    if best != "loss" and config.evaluation.valid_pairs == 0:
-        raise UserError(f"training.best_metric={best} needs translations; raise evaluation.valid_pairs from 0")

@@ -16,6 +16,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "cli": {"commands", "rundir"},
     "config": set(),
+    "rules": set(),
     "parallel": set(),
     "caches": set(),
     "processor": set(),
@@ -29,7 +30,7 @@ ALLOWED = {
     "decoding": {"decoding", "model", "data", "parallel", "runlog"},
     "commands": {
         *("commands", "data", "model", "training", "decoding"),
-        *("parallel", "processor", "programs", "caches", "checkpoint", "rundir", "runlog"),
+        *("parallel", "processor", "programs", "caches", "checkpoint", "rundir", "runlog", "rules"),
     },
 }
 # Who alone may import a library.

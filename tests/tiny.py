@@ -1,5 +1,6 @@
-"""The smallest real run: the debug preset, four steps."""
+"""The smallest real run, the debug preset in four steps; and configurations that differ in a field."""
 
+import dataclasses
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -13,3 +14,12 @@ TINY = [
     "--evaluation.valid-pairs=16",
     "--training.devices=1",
 ]
+
+
+def changed(config, fields):
+    """changed(config, {"model.hidden_size": 3})"""
+    for name, value in fields.items():
+        room, _, field = name.rpartition(".")
+        inner = dataclasses.replace(getattr(config, room), **{field: value}) if room else value
+        config = dataclasses.replace(config, **{room or field: inner})
+    return config

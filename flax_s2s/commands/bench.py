@@ -13,12 +13,13 @@ import numpy as np
 
 from flax_s2s import parallel
 from flax_s2s.commands.wiring import Ready, begin, console, make_ready, measure, measure_products
-from flax_s2s.config import PAD, Config, check
+from flax_s2s.config import PAD, Config
 from flax_s2s.data.pipeline import Pipeline
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.model.flops import count_flops
 from flax_s2s.model.seq2seq import make_model
 from flax_s2s.parallel import Devices, feed_all, feed_rows
+from flax_s2s.rules import check
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import create_state
 from flax_s2s.training.step import make_train_step

@@ -11,13 +11,14 @@ from rich.table import Table
 
 from flax_s2s import parallel, rundir
 from flax_s2s.commands.wiring import Ready, begin, make_ready, measure_products
-from flax_s2s.config import Config, UserError, check
+from flax_s2s.config import Config, UserError
 from flax_s2s.data import vocab
 from flax_s2s.data.batching import Shape
 from flax_s2s.data.pipeline import Pipeline
 from flax_s2s.model.flops import Flops, count_flops
 from flax_s2s.model.seq2seq import init_params, make_model
 from flax_s2s.parallel import Devices
+from flax_s2s.rules import check
 from flax_s2s.runlog import make_console
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import abstract_state, count_parameters

@@ -15,7 +15,7 @@ from etils import epath
 from flax_s2s import parallel, rundir
 from flax_s2s.checkpoint import Bound, Checkpoints, Manifest, versions
 from flax_s2s.commands.wiring import Ready, begin, make_ready
-from flax_s2s.config import Config, UserError, check, differences, to_json
+from flax_s2s.config import Config, UserError, differences, to_json
 from flax_s2s.data import corpus, vocab
 from flax_s2s.data.batching import Shape, TokenPairs
 from flax_s2s.data.corpus import Corpus
@@ -27,6 +27,7 @@ from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.seq2seq import Model, make_model
 from flax_s2s.parallel import Devices
 from flax_s2s.programs import Programs
+from flax_s2s.rules import check
 from flax_s2s.runlog import RunLog, cut_metrics
 from flax_s2s.training import loop
 from flax_s2s.training.optimizer import make_optimizer

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from flax_s2s import caches, parallel, processor, programs, rundir
 from flax_s2s.checkpoint import Checkpoints
-from flax_s2s.config import Config, UserError, check
+from flax_s2s.config import Config, UserError
 from flax_s2s.data import vocab
 from flax_s2s.data.batching import Shape, choose_shapes
 from flax_s2s.data.corpus import Reader
@@ -20,6 +20,7 @@ from flax_s2s.data.tokens import Tokens, open_tokens
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.model.seq2seq import Model, init_params, make_model
 from flax_s2s.parallel import Devices, make_decoding_devices, place
+from flax_s2s.rules import check
 from flax_s2s.runlog import make_console
 from flax_s2s.training.state import Params
 

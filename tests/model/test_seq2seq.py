@@ -12,9 +12,10 @@ import pytest
 import reference
 from jaxprs import carries
 
-from flax_s2s.config import BOS, EOS, PAD, Config, DataConfig, ModelConfig, OptimizerConfig, check
+from flax_s2s.config import BOS, EOS, PAD, Config, DataConfig, ModelConfig, OptimizerConfig
 from flax_s2s.model.dropout import drop, row_keys
 from flax_s2s.model.seq2seq import init_params, make_model, reverse_real, sizes, source_layer
+from flax_s2s.rules import check
 
 # A rate, so that every test without keys also says that nothing is dropped without keys.
 SMALL = ModelConfig(embedding_size=6, hidden_size=4, dropout=0.5, compute="float32")

@@ -1,0 +1,251 @@
+import dataclasses
+import math
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import pytest
+from hypothesis import strategies as st
+from tiny import changed
+
+from flax_s2s.config import Config, ModelConfig, UserError, VocabConfig, flatten
+from flax_s2s.model.seq2seq import init_params, make_model, sizes
+from flax_s2s.rules import check
+
+GOOD = Config()
+
+
+def test_a_consistent_config_is_returned_unchanged():
+    assert check(GOOD) is GOOD
+
+
+NUMBERS = sorted(name for name, (value, _) in flatten(GOOD).items() if isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_may_be_negative(name):
+    kind = type(flatten(GOOD)[name][0])
+    with pytest.raises(UserError, match=f"^{name}={kind(-1)} must not be negative"):
+        check(changed(GOOD, {name: kind(-1)}))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_number_may_be_infinite(value):
+    with pytest.raises(UserError, match=f"^model.dropout={value} must not be negative and must be finite"):
+        check(changed(GOOD, {"model.dropout": value}))
+
+
+@pytest.mark.parametrize(
+    "name",
+    """data.max_source_tokens data.max_target_tokens data.batch_tokens data.row_multiple data.buckets data.held_out_pairs
+    model.embedding_size model.hidden_size model.encoder_layers model.decoder_layers optimizer.learning_rate
+    optimizer.accumulate_batches training.steps training.log_every_steps training.evaluate_every_steps
+    training.save_every_steps training.keep_last decoding.beam_size decoding.rows decoding.max_source_tokens
+    optimizer.epsilon""".split(),
+)
+def test_a_count_of_nothing_is_refused(name):
+    kind = type(flatten(GOOD)[name][0])
+    with pytest.raises(UserError, match=f"^{name}=0 must be greater than 0$"):
+        check(changed(GOOD, {name: kind(0)}))
+
+
+@pytest.mark.parametrize(
+    "name", ["model.dropout", "optimizer.beta1", "optimizer.beta2", "optimizer.label_smoothing", "optimizer.average_decay"]
+)
+def test_a_probability_is_below_one(name):
+    assert check(changed(GOOD, {name: 0.99}))
+    with pytest.raises(UserError, match=f"^{name}=1.0 must be at least 0 and less than 1$"):
+        check(changed(GOOD, {name: 1.0}))
+
+
+NO_LANGUAGE = (
+    "evaluation.tokenizer=auto goes by the target's language, which data.target={} does not tell; "
+    "give one: zh for Chinese, char for Japanese or Thai, 13a for languages written with spaces"
+)
+RULES = [  # fields that break a rule, the whole message, and the remedy it names
+    (
+        {"data.batch_tokens": 799},
+        "data.batch_tokens=799 must hold 8 rows (data.row_multiple) of the longest pair, 100 tokens; use at least 800, or lower "
+        "data.max_source_tokens and data.max_target_tokens",
+        {"data.batch_tokens": 800},
+    ),
+    (
+        {"data.batch_tokens": 799, "data.max_source_tokens": 10, "data.row_multiple": 10},
+        "data.batch_tokens=799 must hold 10 rows (data.row_multiple) of the longest pair, 100 tokens; use at least 1000, or lower "
+        "data.max_source_tokens and data.max_target_tokens",
+        {"data.max_target_tokens": 79},
+    ),
+    (
+        {"data.max_train_pairs": 0, "data.format": "phrases"},
+        "data.format=phrases generates data.max_train_pairs pairs, got 0; use for example 40000",
+        {"data.max_train_pairs": 40_000},
+    ),
+    (
+        {"data.format": "tfds"},
+        "data.format=tfds needs data.dataset, a TFDS name such as wmt14_translate/fr-en",
+        {"data.dataset": "wmt14_translate/fr-en"},
+    ),
+    ({"data.train": ""}, "data.train is empty; name the training split", {"data.train": "train"}),
+    ({"data.source": "zh"}, "data.source and data.target are both 'zh'; they must name two sides", {"data.source": "en"}),
+    (
+        {"data.format": "text", "data.target": "../zh"},
+        "side '../zh' must be a file suffix or locale of letters, digits, '.', '_' and '-', such as en or zh_Hans",
+        {"data.target": "zh_Hans"},
+    ),
+    (
+        {"data.source": "e..n"},
+        "side 'e..n' must be a file suffix or locale of letters, digits, '.', '_' and '-', such as en or zh_Hans",
+        {"data.source": "en"},
+    ),
+    ({"vocab.character_coverage": 0.9}, "vocab.character_coverage=0.9 must be between 0.98 and 1", {"vocab.character_coverage": 0.98}),
+    ({"vocab.character_coverage": 1.5}, "vocab.character_coverage=1.5 must be between 0.98 and 1", {"vocab.character_coverage": 1.0}),
+    ({"vocab.size": 7}, "vocab.size=7 must be at least 8", {"vocab.size": 8}),
+    (
+        {"model.bidirectional_layers": 2},
+        "model.bidirectional_layers=2 must be at most model.encoder_layers=1",
+        {"model.bidirectional_layers": 1},
+    ),
+    (
+        {"model.hidden_size": 255},
+        "model.hidden_size=255 must be even, so that each direction gets half; use 256",
+        {"model.hidden_size": 256},
+    ),
+    (
+        {"model.input_feeding": True, "model.attention": "none"},
+        "model.input_feeding needs attention, got model.attention=none; use general",
+        {"model.attention": "general"},
+    ),
+    (
+        {"model.tie": "all", "vocab.joint": False},
+        "model.tie=all shares the source and target tables and needs vocab.joint; use model.tie=softmax",
+        {"model.tie": "softmax"},
+    ),
+    (
+        {"model.bidirectional_size": 100},
+        "model.bridge=copy needs both directions together to be model.hidden_size=512 wide, got 200; use model.bridge=dense, or "
+        "model.bidirectional_size=0",
+        {"model.bridge": "dense"},
+    ),
+    (
+        {"model.bidirectional_size": 100},
+        "model.bridge=copy needs both directions together to be model.hidden_size=512 wide, got 200; use model.bridge=dense, or "
+        "model.bidirectional_size=0",
+        {"model.bidirectional_size": 0},
+    ),
+    (
+        {"model.residual_from": 1},
+        "model.residual_from=1 adds embeddings of 256 to states of 512; use 2 or more, or equal sizes",
+        {"model.residual_from": 2},
+    ),
+    (
+        {"model.residual_from": 1},
+        "model.residual_from=1 adds embeddings of 256 to states of 512; use 2 or more, or equal sizes",
+        {"model.embedding_size": 512},
+    ),
+    (
+        {"model.residual_from": 2, "model.bidirectional_size": 512, "model.bridge": "dense", "model.encoder_layers": 4},
+        "model.residual_from=2 adds states of 1024 and 512; use at least 3",
+        {"model.residual_from": 3},
+    ),
+    (
+        {"model.attention": "dot", "model.bidirectional_size": 512, "model.bridge": "dense"},
+        "model.attention=dot needs states of one size, got 512 and 1024; use general",
+        {"model.attention": "general"},
+    ),
+    (
+        {"optimizer.schedule": "inverse_sqrt"},
+        "optimizer.schedule=inverse_sqrt needs optimizer.warmup_steps greater than 0, got 0",
+        {"optimizer.warmup_steps": 1},
+    ),
+    (
+        {"optimizer.schedule": "cosine", "optimizer.warmup_steps": 9, "optimizer.decay_steps": 9, "training.steps": 9},
+        "optimizer.schedule=cosine needs optimizer.decay_steps greater than the warm-up, got 9",
+        {"optimizer.decay_steps": 10},
+    ),
+    (
+        {"optimizer.schedule": "halving"},
+        "optimizer.schedule=halving needs optimizer.halve_every_steps greater than 0, got 0",
+        {"optimizer.halve_every_steps": 1},
+    ),
+    (
+        {"optimizer.schedule": "cosine", "optimizer.decay_steps": 99, "training.steps": 100},
+        "training.steps=100 goes beyond optimizer.decay_steps=99, where the learning rate of schedule=cosine is zero and nothing more "
+        "is learned; use fewer steps, or a new run with more decay_steps",
+        {"training.steps": 99},
+    ),
+    (
+        {"model.dropout": 0.997},
+        "model.dropout=0.997 must be at most 255/256, because one random byte decides a feature",
+        {"model.dropout": 0.996},
+    ),
+    ({"seed": 2**32}, "seed=4294967296 must be less than 2**32", {"seed": 2**32 - 1}),
+    (
+        {"model.attention": "none", "model.bridge": "zero"},
+        "model.attention=none with model.bridge=zero shows the decoder nothing of the source; use model.bridge=copy",
+        {"model.bridge": "copy"},
+    ),
+    (
+        {"model.kernel": "cudnn", "model.compute": "bfloat16"},
+        "model.kernel=cudnn computes in float32 only, got model.compute=bfloat16; use model.kernel=auto",
+        {"model.kernel": "auto"},
+    ),
+    ({"data.target": "1", "data.format": "tsv"}, NO_LANGUAGE.format("'1'"), {"evaluation.tokenizer": "13a"}),
+    ({"data.target": "chinese", "data.format": "jsonl"}, NO_LANGUAGE.format("'chinese'"), {"evaluation.tokenizer": "zh"}),
+    ({"data.target": "1", "data.format": "tsv"}, NO_LANGUAGE.format("'1'"), {"evaluation.metrics": ("chrf",)}),
+    ({"optimizer.weight_decay": 0.1}, "optimizer.weight_decay needs optimizer.name=adamw, got adam", {"optimizer.name": "adamw"}),
+    (
+        {"training.best_metric": "wer"},
+        "training.best_metric=wer must be loss or one of evaluation.metrics: bleu, chrf, exact_match",
+        {"evaluation.metrics": ("wer",)},
+    ),
+    (
+        {"training.best_metric": "bleu", "evaluation.valid_pairs": 0},
+        "training.best_metric=bleu needs translations; raise evaluation.valid_pairs from 0",
+        {"evaluation.valid_pairs": 1},
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "message", "remedy"), RULES, ids=[next(iter(rule[0])) for rule in RULES])
+def test_a_broken_rule_is_named_and_its_remedy_works(fields, message, remedy):
+    broken = changed(GOOD, fields)
+    with pytest.raises(UserError) as error:
+        check(broken)
+    assert str(error.value) == message
+    assert check(changed(broken, remedy))
+
+
+@st.composite
+def small_models(draw):
+    """Models of all kinds whose sizes do not agree by themselves."""
+    small = st.integers(1, 4)
+    return ModelConfig(
+        embedding_size=draw(st.sampled_from([4, 6, 8])),
+        hidden_size=draw(st.sampled_from([4, 6, 8])),
+        encoder_layers=draw(small),
+        decoder_layers=draw(small),
+        bidirectional_layers=draw(st.integers(0, 4)),
+        bidirectional_size=draw(st.sampled_from([0, 2, 3, 8])),
+        residual_from=draw(st.integers(0, 4)),
+        reverse_source=draw(st.booleans()),
+        attention=draw(st.sampled_from(["none", "dot", "general", "additive"])),
+        attention_size=draw(st.sampled_from([0, 5])),
+        input_feeding=draw(st.booleans()),
+        bridge=draw(st.sampled_from(["copy", "dense", "zero"])),
+        tie=draw(st.sampled_from(["none", "softmax", "all"])),
+        compute=draw(st.sampled_from(["float32", "bfloat16"])),
+    )
+
+
+@hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=[hypothesis.HealthCheck.filter_too_much])
+@hypothesis.given(small_models())
+def test_every_model_that_passes_can_be_built(config):
+    try:
+        check(dataclasses.replace(GOOD, model=config, vocab=VocabConfig(size=20)))
+    except UserError:
+        hypothesis.reject()
+    params = jax.eval_shape(lambda: init_params(config, 20, 20, jax.random.key(0)))
+    model = make_model(config, 20, 20)
+    ids = jax.ShapeDtypeStruct((2, 3), jnp.int32)
+    readouts = jax.eval_shape(lambda params, ids: model.bind(params)(ids, ids), params, ids)
+    assert readouts.shape == (2, 3, sizes(config).readout)
