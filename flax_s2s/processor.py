@@ -20,7 +20,9 @@ def keep_memory() -> None:
     """Lets the process keep the memory that a program worked in, for the next program.
 
     For programs that run on the CPU: the memory of every call, hundreds of megabytes, is otherwise given back to the system
-    and asked for again, 10% to 15% of a train step, spent in page faults. Where the C library is not glibc, nothing is changed.
+    and asked for again, 10% to 15% of a train step, spent in page faults. What lies between may keep a program from using the
+    memory of the one before, so the process may hold that memory two or three times. Where the C library is not glibc,
+    nothing is changed.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

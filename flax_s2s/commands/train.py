@@ -14,7 +14,7 @@ from etils import epath
 
 from flax_s2s import parallel, rundir
 from flax_s2s.checkpoint import Bound, Checkpoints, Manifest, versions
-from flax_s2s.commands.wiring import Ready, begin, make_ready
+from flax_s2s.commands.wiring import Ready, begin, keep_memory, make_ready
 from flax_s2s.config import Config, UserError, differences, to_json
 from flax_s2s.data import corpus, vocab
 from flax_s2s.data.batching import Shape, TokenPairs
@@ -100,6 +100,7 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog) ->
     pipeline = Pipeline(ready.tokens.pairs, ready.shapes, config.seed, Share(*parallel.process()))
     bound = Bound(to_json(config), ready.vocabularies.sha256, ready.tokens.sha256)
     abstract = abstract_state(config, sizes, optimizer, devices)
+    keep_memory(abstract.params)
     state = checkpoints.restore(abstract, bound, log.line)
     log.line(describe(config, ready, valid, fitting, pipeline, devices, count_parameters(abstract.params)))
     if state is None:

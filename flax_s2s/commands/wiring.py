@@ -22,14 +22,20 @@ from flax_s2s.model.seq2seq import Model, init_params, make_model
 from flax_s2s.parallel import Devices, make_decoding_devices, place
 from flax_s2s.rules import check
 from flax_s2s.runlog import make_console
-from flax_s2s.training.state import Params
+from flax_s2s.training.state import Params, count_parameters
+
+_KEPT_PARAMETERS = 64_000_000  # with 195 M the heap grew from 4.9 to 8.5 GiB, to save 4% of a step
 
 
 def begin() -> None:
-    """What comes before any use of a device: the folder of compiled programs, the other processes; and where programs run."""
+    """What comes before any use of a device: the folder of compiled programs, and the other processes."""
     programs.keep()
     parallel.start()
-    if jax.default_backend() == "cpu":
+
+
+def keep_memory(params: Params) -> None:
+    """Where programs run on the CPU, keeps what they work in; for models whose memory may be held more than once."""
+    if jax.default_backend() == "cpu" and count_parameters(params) <= _KEPT_PARAMETERS:
         processor.keep_memory()
 
 
@@ -82,6 +88,7 @@ def open_run(run_dir: str, checkpoint: str, overrides: dict[str, Any]) -> Opened
     devices = make_decoding_devices(config.training.devices, config.decoding.rows)
     sizes = (len(vocabularies.source), len(vocabularies.target))
     abstract = place(jax.eval_shape(lambda: init_params(config.model, *sizes, jax.random.key(0))), devices)
+    keep_memory(abstract)
     params = checkpoints.load_params(step, abstract, vocabularies.sha256)
     checkpoints.close()
     return Opened(config, vocabularies, make_model(config.model, *sizes), params, devices, step)

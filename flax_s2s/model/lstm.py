@@ -12,7 +12,8 @@ product inside it; and the backward loop only emits the gates' gradients, so tha
 product after the loop instead of weight-sized sums at every step.
 
 What is kept for the gradient, per row and step: the inputs, 4 gates, the hidden state and the cell, of `hid` numbers each
-(the cell in float32). With `recompute` the gates are computed again instead, by two products over all steps.
+(the cell in float32). With `recompute` the gates are computed again instead, step by step inside the backward loop: outside of
+it XLA may do so before the gradient is there, and then nothing is saved.
 """
 
 from functools import partial
@@ -216,20 +217,24 @@ def _recurrence_backward(reverse: bool, recompute: bool, saved: Any, gradient: A
     inputs, gates, states, mask, initial, (kernel_in, kernel_rec, bias) = saved
     d_hidden, d_final = gradient
     before = jax.tree.map(partial(_shift, reverse), states, initial)  # the state each step started from
-    if recompute:
-        projected = multiply(inputs, kernel_in).astype(inputs.dtype).astype(jnp.float32)
-        _, (gates, _, _) = _cell_forward(inputs.dtype, projected + multiply(before.hidden, kernel_rec) + bias[None, None, :], before.cell)
-    transposed = kernel_rec.astype(inputs.dtype).T
+    kept = (inputs, before.hidden) if recompute else gates
+    narrow_in, narrow_rec = kernel_in.astype(inputs.dtype), kernel_rec.astype(inputs.dtype)
+    transposed = narrow_rec.T
+
+    def recomputed(now: Any, hidden: Any, cell: Any) -> Any:
+        projected = multiply(now, narrow_in).astype(now.dtype).astype(jnp.float32)
+        return _cell_forward(now.dtype, projected + multiply(hidden, narrow_rec) + bias[None, :], cell)[1][0]
 
     def step(d_state: LSTMState, now: Any) -> tuple[LSTMState, Any]:
-        gates, cell, cell_before, step_mask, d_output = now
+        kept, cell, cell_before, step_mask, d_output = now
+        gates = recomputed(*kept, cell_before) if recompute else kept
         d_new = LSTMState(d_state.hidden + d_output.astype(jnp.float32), d_state.cell)
         d_sums, d_cell = _cell_backward(gates.dtype, (gates, cell_before, cell), d_new)
         d_sums = _hold(step_mask, d_sums, jnp.zeros_like(d_sums)).astype(gates.dtype)
         return _hold(step_mask, LSTMState(multiply(d_sums, transposed), d_cell), d_new), d_sums
 
     d_end = LSTMState(d_final.hidden.astype(jnp.float32), d_final.cell)
-    d_initial, d_sums = lax.scan(step, d_end, (gates, states.cell, before.cell, mask, d_hidden), reverse=not reverse)
+    d_initial, d_sums = lax.scan(step, d_end, (kept, states.cell, before.cell, mask, d_hidden), reverse=not reverse)
     d_initial = LSTMState(d_initial.hidden.astype(initial.hidden.dtype), d_initial.cell)
     d_inputs = multiply_transposed(d_sums, kernel_in).astype(inputs.dtype)
     read = jnp.concatenate([inputs, before.hidden], axis=-1)  # one product for both kernels: d_sums is read once

@@ -72,6 +72,7 @@ def loss():
 
 def make_step(config, size):
     """The train step, and a state."""
+    from flax_s2s.commands.wiring import keep_memory
     from flax_s2s.model.seq2seq import make_model
     from flax_s2s.parallel import make_devices
     from flax_s2s.training.optimizer import make_optimizer
@@ -80,7 +81,9 @@ def make_step(config, size):
 
     devices = make_devices(1, {})
     model, optimizer = make_model(config.model, size, size), make_optimizer(config.optimizer)
-    return make_train_step(model, optimizer, config, devices), create_state(config, (size, size), optimizer, devices), devices
+    state = create_state(config, (size, size), optimizer, devices)
+    keep_memory(state.params)
+    return make_train_step(model, optimizer, config, devices), state, devices
 
 
 def run_step(config, size, shape):
@@ -109,11 +112,11 @@ def recompute():
     from flax_s2s.config import Config, ModelConfig, OptimizerConfig
 
     for name, choices in {
-        "no input feeding, 2 + 2 layers": {"encoder_layers": 2, "decoder_layers": 2},
+        "no input feeding, 3 + 3 layers": {"encoder_layers": 3, "decoder_layers": 3},
         "input feeding": {"input_feeding": True},
         "input feeding, additive": {"input_feeding": True, "attention": "additive"},
     }.items():
-        for shape in ((16, 50, 50), (16, 400, 100)):
+        for shape in ((64, 50, 50), (64, 400, 100)):
             for again in (False, True):
                 model = ModelConfig(embedding_size=256, hidden_size=512, recompute=again, **choices)
                 program, taken, _ = run_step(Config(model=model, optimizer=OptimizerConfig(schedule="constant")), 8000, shape)
@@ -148,9 +151,6 @@ def main():
     given = parser.parse_args()
     sys.path.insert(0, str(HERE.parents[2]))
     if given.serve:
-        from flax_s2s import processor
-
-        processor.keep_memory()
         PARTS[given.serve]()
         return
     for part in given.parts:

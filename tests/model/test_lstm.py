@@ -155,6 +155,25 @@ def test_what_is_kept_for_the_gradient(recompute, features):
     assert sum(shape[-1] for shape in kept.values() if shape[:2] == (steps, rows)) == inputs + 1 + features * hidden
 
 
+def test_recomputing_saves_the_gates_in_the_compiled_program():
+    """What jax keeps says little: XLA may compute again too early, and keep that."""
+    rows, steps, size, layers = 4, 64, 32, 5
+    inputs = jax.ShapeDtypeStruct((rows, steps, size), jnp.float32)
+    kernels = [tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((size, 4 * size), (size, 4 * size), (4 * size,)))] * layers
+
+    def loss(recompute, kernels, inputs):
+        for kernel in kernels:
+            inputs, _ = lstm_layer(make_layer(*kernel), inputs, recompute=recompute)
+        return (inputs**2).sum()
+
+    def working_memory(recompute):
+        program = jax.jit(jax.grad(partial(loss, recompute), argnums=(0, 1))).lower(kernels, inputs).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    gates = rows * steps * 4 * size * 4  # of a layer, in bytes
+    assert working_memory(True) < working_memory(False) - 2 * gates
+
+
 def test_without_an_initial_state_the_layer_starts_from_zeros():
     arrays, mask, asked = draw(SIZES["rows3"], 5)
     zeros = arrays | {"hidden": np.zeros_like(arrays["hidden"]), "cell": np.zeros_like(arrays["cell"])}
