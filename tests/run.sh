@@ -20,6 +20,6 @@ check mypy
 if ((${#failed[@]})); then
   printf 'FAILED: %s\n' "${failed[@]}"
 fi
-# Last, so that its summary is the last line.
-check pytest "$@"
+# Last, so that its summary is the last line. Two processes: compiling, most of the time, keeps one core busy.
+check pytest -n 2 --dist worksteal "$@"
 ((${#failed[@]} == 0))

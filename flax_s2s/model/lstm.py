@@ -221,13 +221,14 @@ def _recurrence_backward(reverse: bool, recompute: bool, saved: Any, gradient: A
     narrow_in, narrow_rec = kernel_in.astype(inputs.dtype), kernel_rec.astype(inputs.dtype)
     transposed = narrow_rec.T
 
-    def recomputed(now: Any, hidden: Any, cell: Any) -> Any:
+    def recomputed(kept: Any, cell: Any) -> Any:
+        now, hidden = kept
         projected = multiply(now, narrow_in).astype(now.dtype).astype(jnp.float32)
         return _cell_forward(now.dtype, projected + multiply(hidden, narrow_rec) + bias[None, :], cell)[1][0]
 
     def step(d_state: LSTMState, now: Any) -> tuple[LSTMState, Any]:
         kept, cell, cell_before, step_mask, d_output = now
-        gates = recomputed(*kept, cell_before) if recompute else kept
+        gates = recomputed(kept, cell_before) if recompute else kept
         d_new = LSTMState(d_state.hidden + d_output.astype(jnp.float32), d_state.cell)
         d_sums, d_cell = _cell_backward(gates.dtype, (gates, cell_before, cell), d_new)
         d_sums = _hold(step_mask, d_sums, jnp.zeros_like(d_sums)).astype(gates.dtype)
