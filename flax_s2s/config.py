@@ -130,7 +130,7 @@ class ModelConfig:
     forget_bias: float = identity(1.0)
     """Start of the forget gates' biases (Jozefowicz et al. 2015)."""
     compute: Literal["auto", "float32", "bfloat16"] = identity("auto")
-    """Type of the matrix products; parameters, cell states, softmax and loss stay float32. auto: bfloat16 where the device is faster in it."""
+    """Type of the matrix products; parameters, cell states, sums, softmax and loss stay float32. auto: bfloat16 where the device is faster in it."""
     kernel: Literal["auto", "scan", "cudnn"] = operational("auto")
     """What runs an LSTM layer over time; auto: cudnn on NVIDIA GPUs in float32, else scan."""
     recompute: bool = operational(False)

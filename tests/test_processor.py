@@ -1,7 +1,9 @@
 """Memory between programs is kept: what a CPU program worked in costs page faults once."""
 
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,4 +40,6 @@ def test_the_processor_says_what_it_can() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from flax_s2s import processor; print(processor.features())"], check=True, capture_output=True, text=True
     )
-    assert done.stdout.strip()
+    cpuinfo = Path("/proc/cpuinfo")
+    known = [line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features"))] if cpuinfo.exists() else []
+    assert done.stdout.strip() == (known[0].strip() if known else platform.processor())

@@ -1,3 +1,4 @@
+import os
 import threading
 from pathlib import Path
 
@@ -114,6 +115,34 @@ def test_a_folder_that_others_may_write_to_is_not_used(caches, monkeypatch, mode
 def test_without_a_place_to_write_nothing_is_kept(caches, monkeypatch):
     (caches / "flax_s2s").write_text("a file where the folder should be")
     assert kept_in(monkeypatch) is None
+
+
+def test_without_a_home_nothing_is_kept(caches, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", raise_no_home)
+    assert kept_in(monkeypatch) is None
+
+
+def raise_no_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_relative_folder_is_not_taken(caches, monkeypatch):
+    """The XDG specification: such a path is invalid and to be ignored."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setattr(Path, "home", lambda: caches)
+    assert Path(kept_in(monkeypatch)).is_relative_to(caches / ".cache" / "flax_s2s")
+
+
+def test_the_folders_above_are_private_too(caches, monkeypatch):
+    before = os.umask(0o002)
+    try:
+        folder = Path(kept_in(monkeypatch))
+    finally:
+        os.umask(before)
+    while folder != caches:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        folder = folder.parent
 
 
 def test_jaxs_own_variable_comes_first(caches, monkeypatch):

@@ -68,9 +68,10 @@ def test_the_train_step(preset, topology):
     check_memory(program)
 
 
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5e:4x8"])
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_the_beam_search(preset):
-    devices = chips("v5e:2x2")
+def test_the_beam_search(preset, topology):
+    devices = chips(topology)
     config, model, _, state = described(preset, devices)
     sources = jax.ShapeDtypeStruct((config.decoding.rows, LENGTH), np.int32, sharding=devices.by_row)
     program = make_search(model, config.decoding, devices).lower(state.params, sources).compile()

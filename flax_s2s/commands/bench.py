@@ -9,14 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flax_s2s import parallel
 from flax_s2s.commands.wiring import Ready, begin, console, keep_memory, make_ready, measure, measure_products
-from flax_s2s.config import PAD, Config
+from flax_s2s.config import PAD, Config, UserError
 from flax_s2s.data.pipeline import Pipeline
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.model.flops import count_flops
+from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.seq2seq import make_model
 from flax_s2s.parallel import Devices, feed_all, feed_rows
 from flax_s2s.rules import check
@@ -29,16 +31,25 @@ _LINES = 256  # lines decoded in one measurement
 
 
 def run(config: Config, rounds: int) -> int:
-    """The same work every time: batches that stand for an epoch, the first lines of the corpus."""
-    config, out = check(config), console()
+    """The same work every time: batches that stand for an epoch, the first lines of the corpus.
+
+    Raises:
+        UserError: there is no round to measure, or it was started as several processes.
+    """
+    config = check(config)
+    if rounds < 1:
+        raise UserError(f"--rounds={rounds} must be at least 1")
     begin()
+    if parallel.process()[1] > 1:
+        raise UserError(f"bench measures one process with all its devices, got {parallel.process()[1]}; train shows the rate of several")
+    out = console()
     devices = parallel.make_devices(
         config.training.devices, {"data.row_multiple": config.data.row_multiple, "decoding.rows": config.decoding.rows}
     )
     with out.status("preparing the corpus"):
         ready = make_ready(config, None)
     with out.status("measuring"):
-        result = _measure_all(config, ready, devices, max(rounds, 1))
+        result = _measure_all(config, ready, devices, rounds)
     print(json.dumps(result))
     return 0
 
@@ -55,7 +66,7 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
     begin = time.perf_counter()
     programs = {shape: step.lower(state, batch, after).compile() for shape, batch in {_shape(batch): batch for batch in fed}.items()}
     compile_secs = time.perf_counter() - begin
-    box = [state]
+    box, first_params = [state], jax.tree.map(jnp.copy, state.params)  # decoded with: what it takes depends on what is learned
 
     def train() -> Any:
         for batch in fed:
@@ -67,30 +78,32 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
     lines = [pair.source for pair in itertools.islice(ready.train, _LINES)]
 
     def decode() -> Any:
-        return translator(box[0].params, lines)
+        return translator(first_params, lines)
 
     decoded = sum(translation.tokens for translation in decode())
     train_secs, decode_secs, products = _interleaved([train, decode], rounds)
     source, target = (sum(int(np.count_nonzero(side != PAD)) for side in sides) for sides in zip(*batches, strict=True))
     padded = sum(side.size for batch in batches for side in batch)
     time_steps = sum(side.shape[1] for batch in batches for side in batch)
-    attended = source / sum(int(np.count_nonzero(batch.src_ids[:, 0] != PAD)) for batch in batches)  # source tokens of a sentence
+    lengths = [[np.count_nonzero(side != PAD, axis=1) for side in batch] for batch in batches]
+    attended = sum(float((src * tgt).sum()) for src, tgt in lengths) / target  # source tokens that a target token looks at
     work = count_flops(config.model, box[0].params).training(source, target, attended)
     fastest = products * (1 if jax.default_backend() == "cpu" else devices.count)
     return {
         "backend": jax.default_backend(),
         "device": devices.mesh.devices.flat[0].device_kind,
         "devices": devices.count,
+        "means": str(choose_means(config.model)),
         "batches": [f"{source.shape[0]}x({source.shape[1]}+{target.shape[1]})" for source, target in batches],
         "train_source_tokens_per_sec": source / train_secs,
         "train_target_tokens_per_sec": target / train_secs,
         "padding": 1 - (source + target) / padded,
-        "matrix_product_flops": products,
+        "matrix_product_flops": products,  # in float32, whatever the model computes in
         "model_flop_utilization": work / train_secs / fastest,
         "train_microsecs_per_time_step": 1e6 * train_secs / time_steps,  # a position of source or target: all rows, layers, the update
         "compile_secs": compile_secs,  # of all shapes; programs kept on disk from an earlier start are read from there
         "peak_memory_bytes": _peak_memory(devices),
-        "decode_sentences_per_sec": len(lines) / decode_secs,  # of a model that has learned little: see the tokens
+        "decode_sentences_per_sec": len(lines) / decode_secs,  # of a model that has learned nothing: see the tokens
         "decode_tokens_per_sec": decoded / decode_secs,
         "decode_beam_size": config.decoding.beam_size,
         "rounds": rounds,

@@ -26,7 +26,7 @@ from flax_s2s.training.step import abstract_batch, make_train_step
 
 
 def run(config: Config, run_dir: str, memory: bool) -> int:
-    """Prints parameters and FLOPs; and, where the corpus is at hand, shapes, padding, memory and an upper bound of speed."""
+    """Prints parameters and FLOPs; and, where the corpus is at hand, shapes, padding, memory and what speed to compare with."""
     config = check(config)
     begin()
     devices = parallel.make_devices(config.training.devices, {"data.row_multiple": config.data.row_multiple})
@@ -75,7 +75,7 @@ def _describe_batches(
     out.print(
         f"{len(ready.tokens.pairs):,} pairs of {ready.train.name}; left out: {ready.tokens.blank:,} blank, {ready.tokens.filtered}\n"
         f"{source:,} source and {target:,} target tokens an epoch in {len(plan):,} batches, padding {pipeline.waste(plan):.1%}\n"
-        f"at most {rate * (source + target) / work:,.0f} tokens/s, were every operation as fast as a float32 matrix product here "
+        f"{rate * (source + target) / work:,.0f} tokens/s, were every operation as fast as a float32 matrix product here "
         f"({rate / 1e9:,.0f} GFLOP/s)"
     )
 

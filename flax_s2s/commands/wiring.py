@@ -79,7 +79,8 @@ def open_run(run_dir: str, checkpoint: str, overrides: dict[str, Any]) -> Opened
     begin()
     folder = rundir.make_path(run_dir)
     config = rundir.read_config(folder)
-    config = check(dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, **overrides)))
+    model_config = dataclasses.replace(config.model, kernel="auto")  # a run decodes anywhere, whatever it was trained with
+    config = check(dataclasses.replace(config, model=model_config, decoding=dataclasses.replace(config.decoding, **overrides)))
     checkpoints = Checkpoints(folder / rundir.CHECKPOINTS, config.training.best_metric)
     step = checkpoints.choose(checkpoint)
     vocabularies = vocab.load(folder / rundir.VOCAB, config.vocab.joint)

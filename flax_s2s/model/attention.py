@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from flax_s2s.model.lstm import Initializer
@@ -30,6 +31,27 @@ def masked_softmax(scores: Float[Array, "batch tgt src"], mask: Bool[Array, "bat
     return jnp.where(real, jax.nn.softmax(scores, axis=-1), 0.0)
 
 
+@jax.custom_vjp
+def _additive(
+    queries: Float[Array, "batch tgt keys"], keys: Float[Array, "batch src keys"], vector: Float[Array, " keys"]
+) -> Float[Array, "batch tgt src"]:
+    """`v . tanh(q + k)` for every pair, in float32: while attention is even, the gradient of q is a difference of near equals.
+
+    The tanh of all pairs, by far the largest array there is, is computed again for the gradient instead of kept.
+    """
+    return jnp.matmul(jnp.tanh(queries[:, :, None, :] + keys[:, None, :, :]), vector)
+
+
+def _additive_backward(saved: tuple[Array, Array, Array], d_scores: Array) -> tuple[Array, Array, Array]:
+    (queries, keys, vector), d_scores = lax.optimization_barrier((saved, d_scores))  # else XLA finds the tanh and keeps it
+    hidden = jnp.tanh(queries[:, :, None, :] + keys[:, None, :, :])  # [batch tgt src keys]
+    d_sums = d_scores[:, :, :, None] * vector[None, None, None, :] * (1 - hidden**2)
+    return d_sums.sum(axis=2), d_sums.sum(axis=1), jnp.einsum("bts,btsk->k", d_scores, hidden)
+
+
+_additive.defvjp(lambda *arguments: (_additive(*arguments), arguments), _additive_backward)
+
+
 class Attention(nnx.Module):
     """One of three scores between a query q and a memory m.
 
@@ -48,8 +70,11 @@ class Attention(nnx.Module):
             self.vector = nnx.Param(kernel_init(rngs.params(), (hidden, 1), jnp.float32)[:, 0])
 
     def keys(self, memory: Float[Array, "batch src hid"]) -> Float[Array, "batch src keys"]:
-        """The part of the score that depends on the source alone; computed once for a sentence."""
-        return memory if self.score == "dot" else product(memory, self.kernel_key[...]).astype(memory.dtype)
+        """The part of the score that depends on the source alone, computed once for a sentence; of the additive score in float32."""
+        if self.score == "dot":
+            return memory
+        keys = product(memory, self.kernel_key[...])
+        return keys if self.score == "additive" else keys.astype(memory.dtype)
 
     def __call__(
         self,
@@ -64,7 +89,7 @@ class Attention(nnx.Module):
     def kernels(self, keys: Float[Array, "batch src keys"], memory: Float[Array, "batch src hid"]) -> dict[str, Array]:
         """What queries are multiplied with, by name: parameters, and each row's own source."""
         if self.score == "additive":
-            return {"query": self.kernel_query[...].astype(memory.dtype), "values": memory}
+            return {"query": self.kernel_query[...], "values": memory}
         return {"keys": keys.swapaxes(1, 2), "values": memory}
 
     def source(self, keys: Float[Array, "batch src keys"], mask: Bool[Array, "batch src"]) -> Source:
@@ -76,9 +101,7 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "batch tgt hid"], Float[Array, "batch tgt src"]]:
         """Contexts and weights of any number of queries at once; `multiply` is by `kernels`."""
         if source.keys is not None and source.vector is not None:
-            projected = multiply("query", queries).astype(queries.dtype)
-            hidden = jnp.tanh(projected[:, :, None, :] + source.keys[:, None, :, :])  # [batch tgt src keys]
-            scores = jnp.matmul(hidden, source.vector.astype(hidden.dtype), preferred_element_type=jnp.float32)
+            scores = _additive(multiply("query", queries), source.keys, source.vector)
         else:
             scores = multiply("keys", queries)
         weights = masked_softmax(scores, source.mask)

@@ -26,7 +26,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from flax_s2s import processor
-from flax_s2s.config import ModelConfig
+from flax_s2s.config import ModelConfig, UserError
 from flax_s2s.model.cudnn import cudnn_layer
 from flax_s2s.model.product import multiply, multiply_transposed, outer, product
 
@@ -52,8 +52,13 @@ def choose_means(config: ModelConfig) -> Means:
 
     bfloat16 where the device multiplies it faster than float32; cuDNN for float32 on NVIDIA GPUs, since a loop in the graph
     costs them about 10 us a step, cuDNN 2 to 5 us, and its interface in jax is float32 only; else the scan.
+
+    Raises:
+        UserError: cuDNN is asked for where there is none.
     """
     device, compute = jax.devices()[0], config.compute
+    if config.kernel == "cudnn" and not _by_nvidia(device):
+        raise UserError(f"model.kernel=cudnn needs an NVIDIA GPU, got {device.device_kind}; use model.kernel=auto")
     if compute == "auto":
         compute = "bfloat16" if config.kernel != "cudnn" and _fast_in_bfloat16(device) else "float32"
     if config.kernel != "auto":

@@ -35,10 +35,12 @@ def scan(step: Step, kernels: Kernels, constants: Any, carry: Any, inputs: Any, 
     Args:
         step: calls `multiply(name, left)` at most once for each kernel, `left` being `[batch beam inp]`.
         kernels: what it multiplies with, by name, see `multiply_by`.
-        constants: whatever else of the surroundings needs a gradient; theirs is summed up inside the loop, so nothing large.
+        constants: whatever else of the surroundings needs a gradient; theirs is summed up inside the loop in their own type, so
+            nothing large, and in float32.
         carry: as in `lax.scan`.
         inputs: as in `lax.scan`: time first.
-        recompute: keep carries alone for the gradient, and run each step again; else everything that a step computes is kept.
+        recompute: keep only carries and the left factors of the products, and run each step again for the gradient; else everything
+            that a step computes is kept.
     """
     return lax.scan(partial(step, multiply_by(kernels), constants), carry, inputs)
 
@@ -46,12 +48,13 @@ def scan(step: Step, kernels: Kernels, constants: Any, carry: Any, inputs: Any, 
 def _forward(step: Step, kernels: Kernels, constants: Any, carry: Any, inputs: Any, recompute: bool) -> tuple[Any, Any]:
     first = jax.tree.map(lambda leaf: leaf[0], inputs)
     steps = jax.tree.leaves(inputs)[0].shape[0]
-    shapes = jax.eval_shape(lambda *now: _trace(step, kernels, None, *now)[1][2], constants, carry, first)
-    taps = jax.tree.map(lambda shape: jnp.zeros((steps, *shape.shape), shape.dtype), shapes)
+    _, traced, results = jax.eval_shape(lambda *now: _trace(step, kernels, None, *now)[1], constants, carry, first)
+    taps = jax.tree.map(lambda shape: jnp.zeros((steps, *shape.shape), shape.dtype), results)
+    narrow = {name: kernel.astype(traced[name].dtype) for name, kernel in kernels.items()}  # once, not at every step
 
     def run(constants: Any, carry: Any, inputs: Any, taps: Any) -> Any:
         def tapped_step(carry: Any, now: Any) -> tuple[Any, Any]:
-            carry, (output, lefts, _) = _trace(step, kernels, now[1], constants, carry, now[0])
+            carry, (output, lefts, _) = _trace(step, narrow, now[1], constants, carry, now[0])
             return carry, (output, lefts)
 
         body = jax.checkpoint(tapped_step, prevent_cse=False) if recompute else tapped_step  # a loop has nothing in common

@@ -190,15 +190,14 @@ class Decoder(nnx.Module):
 
     def _kernels(self, memory: Memory) -> Kernels:
         """What a step multiplies with, by name."""
-        dtype, layers = memory.values.dtype, list(self.layers)
+        layers = list(self.layers)
         kernels = {f"rec {index}": layer.kernel_rec[...] for index, layer in enumerate(layers)}
         kernels |= {f"in {index}": layer.kernel_in[...] for index, layer in enumerate(layers) if index}
         if self.config.input_feeding:
             kernels["feed"] = layers[0].kernel_in[self.config.embedding_size :]
         if hasattr(self, "kernel_readout"):
             kernels["readout"] = self.kernel_readout[...]
-        cast = {name: kernel.astype(dtype) for name, kernel in kernels.items()}
-        return cast | (self.attention.kernels(memory.keys, memory.values) if self.config.attention != "none" else {})
+        return kernels | (self.attention.kernels(memory.keys, memory.values) if self.config.attention != "none" else {})
 
     def _constants(self, memory: Memory) -> "Constants":
         attends = self.config.attention != "none"

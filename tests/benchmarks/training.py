@@ -89,12 +89,13 @@ def nnx_layer(layer, inputs, mask=None, initial=None, reverse=False, kernel="sca
     cell.dense_h.kernel.value = layer.kernel_rec[...]
     cell.dense_h.bias.value = layer.bias[...]
     lengths = None if mask is None else mask.sum(axis=1)
-    carry = None if initial is None else (initial.cell, initial.hidden)
+    carry = None if initial is None else (initial.cell, initial.hidden.astype(jnp.float32))
     rnn = nnx.RNN(cell, return_carry=True, reverse=reverse, keep_order=True)
     (last_cell, last_hidden), outputs = rnn(inputs, initial_carry=carry, seq_lengths=lengths)
     if mask is not None:
         outputs = jnp.where(mask[:, :, None], outputs, 0)
-    return outputs, LSTMState(last_hidden, last_cell)
+    dtype = inputs.dtype  # its carry, and so what it returns, is float32 in any case
+    return outputs.astype(dtype), LSTMState(last_hidden.astype(dtype), last_cell.astype(jnp.float32))
 
 
 def jax_model(name, task, file, vocab):

@@ -9,6 +9,7 @@ import pytest
 from tiny import DEBUG, REPOSITORY, TINY
 
 from flax_s2s.cli import main
+from flax_s2s.decoding.translate import Translator
 
 
 def test_evaluate_prints_scores_with_signatures_and_writes_json(
@@ -81,3 +82,25 @@ def test_bench_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> Non
     assert result["train_source_tokens_per_sec"] > 0 and result["train_microsecs_per_time_step"] > 0
     assert result["compile_secs"] > 0 and result["peak_memory_bytes"] > 2**20
     assert result["model_flop_utilization"] > 0 and 0 <= result["padding"] < 1
+    assert result["means"] == "scan, float32"
+
+
+def test_bench_decodes_with_the_same_parameters_in_every_round(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it trains meanwhile ends its sentences earlier and earlier."""
+    decoded, translate = [], Translator.__call__
+
+    def counted(self, params, lines):
+        found = translate(self, params, lines)
+        decoded.append(sum(translation.tokens for translation in found))
+        return found
+
+    monkeypatch.setattr(Translator, "__call__", counted)
+    assert main(["bench", DEBUG, *TINY, "--rounds", "3", "--data.buckets", "1", "--optimizer.learning-rate", "0.1"]) == 0
+    assert len(decoded) == 4 and len(set(decoded)) == 1 and json.loads(capsys.readouterr().out)["rounds"] == 3
+
+
+def test_bench_needs_a_round_and_a_kernel_that_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", DEBUG, *TINY, "--rounds", "0"]) == 2
+    assert "--rounds=0 must be at least 1" in capsys.readouterr().err
+    assert main(["bench", DEBUG, *TINY, "--model.kernel", "cudnn"]) == 2
+    assert "model.kernel=cudnn needs an NVIDIA GPU, got cpu; use model.kernel=auto" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.experimental import rnn
 
 from flax_s2s import processor
-from flax_s2s.config import ModelConfig
+from flax_s2s.config import ModelConfig, UserError
 from flax_s2s.model import lstm
 from flax_s2s.model.lstm import LSTM, LSTMState, choose_means, lstm_layer
 
@@ -80,7 +80,6 @@ H200, V100 = Device("gpu", "NVIDIA H200", "9.0"), Device("gpu", "Tesla V100 NVID
     [
         (CPU, "auto", "auto", "scan, float32"),
         (CPU, "auto", "bfloat16", "scan, bfloat16"),
-        (CPU, "cudnn", "auto", "cudnn, float32"),
         (TPU, "auto", "auto", "scan, bfloat16"),
         (TPU, "auto", "float32", "scan, float32"),
         (H200, "auto", "auto", "scan, bfloat16"),
@@ -95,6 +94,13 @@ H200, V100 = Device("gpu", "NVIDIA H200", "9.0"), Device("gpu", "Tesla V100 NVID
 def test_the_device_chooses_kernel_and_type_where_nothing_else_is_asked(monkeypatch, device, kernel, compute, chosen):
     monkeypatch.setattr(lstm.jax, "devices", lambda: [device])
     assert str(choose_means(ModelConfig(kernel=kernel, compute=compute))) == chosen
+
+
+@pytest.mark.parametrize("device", [CPU, TPU, MI300X])
+def test_cudnn_is_refused_where_there_is_none(monkeypatch, device):
+    monkeypatch.setattr(lstm.jax, "devices", lambda: [device])
+    with pytest.raises(UserError, match=r"^model\.kernel=cudnn needs an NVIDIA GPU, got .*; use model\.kernel=auto$"):
+        choose_means(ModelConfig(kernel="cudnn"))
 
 
 @pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16"])

@@ -126,8 +126,10 @@ def test_numbers_of_a_step_are_fetched_when_the_next_one_is_on_its_way(tmp_path:
     assert {number for number, _ in waits} == {*range(8)}
 
 
-def test_nothing_goes_to_or_from_the_devices_unasked(tmp_path: Path) -> None:
-    """A real step and a real evaluation; the guard refuses every transfer that the program does not spell out."""
+def test_nothing_goes_to_the_devices_unasked(tmp_path: Path) -> None:
+    """A real step and a real evaluation; the guard refuses every transfer that the program does not spell out.
+
+    Only those to the devices: on a CPU the guard sees none from them; what waits for a step is tested above."""
     config = Config(model=ModelConfig(embedding_size=4, hidden_size=4), optimizer=OptimizerConfig(average_decay=0.9))
     model, optimizer = make_model(config.model, 9, 9), make_optimizer(config.optimizer)
     step, eval_step = make_train_step(model, optimizer, config, DEVICES), make_eval_step(model, DEVICES)
