@@ -82,7 +82,9 @@ def test_a_process_holds_it_until_it_dies(tmp_path: Path) -> None:
         assert (tmp_path / rundir.LOCK).read_text() == f"process {os.getpid()} on {socket.gethostname()}"
 
 
-@pytest.mark.parametrize("left", ["", "process 1 on elsewhere", f"process {os.getpid()} on {socket.gethostname()}"])
+@pytest.mark.parametrize(
+    "left", ["", "process 1 on elsewhere", f"process {os.getpid()} on {socket.gethostname()}"], ids=["nothing", "another", "itself"]
+)
 def test_what_the_file_says_holds_nothing(tmp_path: Path, left: str) -> None:
     """A full disk leaves it empty; in a container the next process often has the same number."""
     (tmp_path / rundir.LOCK).write_text(left)
