@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 the user's mistake (one message, nothing lost), 75 stopped
 """
 
 import dataclasses
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -145,7 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more when it ends
         return 0
     except OSError as error:  # a disk that is full or gone; a file of the user's is checked where it is opened
-        _print_error(f"{error.filename or 'the system'}: {error.strerror or error}; nothing that was complete is lost")
+        where = f" ({error.filename})" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _print_error(f"no space left on the disk{where}; what was complete is intact: make room, then run the same command again")
+        else:
+            _print_error(f"{error.strerror or error}{where}; nothing that was complete is lost")
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
