@@ -15,7 +15,10 @@ import importlib.metadata
 import json
 import logging
 import math
+import os
+import pathlib
 import re
+import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,6 +32,7 @@ from flax_s2s.config import UserError
 from flax_s2s.training.state import Params, TrainState, hash_state
 
 MANIFEST = "manifest.json"
+_SMALL_FILES_BYTES = 2**17  # what a checkpoint's small files take on a disk beyond their length
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "sentencepiece")
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every file it touches, and every error it then raises
@@ -119,14 +123,30 @@ class Checkpoints:
         """Saves in the background; returns as soon as the state may be donated.
 
         Raises:
-            UserError: the previous save failed, for example for lack of space.
+            UserError: the previous save failed, or there is no space for this one.
         """
         self.wait()
+        self._make_sure_of_space(state)
         step = int(state.step)
         copy = jax.tree.map(lambda leaf: np.array(leaf), state) if self.speaks else None
         with _disk_errors(self.folder):
             response = ocp.save_checkpointables_async(self.folder / str(step), _parts(state), overwrite=True)
         self._pending = self._background.submit(self._finish, response, step, copy, score, bound, on_saved)
+
+    def _make_sure_of_space(self, state: TrainState) -> None:
+        """Asked before orbax begins: a save that fails in the middle leaves its threads behind, each with an error of its own."""
+        if not self.speaks or "://" in os.fspath(self.folder):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        newest = [pathlib.Path(self.folder) / str(step) for step in self.steps()[-1:]]
+        before = sum(path.stat().st_size for folder in newest for path in folder.rglob("*"))
+        size = max(sum(leaf.nbytes for leaf in jax.tree.leaves(state)), before)
+        needed, (_, _, free) = size + size // 10 + _SMALL_FILES_BYTES, shutil.disk_usage(self.folder)
+        if free < needed:
+            raise UserError(
+                f"no space left for a checkpoint in {self.folder}: it needs {needed / 2**20:,.1f} MiB, {free / 2**20:,.1f} MiB are free; "
+                "earlier checkpoints are intact: make room, then run the same command again"
+            )
 
     def _finish(self, response: Any, step: int, copy: Any, score: float | None, bound: Bound, on_saved: Callable[[Manifest], None]) -> None:
         with _disk_errors(self.folder):

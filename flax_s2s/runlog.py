@@ -3,6 +3,7 @@
 Only process 0 says anything.
 """
 
+import contextlib
 import json
 import math
 import sys
@@ -10,10 +11,12 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import tensorboardX
 from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 _WIDTH_OF_A_FILE = 160  # of tables; lines are never wrapped
 LOWER_IS_BETTER = ("loss", "perplexity", "wer")
@@ -56,7 +59,11 @@ class RunLog:
         """Opens the progress bar (on a terminal) and the TensorBoard file."""
         if not self.speaks:
             return
-        self._board = tensorboardX.SummaryWriter(str(self.folder / "tensorboard"), flush_secs=30, purge_step=done or None)
+        (self.folder / "tensorboard").mkdir(parents=True, exist_ok=True)
+        # Not SummaryWriter: its thread ends at the first error of the disk, and the training then waits for its queue for ever.
+        self._board = EventsWriter(str(self.folder / "tensorboard" / "events"))
+        if done:  # what was said after this step is said again
+            self._board.write_event(Event(step=done, session_log=SessionLog(status=SessionLog.START)))
         if self.console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
             self._progress = Progress(*columns, console=self.console)
@@ -76,9 +83,12 @@ class RunLog:
         record = {"step": step, "split": split, **finite}
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        if not self._board:
+            return
         for name, value in values.items():
-            if self._board and isinstance(value, (int, float)):
-                self._board.add_scalar(f"{split}/{name}", value, step)
+            if isinstance(value, (int, float)):
+                self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(f"{split}/{name}", value)))
+        self._board.flush()
 
     def close(self) -> None:
         """Ends the bar, flushes TensorBoard."""
@@ -86,7 +96,8 @@ class RunLog:
             self._progress.stop()
             self._progress = None
         if self._board:
-            self._board.close()
+            with contextlib.suppress(OSError):  # nothing is left to write, unless a flush has failed, which was said
+                self._board.close()
             self._board = None
 
 

@@ -122,6 +122,16 @@ def test_what_is_saved_after_a_damaged_one_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "40.damaged").is_dir()  # for whoever wants to know why
 
 
+def test_without_space_a_save_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the newest one took counts, where it is more than the arrays."""
+    save(tmp_path, [1])
+    (tmp_path / "1" / "more").write_bytes(b"." * 2**21)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: (2**30, 2**30 - 2**21, 2**21))
+    with pytest.raises(UserError, match=r"no space left for a checkpoint in .*: it needs 2\.\d MiB, 2\.0 MiB are free; earlier"):
+        save(tmp_path, [2])
+    assert not (tmp_path / "2").exists() and not list(tmp_path.glob("*tmp*"))
+
+
 def test_an_unreadable_manifest_of_an_old_checkpoint_stops_nothing(tmp_path: Path) -> None:
     save(tmp_path, [20, 40], [0.1, 0.2])
     (tmp_path / "20" / MANIFEST).write_text("{")

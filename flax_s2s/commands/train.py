@@ -119,13 +119,13 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog) ->
         log.metrics(manifest.step, "checkpoint", {"checkpoint": manifest.step, "state_sha256": manifest.state_sha256})
 
     log.start(int(state.step), config.training.steps)
-    with contextlib.closing(train_step), contextlib.closing(eval_step), StopRequest() as stop_requested:
+    # Checkpoints are closed on every way out: what is being saved is finished, and its error comes before that of a smaller write.
+    with contextlib.closing(train_step), contextlib.closing(eval_step), StopRequest() as stop_requested, contextlib.closing(checkpoints):
         work = loop.Work(
             train_step, evaluations, lambda state, score: checkpoints.save(state, score, bound, on_saved), checkpoints.rate, stop_requested
         )
         stream = pipeline.stream(position)
         state, outcome = loop.run(state, stream, work, config.training, config.optimizer.accumulate_batches, devices, log)
-        checkpoints.close()
     _say_next(folder, state, outcome, config, log)
     return STOPPED if outcome == "stopped" else DONE
 

@@ -1,7 +1,6 @@
 """`train` as a user runs it: resuming, stopping, devices, refusals."""
 
 import json
-import re
 import shutil
 import signal
 import subprocess
@@ -140,8 +139,8 @@ def test_a_full_disk_is_said_and_earlier_checkpoints_live(small_disk: Path) -> N
     options = ["--training.save-every-steps=1", "--training.keep-last=50", "--training.evaluate-every-steps=50"]
     done = subprocess.run(program(small_disk / "run", *options, "--training.steps=30"), capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    message = r"^error: no space left (for a checkpoint|on the disk).*make room"  # or for a metric; threads of libraries may print theirs
-    assert re.search(message, done.stderr, re.MULTILINE)
+    assert "error: no space left for a checkpoint" in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     complete = sorted(int(path.parent.name) for path in (small_disk / "run" / "checkpoints").glob("*/manifest.json"))
     assert len(complete) >= 2
     shutil.copytree(small_disk / "run", small_disk.parent / "roomy")
