@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
@@ -57,6 +58,7 @@ class Manifest(NamedTuple):
     versions: dict[str, str]
     files: dict[str, str]  # path -> sha256
     metric: str = ""  # what score is a gain of
+    fence: int = 0  # of the lease that it was written under
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -94,9 +96,29 @@ def versions() -> dict[str, str]:
 class Checkpoints:
     """The checkpoints of one run directory."""
 
-    def __init__(self, folder: epath.Path, metric: str = "loss", keep_last: int = 1, keep_best: int = 0, speaks: bool = True) -> None:
-        """`metric` is what the best are the best by; `speaks` is True on process 0, which writes manifests and deletes."""
+    def __init__(
+        self,
+        folder: epath.Path,
+        metric: str = "loss",
+        keep_last: int = 1,
+        keep_best: int = 0,
+        speaks: bool = True,
+        confirm: Callable[[], int] | None = None,
+        verify: bool = True,
+    ) -> None:
+        """A folder of checkpoints.
+
+        Args:
+            folder: where they are.
+            metric: what the best are the best by.
+            keep_last: how many of the newest are kept.
+            keep_best: how many of the best are kept besides.
+            speaks: True on process 0, which writes manifests and deletes.
+            confirm: asked before anything becomes valid or is deleted: the fence of the lease on the run directory, or an error.
+            verify: compare the content of every file with the manifest before it is used; else only that every file is there.
+        """
         self.folder, self.metric, self.keep_last, self.keep_best, self.speaks = folder.resolve(), metric, keep_last, keep_best, speaks
+        self._confirm, self._compares_content = confirm or (lambda: 0), verify
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future[None] | None = None
 
@@ -153,9 +175,11 @@ class Checkpoints:
             response.result()
             if not self.speaks:
                 return
+            _refuse_not_finite(copy, step)
             files = hash_files(self.folder / str(step))
             leaves = describe_leaves(_parts(copy))
-            manifest = Manifest(step, score, hash_state(copy), leaves, bound, versions(), files, self.metric)
+            digest = hash_state(copy)
+            manifest = Manifest(step, score, digest, leaves, bound, versions(), files, self.metric, self._confirm())
             self._write(manifest)
             self._prune()
         on_saved(manifest)
@@ -287,9 +311,9 @@ class Checkpoints:
             manifest = self.manifest(step)
         except UserError as error:
             return None, str(error)
-        found = hash_files(self.folder / str(step))
+        found = hash_files(self.folder / str(step), self._compares_content)
         for name in manifest.files.keys() | found.keys():
-            if manifest.files.get(name) != found.get(name):
+            if name not in found or name not in manifest.files or (self._compares_content and manifest.files[name] != found[name]):
                 return None, f"{name} is {'missing' if name not in found else 'not the file that was written'}"
         return manifest, ""
 
@@ -315,14 +339,23 @@ def _compare(saved: dict[str, str], wanted: dict[str, str]) -> None:
             )
 
 
-def hash_files(folder: epath.Path) -> dict[str, str]:
-    """sha256 of every file below a folder but the manifest, by relative path."""
+def _refuse_not_finite(state: TrainState, step: int) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path({"params": state.params, "average": state.average, "optimizer": state.optimizer}):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
+            raise UserError(
+                f"step {step} is not saved: {jax.tree_util.keystr(path)} holds numbers that are not finite; earlier checkpoints are intact: "
+                "lower optimizer.learning_rate or optimizer.clip_norm and run the same command again"
+            )
+
+
+def hash_files(folder: epath.Path, read: bool = True) -> dict[str, str]:
+    """sha256 of every file below a folder but the manifest, by relative path; empty ones unless the files are to be read."""
     found: dict[str, str] = {}
     for child in sorted(folder.iterdir()):
         if child.is_dir():
-            found |= {f"{child.name}/{name}": digest for name, digest in hash_files(child).items()}
+            found |= {f"{child.name}/{name}": digest for name, digest in hash_files(child, read).items()}
         elif child.name != MANIFEST:
-            found[child.name] = hashlib.sha256(child.read_bytes()).hexdigest()
+            found[child.name] = hashlib.sha256(child.read_bytes()).hexdigest() if read else ""
     return found
 
 

@@ -191,6 +191,8 @@ class TrainingConfig:
     """Checkpoints that are kept besides because they are the best by best_metric."""
     best_metric: Literal["loss", "bleu", "chrf", "exact_match", "wer"] = operational("loss")
     """Metric of the validation set that ranks checkpoints and stops early."""
+    verify_checkpoints: bool = operational(True)
+    """Compare every file of a checkpoint with its sha256 before it is used (about 2 GB/s); off: only that all files are there."""
     patience: int = operational(0)
     """Evaluations without a better best_metric after which training stops; 0: never."""
     devices: int = operational(0)

@@ -115,6 +115,20 @@ def read_rows(array: jax.Array) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
+def from_first(array: np.ndarray) -> np.ndarray:
+    """Process 0's array, on every process."""
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(array))
+
+
+def from_each(value: np.generic) -> np.ndarray:
+    """Every process' value, on every process, in their order."""
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(np.asarray(value)))
+
+
 def process() -> tuple[int, int]:
     """This process' index, and how many there are."""
     return jax.process_index(), jax.process_count()

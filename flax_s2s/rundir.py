@@ -1,13 +1,11 @@
-"""A run directory: its layout, its configuration, and who holds it.
+"""A run directory: its layout and its configuration.
 
-config.json  vocab/  checkpoints/  metrics.jsonl  tensorboard/
+config.json  vocab/  checkpoints/  metrics.jsonl  tensorboard/  lease.json
 """
 
 import contextlib
 import errno
-import fcntl
 import os
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +13,7 @@ from etils import epath
 
 from flax_s2s.config import Config, UserError, from_json, to_json
 
-CONFIG, VOCAB, CHECKPOINTS, LOCK = "config.json", "vocab", "checkpoints", "train.lock"
+CONFIG, VOCAB, CHECKPOINTS = "config.json", "vocab", "checkpoints"
 
 
 def make_path(name: str) -> epath.Path:
@@ -81,38 +79,3 @@ def read_config(folder: epath.Path) -> Config:
         raise UserError(f"{folder / CONFIG} is not UTF-8 at byte {error.start + 1}; restore it from a copy") from None
     except UserError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from None
-
-
-@contextlib.contextmanager
-def hold(folder: epath.Path) -> Iterator[None]:
-    """Holds a run directory for training, so that no other process trains in it.
-
-    The system takes the lock from a process that dies, however it dies; the file that it leaves then holds nothing.
-
-    Raises:
-        UserError: another process holds it; it is named.
-    """
-    with _locked(os.fspath(folder / LOCK), folder) as file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            (folder / LOCK).unlink(missing_ok=True)
-
-
-def _locked(name: str, folder: epath.Path) -> Any:
-    """The lock's file, open and locked; made anew where another process removes it between the two."""
-    while True:
-        file = open(name, "a+")  # noqa: SIM115  # the caller closes it
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(name) and os.path.samestat(os.fstat(file.fileno()), os.stat(name)):
-                return file
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read() or "another process"
-            file.close()
-            raise UserError(f"{folder} is in use by {holder}; wait until it has ended, or use another --run-dir") from None
-        file.close()

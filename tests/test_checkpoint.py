@@ -263,3 +263,44 @@ def test_the_manifest_describes_every_file_and_leaf(tmp_path: Path) -> None:
     assert written["score"] == 0.5 and written["step"] == 3
     assert written["leaves"]["['params']['target_table']"] == "float32 (11, 4)"
     assert {"jax", "flax", "optax", "orbax-checkpoint", "flax_s2s"} <= written["versions"].keys()
+
+
+def test_a_checkpoint_bears_the_fence_it_was_written_under(tmp_path: Path) -> None:
+    (manifest,) = save(tmp_path, [3], confirm=lambda: 7)
+    assert manifest.fence == Checkpoints(epath.Path(tmp_path)).manifest(3).fence == 7
+
+
+def test_who_has_lost_the_lease_completes_and_deletes_nothing(tmp_path: Path) -> None:
+    save(tmp_path, [1, 2])
+
+    def lost() -> int:
+        raise UserError("no longer held")
+
+    with pytest.raises(UserError, match="no longer held"):
+        save(tmp_path, [3], confirm=lost, keep_last=1)
+    assert Checkpoints(epath.Path(tmp_path)).steps() == [1, 2]
+
+
+@pytest.mark.parametrize("part", ["params", "optimizer", "average"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_never_saved(tmp_path: Path, part: str, value: float) -> None:
+    state = state_at(5)
+    leaves, tree = jax.tree.flatten(getattr(state, part))
+    spoilt = next(index for index, leaf in enumerate(leaves) if leaf.ndim == 2)
+    leaves[spoilt] = leaves[spoilt].at[0, 0].set(value)
+    checkpoints = Checkpoints(epath.Path(tmp_path))
+    checkpoints.save(state._replace(**{part: jax.tree.unflatten(tree, leaves)}), None, BOUND, lambda manifest: None)
+    with pytest.raises(UserError, match=rf"step 5 is not saved: \['{part}'\].* not finite; earlier checkpoints are intact"):
+        checkpoints.close()
+    assert checkpoints.steps() == []
+
+
+def test_without_verification_only_missing_files_are_noticed(tmp_path: Path) -> None:
+    save(tmp_path, [1, 2])
+    some = sorted(path for path in (tmp_path / "2").rglob("*") if path.is_file() and path.name != MANIFEST)
+    intact = some[0].read_bytes()
+    some[0].write_bytes(intact + b"x")
+    lax, strict = (Checkpoints(epath.Path(tmp_path), verify=verify) for verify in (False, True))
+    assert lax._verify(2)[0] is not None and strict._verify(2)[0] is None
+    some[0].unlink()
+    assert lax._verify(2)[1] == f"{some[0].relative_to(tmp_path / '2')} is missing"

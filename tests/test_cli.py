@@ -12,7 +12,7 @@ from tiny import DEBUG, REPOSITORY, TINY
 
 from flax_s2s.cli import VERBS, main
 from flax_s2s.config import Config, flatten
-from flax_s2s.rundir import hold
+from flax_s2s.lease import hold
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -77,7 +77,7 @@ def test_mistakes_of_the_configuration(capsys: pytest.CaptureFixture[str], tmp_p
     assert "there is no train.en" in wrong("--data.format=text", "--data.folder", str(tmp_path))
     assert "is not known to TFDS" in wrong("--data.format=tfds", "--data.dataset=no_such_set")
     assert "model.input_feeding needs attention" in wrong("--model.attention=none", "--model.input-feeding")
-    assert list((tmp_path / "run").iterdir()) == []  # nothing half-made is left
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lease.json"]  # nothing half-made is left
 
 
 def test_a_run_directory_that_cannot_be_made(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_run_directory_that_cannot_be_made(capsys: pytest.CaptureFixture[str],
 
 
 def test_a_run_directory_in_use_names_its_holder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with hold(epath.Path(tmp_path)):
+    with hold(epath.Path(tmp_path), print):
         assert f"in use by process {os.getpid()} on" in fails(capsys, "train", DEBUG, "--run-dir", str(tmp_path), *TINY)
 
 

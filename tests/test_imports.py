@@ -22,6 +22,7 @@ ALLOWED = {
     "processor": set(),
     "programs": {"caches", "processor"},
     "rundir": set(),
+    "lease": set(),
     "runlog": set(),
     "checkpoint": {"parallel", "training"},
     "data": {"data"},
@@ -30,7 +31,7 @@ ALLOWED = {
     "decoding": {"decoding", "model", "data", "parallel", "runlog"},
     "commands": {
         *("commands", "data", "model", "training", "decoding"),
-        *("parallel", "processor", "programs", "caches", "checkpoint", "rundir", "runlog", "rules"),
+        *("parallel", "processor", "programs", "caches", "checkpoint", "rundir", "lease", "runlog", "rules"),
     },
 }
 # Who alone may import a library.

@@ -1,15 +1,11 @@
-"""Run directories: the configuration comes back, one process at a time holds it."""
+"""Run directories: the configuration comes back."""
 
-import fcntl
 import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from etils import epath
-from tiny import REPOSITORY
 
 from flax_s2s import rundir
 from flax_s2s.config import Config, UserError
@@ -29,68 +25,6 @@ def test_what_is_no_run_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"sed": 1}')
     with pytest.raises(UserError, match=r"config\.json: unknown field 'sed'; did you mean 'seed'"):
         rundir.read_config(epath.Path(tmp_path))
-
-
-def hold_elsewhere(folder: Path) -> subprocess.Popen[str]:
-    """Another process that holds the folder."""
-    code = (
-        f"import time; from etils import epath; from flax_s2s import rundir\n"
-        f"with rundir.hold(epath.Path({str(folder)!r})):\n    print('held', flush=True); time.sleep(600)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    return process
-
-
-def test_a_held_directory_is_refused_and_freed_afterwards(tmp_path: Path) -> None:
-    folder = epath.Path(tmp_path)
-    with (
-        rundir.hold(folder),
-        pytest.raises(UserError, match=f"in use by process {os.getpid()} on {socket.gethostname()}; wait"),
-        rundir.hold(folder),
-    ):
-        pass
-    with rundir.hold(folder):
-        pass
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_lock_that_is_removed_meanwhile_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The holder ends between our opening of the file and our locking it: what we locked has no name any longer."""
-    flock, times = fcntl.flock, []
-
-    def slow(file, how):
-        times.append(file)
-        if len(times) == 1:
-            (tmp_path / rundir.LOCK).unlink()
-        flock(file, how)
-
-    monkeypatch.setattr(fcntl, "flock", slow)
-    with rundir.hold(epath.Path(tmp_path)):
-        assert len(times) == 2
-        with pytest.raises(UserError, match="in use by"), rundir.hold(epath.Path(tmp_path)):
-            pass
-
-
-def test_a_process_holds_it_until_it_dies(tmp_path: Path) -> None:
-    folder, other = epath.Path(tmp_path), hold_elsewhere(tmp_path)
-    with pytest.raises(UserError, match=f"in use by process {other.pid} on {socket.gethostname()}; wait"), rundir.hold(folder):
-        pass
-    other.kill()
-    other.communicate()
-    with rundir.hold(folder):
-        assert (tmp_path / rundir.LOCK).read_text() == f"process {os.getpid()} on {socket.gethostname()}"
-
-
-@pytest.mark.parametrize(
-    "left", ["", "process 1 on elsewhere", f"process {os.getpid()} on {socket.gethostname()}"], ids=["nothing", "another", "itself"]
-)
-def test_what_the_file_says_holds_nothing(tmp_path: Path, left: str) -> None:
-    """A full disk leaves it empty; in a container the next process often has the same number."""
-    (tmp_path / rundir.LOCK).write_text(left)
-    with rundir.hold(epath.Path(tmp_path)):
-        assert (tmp_path / rundir.LOCK).read_text() == f"process {os.getpid()} on {socket.gethostname()}"
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_configuration_that_is_not_text_is_an_error(tmp_path: Path) -> None:

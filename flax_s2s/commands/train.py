@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import signal
+import socket
 import sys
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from flax_s2s import parallel, rundir
+from flax_s2s import lease, parallel, rundir
 from flax_s2s.checkpoint import Bound, Checkpoints, Manifest, versions
 from flax_s2s.commands.wiring import Ready, begin, keep_memory, make_ready
 from flax_s2s.config import Config, UserError, differences, to_json
@@ -23,6 +24,7 @@ from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
 from flax_s2s.data.tokens import tokenize
 from flax_s2s.decoding.evaluate import make_translation_evaluation
 from flax_s2s.decoding.translate import Translator
+from flax_s2s.lease import Lease
 from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.seq2seq import Model, make_model
 from flax_s2s.parallel import Devices
@@ -78,18 +80,44 @@ def run(config: Config, run_dir: str) -> int:
     )
     index, _ = parallel.process()
     _make_folder(folder)
-    with rundir.hold(folder) if index == 0 else contextlib.nullcontext():
-        log = RunLog(folder, speaks=index == 0)
+    log = RunLog(folder, speaks=index == 0)
+    with lease.hold(folder, log.line) if index == 0 else contextlib.nullcontext() as held:
+        _meet(folder, held)
         _settle_config(folder, config, log)
         try:
-            return _train(config, folder, devices, log)
+            return _train(config, folder, devices, log, held)
         finally:
             log.close()
 
 
-def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog) -> int:
+def _meet(folder: epath.Path, held: Lease | None) -> None:
+    """Every process proves that it sees the run directory that process 0 holds.
+
+    Raises:
+        UserError: some do not; raised on all of them.
+    """
+    index, count = parallel.process()
+    if count == 1:
+        return
+    token = parallel.from_first(np.frombuffer(bytes.fromhex(held.id if held else "00" * 16), np.uint8)).tobytes().hex()
+    seen = parallel.from_each(np.bool_(lease.shows(folder, token)))
+    if not seen.all():
+        blind = ", ".join(str(number) for number in np.flatnonzero(~seen))
+        raise UserError(
+            f"{folder} is not the same place for all {count} processes: process {blind} does not see there what process 0 wrote "
+            f"(this is process {index} on {socket.gethostname()}); give a folder that all machines share"
+        )
+
+
+def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, held: Lease | None) -> int:
     checkpoints = Checkpoints(
-        folder / rundir.CHECKPOINTS, config.training.best_metric, config.training.keep_last, config.training.keep_best, log.speaks
+        folder / rundir.CHECKPOINTS,
+        config.training.best_metric,
+        config.training.keep_last,
+        config.training.keep_best,
+        log.speaks,
+        held.confirm if held else None,
+        config.training.verify_checkpoints,
     )
     # Before the first checkpoint nothing is bound to a vocabulary that is there, and the text may have been corrected since.
     ready = make_ready(config, folder / rundir.VOCAB if checkpoints.steps() else None)
@@ -119,10 +147,16 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog) ->
         log.metrics(manifest.step, "checkpoint", {"checkpoint": manifest.step, "state_sha256": manifest.state_sha256})
 
     log.start(int(state.step), config.training.steps)
+
+    def stopping() -> bool:
+        if held:
+            held.check()
+        return stop_requested()
+
     # Checkpoints are closed on every way out: what is being saved is finished, and its error comes before that of a smaller write.
     with contextlib.closing(train_step), contextlib.closing(eval_step), StopRequest() as stop_requested, contextlib.closing(checkpoints):
         work = loop.Work(
-            train_step, evaluations, lambda state, score: checkpoints.save(state, score, bound, on_saved), checkpoints.rate, stop_requested
+            train_step, evaluations, lambda state, score: checkpoints.save(state, score, bound, on_saved), checkpoints.rate, stopping
         )
         stream = pipeline.stream(position)
         state, outcome = loop.run(state, stream, work, config.training, config.optimizer.accumulate_batches, devices, log)

@@ -81,7 +81,7 @@ def open_run(run_dir: str, checkpoint: str, overrides: dict[str, Any]) -> Opened
     config = rundir.read_config(folder)
     model_config = dataclasses.replace(config.model, kernel="auto")  # a run decodes anywhere, whatever it was trained with
     config = check(dataclasses.replace(config, model=model_config, decoding=dataclasses.replace(config.decoding, **overrides)))
-    checkpoints = Checkpoints(folder / rundir.CHECKPOINTS, config.training.best_metric)
+    checkpoints = Checkpoints(folder / rundir.CHECKPOINTS, config.training.best_metric, verify=config.training.verify_checkpoints)
     step = checkpoints.choose(checkpoint)
     vocabularies = vocab.load(folder / rundir.VOCAB, config.vocab.joint)
     if vocabularies is None:
