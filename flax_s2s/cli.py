@@ -1,20 +1,14 @@
-"""The command line: parses, dispatches to a command, prints errors, sets the exit code.
-
-Exit codes: 0 done, 2 the user's mistake (one message, nothing lost), 75 stopped and saved (run it again to go on).
-"""
+"""The command line: parses, dispatches to a command; whatever comes of it ends in `job`, which sets the exit code (see `errors`)."""
 
 import dataclasses
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, TypeVar
 
 import tyro
-from rich.console import Console
-from rich.panel import Panel
-from rich.text import Text
 
+from flax_s2s import job
 from flax_s2s.config import Config, UserError, load_preset, nearest
 
 USAGE = """\
@@ -29,8 +23,6 @@ usage: python -m flax_s2s VERB ...
 
 CONFIG is a preset such as configs/quickstart.py; each of its fields can be given as an option.
 `VERB --help` explains the options; `train CONFIG --help` shows every field with that preset's value."""
-
-USER_ERROR, INTERRUPTED = 2, 130
 
 T = TypeVar("T")
 
@@ -132,38 +124,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(USAGE, flush=True)
-            return 0
-        verb = VERBS.get(arguments[0])
-        if verb is None:
-            raise UserError(f"there is no verb {arguments[0]!r}{nearest(arguments[0], VERBS)}; verbs: {', '.join(VERBS)}")
-        return verb(arguments[1:])
-    except UserError as error:
-        _print_error(str(error))
-        return USER_ERROR
+        return job.end(_dispatch(arguments))
     except BrokenPipeError:  # the reader of stdout has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more when it ends
         return 0
-    except OSError as error:  # a disk that is full or gone; a file of the user's is checked where it is opened
-        where = f" ({error.filename})" if error.filename else ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _print_error(f"no space left on the disk{where}; what was complete is intact: make room, then run the same command again")
-        else:
-            _print_error(f"{error.strerror or error}{where}; nothing that was complete is lost")
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except (Exception, KeyboardInterrupt) as error:
+        return job.fail(error)
 
 
-def _print_error(text: str) -> None:
-    """One box on a terminal, plain text elsewhere."""
-    console = Console(stderr=True, highlight=False)
-    if console.is_terminal:
-        console.print(Panel(Text(text), title="error", border_style="red", expand=False))
-    else:
-        print(f"error: {text}", file=sys.stderr)
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, flush=True)
+        return 0
+    verb = VERBS.get(arguments[0])
+    if verb is None:
+        raise UserError(f"there is no verb {arguments[0]!r}{nearest(arguments[0], VERBS)}; verbs: {', '.join(VERBS)}")
+    return verb(arguments[1:])
 
 
 def _parse(kind: type[T], verb: str, arguments: list[str], default: T | None = None) -> T:
@@ -186,9 +162,10 @@ def _train(arguments: list[str]) -> int:
     preset, options = _first(arguments, "train")
     default = Train(load_preset(preset) if preset else Config(), f"runs/{os.path.splitext(os.path.basename(preset))[0]}")
     given = _parse(Train, "train CONFIG", options, default)
-    from flax_s2s.commands import train
+    with job.listen():  # before the imports: they take seconds
+        from flax_s2s.commands import train
 
-    return train.run(given.config, given.run_dir)
+        return train.run(given.config, given.run_dir)
 
 
 def _inspect(arguments: list[str]) -> int:

@@ -27,6 +27,10 @@ class UserError(Exception):
     """A mistake the user can correct: printed as one message (what, got, rule, remedy), exit code 2."""
 
 
+class Failure(Exception):  # noqa: N818  # not the program's error, nor the user's
+    """Something outside failed (a peer, a network): printed as one message, exit code 1, worth trying again."""
+
+
 def identity(default: T) -> T:
     """A field that decides what is learned; continuing a run with another value is an error."""
     return dataclasses.field(default=default, metadata={"role": "identity"})

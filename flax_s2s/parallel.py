@@ -4,7 +4,6 @@ One mesh axis, `data`: rows of a batch are spread over it, everything else is on
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,21 +28,6 @@ class Devices:
     def count(self) -> int:
         """Devices of the mesh, over all processes."""
         return int(self.mesh.devices.size)
-
-
-def start() -> None:
-    """Joins the other processes where the environment says that there are any.
-
-    Reads `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`; must come before any use of a device.
-    """
-    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    if address:
-        count, index = os.environ.get("JAX_NUM_PROCESSES", ""), os.environ.get("JAX_PROCESS_ID", "")
-        if not (count.isdigit() and index.isdigit()):
-            raise UserError(
-                f"JAX_COORDINATOR_ADDRESS={address} needs the numbers JAX_NUM_PROCESSES and JAX_PROCESS_ID, got {count!r} and {index!r}"
-            )
-        jax.distributed.initialize(address, int(count), int(index))
 
 
 def make_devices(count: int, rows: dict[str, int]) -> Devices:

@@ -1,6 +1,6 @@
 """A run directory: its layout and its configuration.
 
-config.json  vocab/  checkpoints/  metrics.jsonl  tensorboard/  lease.json
+config.json  vocab/  checkpoints/  metrics.jsonl  tensorboard/  logs/  lease.json
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """What a run says: lines and a progress bar for the terminal, `metrics.jsonl` and TensorBoard for later.
 
-Only process 0 says anything.
+Only process 0 says anything; every process keeps a file of its own.
 """
 
 import contextlib
@@ -44,16 +44,20 @@ def make_console(stderr: bool, speaks: bool = True) -> Console:
 class RunLog:
     """Lines, progress and metrics of one training run."""
 
-    def __init__(self, folder: epath.Path, speaks: bool) -> None:
-        """`speaks` is True on process 0 alone."""
-        self.speaks, self.folder = speaks, folder
-        self.console = make_console(stderr=True, speaks=speaks)
+    def __init__(self, folder: epath.Path, process: int = 0) -> None:
+        """Of process 0, which speaks, or of another one."""
+        self.speaks, self.folder = process == 0, folder
+        self.file = folder / "logs" / f"process-{process}.log"
+        self.console = make_console(stderr=True, speaks=self.speaks)
         self._progress: Progress | None = None
         self._board: Any = None
 
     def line(self, text: str) -> None:
         """One line, or several, above the progress bar."""
         self.console.print(text)
+        if self.file.parent.exists():
+            with contextlib.suppress(OSError), self.file.open("a") as file:  # a full disk is said where something is lost by it
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def start(self, done: int, steps: int) -> None:
         """Opens the progress bar (on a terminal) and the TensorBoard file."""

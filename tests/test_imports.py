@@ -14,7 +14,11 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("
 ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
-    "cli": {"commands", "rundir"},
+    "cli": {"commands", "job", "rundir"},
+    "errors": set(),
+    "cluster": set(),
+    "job": {"cluster", "errors"},
+    "coordinator": set(),
     "config": set(),
     "rules": set(),
     "parallel": set(),
@@ -31,7 +35,7 @@ ALLOWED = {
     "decoding": {"decoding", "model", "data", "parallel", "runlog"},
     "commands": {
         *("commands", "data", "model", "training", "decoding"),
-        *("parallel", "processor", "programs", "caches", "checkpoint", "rundir", "lease", "runlog", "rules"),
+        *("parallel", "processor", "programs", "caches", "checkpoint", "rundir", "lease", "runlog", "rules", "job", "cluster", "errors"),
     },
 }
 # Who alone may import a library.

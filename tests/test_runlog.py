@@ -10,7 +10,7 @@ from flax_s2s.runlog import Meter, RunLog, cut_metrics, duration, gain
 
 
 def test_metrics_are_one_json_object_a_line_and_reach_tensorboard(tmp_path: Path) -> None:
-    log = RunLog(epath.Path(tmp_path), speaks=True)
+    log = RunLog(epath.Path(tmp_path))
     log.start(0, 10)
     log.metrics(1, "train", {"loss": 2.5})
     log.metrics(2, "valid", {"bleu": 30.0, "note": "你好"})
@@ -22,7 +22,7 @@ def test_metrics_are_one_json_object_a_line_and_reach_tensorboard(tmp_path: Path
 
 
 def test_other_processes_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = RunLog(epath.Path(tmp_path), speaks=False)
+    log = RunLog(epath.Path(tmp_path), 1)
     log.start(0, 10)
     log.line("hello")
     log.metrics(1, "train", {"loss": 2.5})
@@ -31,7 +31,7 @@ def test_other_processes_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_line_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    RunLog(epath.Path(tmp_path), speaks=True).line("[bold]ein Satz[/bold] :smile:" + "x" * 300)
+    RunLog(epath.Path(tmp_path)).line("[bold]ein Satz[/bold] :smile:" + "x" * 300)
     assert capsys.readouterr().err == "[bold]ein Satz[/bold] :smile:" + "x" * 300 + "\n"
 
 

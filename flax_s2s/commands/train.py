@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 import itertools
-import signal
+import os
 import socket
-import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from flax_s2s import lease, parallel, rundir
+from flax_s2s import errors, job, lease, parallel, rundir
 from flax_s2s.checkpoint import Bound, Checkpoints, Manifest, versions
 from flax_s2s.commands.wiring import Ready, begin, keep_memory, make_ready
 from flax_s2s.config import Config, UserError, differences, to_json
@@ -36,36 +36,6 @@ from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import TrainState, abstract_state, count_parameters, create_state
 from flax_s2s.training.step import abstract_batch, make_eval_step, make_train_step
 
-DONE, STOPPED = 0, 75
-
-
-class StopRequest:
-    """Set by Ctrl-C and SIGTERM while it is entered; a second Ctrl-C ends at once."""
-
-    def __init__(self) -> None:
-        """Nothing is requested yet."""
-        self.requested = False
-
-    def __enter__(self) -> "StopRequest":
-        """Takes the place of the handlers there are."""
-        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Puts them back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, _: Any) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
-        print(f"\n{signal.Signals(number).name}: saving after this step (Ctrl-C again: end at once)", file=sys.stderr, flush=True)
-
-    def __call__(self) -> bool:
-        """Whether to stop."""
-        return self.requested
-
 
 def run(config: Config, run_dir: str) -> int:
     """Trains to `training.steps`; returns 0, or 75 when stopped and saved.
@@ -80,9 +50,11 @@ def run(config: Config, run_dir: str) -> int:
     )
     index, _ = parallel.process()
     _make_folder(folder)
-    log = RunLog(folder, speaks=index == 0)
+    log = RunLog(folder, index)
     with lease.hold(folder, log.line) if index == 0 else contextlib.nullcontext() as held:
         _meet(folder, held)
+        (folder / "logs").mkdir(exist_ok=True)
+        job.keep_log(os.fspath(log.file))
         _settle_config(folder, config, log)
         try:
             return _train(config, folder, devices, log, held)
@@ -148,20 +120,20 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
 
     log.start(int(state.step), config.training.steps)
 
-    def stopping() -> bool:
+    def stop_requested() -> bool:
         if held:
             held.check()
-        return stop_requested()
+        return job.stop_requested()
 
     # Checkpoints are closed on every way out: what is being saved is finished, and its error comes before that of a smaller write.
-    with contextlib.closing(train_step), contextlib.closing(eval_step), StopRequest() as stop_requested, contextlib.closing(checkpoints):
+    with contextlib.closing(train_step), contextlib.closing(eval_step), contextlib.closing(checkpoints), job.guard():
         work = loop.Work(
-            train_step, evaluations, lambda state, score: checkpoints.save(state, score, bound, on_saved), checkpoints.rate, stopping
+            train_step, evaluations, lambda state, score: checkpoints.save(state, score, bound, on_saved), checkpoints.rate, stop_requested
         )
         stream = pipeline.stream(position)
         state, outcome = loop.run(state, stream, work, config.training, config.optimizer.accumulate_batches, devices, log)
     _say_next(folder, state, outcome, config, log)
-    return STOPPED if outcome == "stopped" else DONE
+    return errors.PREEMPTED if outcome == "stopped" else errors.DONE
 
 
 def _make_folder(folder: epath.Path) -> None:
@@ -227,13 +199,24 @@ def _evaluations(
     config: Config, ready: Ready, valid: Corpus, fitting: TokenPairs, model: Model, eval_step: Programs, devices: Devices
 ) -> list[loop.Evaluation]:
     share = Share(*parallel.process())
-    evaluations = [loop.make_loss_evaluation(eval_step, lambda: in_order(fitting, ready.shapes, share), devices)]
+    evaluations = [loop.make_loss_evaluation(eval_step, lambda: _polled(in_order(fitting, ready.shapes, share)), devices)]
     chosen = list(itertools.islice(valid.pairs, config.evaluation.valid_pairs))
     if chosen:
         greedy = dataclasses.replace(config.decoding, beam_size=1)
         translator = Translator(model, ready.vocabularies, greedy, devices)
-        evaluations.append(make_translation_evaluation(translator, chosen, config.evaluation, config.data.target))
+        evaluations.append(make_translation_evaluation(translator, chosen, config.evaluation, config.data.target, _poll))
     return evaluations
+
+
+def _poll(*_: Any) -> None:
+    if job.stop_requested():
+        raise loop.Interrupted
+
+
+def _polled(batches: Iterator[Any]) -> Iterator[Any]:
+    for batch in batches:
+        _poll()
+        yield batch
 
 
 def describe(

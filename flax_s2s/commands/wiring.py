@@ -1,6 +1,7 @@
 """What several verbs need: a corpus made ready for a model, and a trained run opened for decoding."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from etils import epath
 from rich.console import Console
 
-from flax_s2s import caches, parallel, processor, programs, rundir
+from flax_s2s import caches, cluster, job, processor, programs, rundir
 from flax_s2s.checkpoint import Checkpoints
 from flax_s2s.config import Config, UserError
 from flax_s2s.data import vocab
@@ -30,7 +31,7 @@ _KEPT_PARAMETERS = 64_000_000  # with 195 M the heap grew from 4.9 to 8.5 GiB, t
 def begin() -> None:
     """What comes before any use of a device: the folder of compiled programs, and the other processes."""
     programs.keep()
-    parallel.start()
+    job.join(cluster.find(os.environ))
 
 
 def keep_memory(params: Params) -> None:

@@ -11,12 +11,16 @@ from flax_s2s.runlog import Report
 
 
 def make_translation_evaluation(
-    translator: Translator, pairs: Sequence[Pair], config: EvaluationConfig, language: str
+    translator: Translator,
+    pairs: Sequence[Pair],
+    config: EvaluationConfig,
+    language: str,
+    on_batch: Callable[[int], None] | None = None,
 ) -> Callable[[Any, int], Report]:
-    """Translates the pairs' sources, scores them, and shows a few next to their references."""
+    """Translates the pairs' sources, scores them, and shows a few next to their references; `on_batch` as in `Translator`."""
 
     def evaluate(params: Any, step: int) -> Report:
-        found = translator(params, [pair.source for pair in pairs])
+        found = translator(params, [pair.source for pair in pairs], on_batch)
         scores = score([t.text for t in found], [pair.target for pair in pairs], config, language)
         shown = range(0, len(pairs), max(1, len(pairs) // max(config.samples, 1)))[: config.samples]
         return Report({name: value.score for name, value in scores.items()}, [show(pairs[i], found[i]) for i in shown])

@@ -25,6 +25,10 @@ Outcome = Literal["done", "stopped", "no longer improving"]
 Evaluation = Callable[[Params, int], Report]
 
 
+class Interrupted(Exception):  # noqa: N818  # nothing went wrong
+    """Raised by an evaluation that was asked to stop; it is made up for when the run continues."""
+
+
 class Work(NamedTuple):
     """The functions that the loop calls."""
 
@@ -59,12 +63,13 @@ def run(
     meter = Meter(step, config.steps)
     pending: _Pending | None = None
     losses: list[Loss] = []  # since the last line: batches of long sentences and of short ones differ too much to say one
+    stopping = False
     if step and _due(step, config):  # unless it was made before a stop, which comes first
-        state, score = _evaluate(state, step, work.evaluations, config, devices, log)
+        state, score, stopping = _evaluate(state, step, work.evaluations, config, devices, log)
         if score is not None:
             work.rate(step, score)
     bad_evaluations = int(state.bad_evaluations)  # read here and after an evaluation: elsewhere it would wait for the device
-    outcome = _outcome(bad_evaluations, config, False, step)
+    outcome = _outcome(bad_evaluations, config, stopping, step)
     coming = _ahead(stream, devices)
     while outcome is None:
         tokens = 0
@@ -84,7 +89,7 @@ def run(
         if not stopping and _due(step, config):
             _say(pending, meter, log)
             pending, begin = None, time.perf_counter()
-            state, score = _evaluate(state, step, work.evaluations, config, devices, log)
+            state, score, stopping = _evaluate(state, step, work.evaluations, config, devices, log)
             bad_evaluations = int(state.bad_evaluations)
             improved = score is not None and bad_evaluations == 0
             meter.pause(time.perf_counter() - begin)
@@ -165,17 +170,24 @@ def _say(pending: _Pending | None, meter: Meter, log: RunLog) -> None:
 
 def _evaluate(
     state: TrainState, step: int, evaluations: Sequence[Evaluation], config: TrainingConfig, devices: Devices, log: RunLog
-) -> tuple[TrainState, float | None]:
-    """Runs all evaluations, unless this step has been evaluated; the state then knows whether the best has been beaten."""
+) -> tuple[TrainState, float | None, bool]:
+    """Runs all evaluations, unless this step has been evaluated; the state then knows whether the best has been beaten.
+
+    Returns:
+        The state; the gain of best_metric, if it was measured; whether a stop was asked for before all was measured.
+    """
     if int(state.evaluated) == step:
-        return state, None
+        return state, None, False
     metrics: dict[str, float] = {}
     samples: list[str] = []
     begin = time.perf_counter()
-    for evaluation in evaluations:
-        report = evaluation(evaluated_params(state), step)
-        metrics |= report.metrics
-        samples += report.samples
+    try:
+        for evaluation in evaluations:
+            report = evaluation(evaluated_params(state), step)
+            metrics |= report.metrics
+            samples += report.samples
+    except Interrupted:
+        return state, None, True
     for sample in samples:
         log.line(sample)
     numbers = " ".join(f"{name} {value:.2f}" for name, value in metrics.items())
@@ -185,7 +197,7 @@ def _evaluate(
     better = score > float(state.best_score)
     best, bad = (score, 0) if better else (float(state.best_score), int(state.bad_evaluations) + 1)
     best_score, bad_evaluations, evaluated = feed_all(devices, (np.float32(best), np.int32(bad), np.int32(step)))
-    return state._replace(best_score=best_score, bad_evaluations=bad_evaluations, evaluated=evaluated), score
+    return state._replace(best_score=best_score, bad_evaluations=bad_evaluations, evaluated=evaluated), score, False
 
 
 def make_loss_evaluation(eval_step: Callable[[Params, Any], Loss], batches: Callable[[], Iterable[Any]], devices: Devices) -> Evaluation:

@@ -61,7 +61,7 @@ def run(folder, plain, tokens=None, stop_at=None, bleu=None, state=None, accumul
     config = TrainingConfig(**{"steps": len(plain), "best_metric": "loss" if bleu is None else "bleu", **fields})
     batch = np.ones((8, 3), np.int32)
     stream = (((0, number + 1), (batch, batch)) for number in range(1_000))
-    state, outcome = loop.run(state, stream, work, config, accumulate, DEVICES, RunLog(epath.Path(folder), speaks=True))
+    state, outcome = loop.run(state, stream, work, config, accumulate, DEVICES, RunLog(epath.Path(folder)))
     file = folder / "metrics.jsonl"
     records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     train, valid = ([record for record in records if record["split"] == split] for split in ("train", "valid"))
@@ -120,7 +120,7 @@ def test_numbers_of_a_step_are_fetched_when_the_next_one_is_on_its_way(tmp_path:
     batch = np.ones((8, 3), np.int32)
     stream = (((0, number + 1), (batch, batch)) for number in range(100))
     config = TrainingConfig(steps=100, log_every_steps=2, evaluate_every_steps=50, save_every_steps=50, patience=3)
-    _, outcome = loop.run(start_state(), stream, work, config, 1, DEVICES, RunLog(epath.Path(tmp_path), speaks=True))
+    _, outcome = loop.run(start_state(), stream, work, config, 1, DEVICES, RunLog(epath.Path(tmp_path)))
     assert outcome == "stopped"
     assert {latest - number for number, latest in waits if number % 2} == {1}  # the loss' parts of the line
     assert {number for number, _ in waits} == {*range(8)}
@@ -143,7 +143,7 @@ def test_nothing_goes_to_the_devices_unasked(tmp_path: Path) -> None:
     )
     state = create_state(config, (9, 9), optimizer, DEVICES)
     training = TrainingConfig(steps=7, log_every_steps=2, evaluate_every_steps=3, patience=5)
-    log = RunLog(epath.Path(tmp_path), speaks=True)
+    log = RunLog(epath.Path(tmp_path))
     with jax.transfer_guard("disallow"):
         state, outcome = loop.run(state, (((0, n), batch) for n in range(1, 99)), work, training, 1, DEVICES, log)
         with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):

@@ -1,0 +1,40 @@
+"""What a user is told of an error, and the exit code that goes with it.
+
+Exit codes: 0 done; 1 something failed that may work when tried again; 2 the user's mistake (one message, nothing lost);
+75 stopped and saved (run it again to go on); 130 ended at once by Ctrl-C.
+"""
+
+import errno
+import sys
+
+from flax_s2s.config import Failure, UserError
+
+DONE, FAILURE, USER_ERROR, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """The exit code and the message; the message is empty where only a traceback will do."""
+    if isinstance(error, UserError):
+        return USER_ERROR, str(error)
+    if isinstance(error, Failure):
+        return FAILURE, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted"
+    if isinstance(error, OSError):  # a disk that is full or gone; a file of the user's is checked where it is opened
+        where = f" ({error.filename})" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return USER_ERROR, f"no space left on the disk{where}; what was complete is intact: make room, then run the same command again"
+        return USER_ERROR, f"{error.strerror or error}{where}; nothing that was complete is lost"
+    return FAILURE, ""
+
+
+def show(text: str) -> None:
+    """One box on a terminal, plain text elsewhere."""
+    if not sys.stderr.isatty():
+        print(f"error: {text}", file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    Console(stderr=True, highlight=False).print(Panel(Text(text), title="error", border_style="red", expand=False))
