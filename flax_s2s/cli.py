@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeVar
 import tyro
 
 from flax_s2s import job
+from flax_s2s.cluster import Flags
 from flax_s2s.config import Config, UserError, load_preset, nearest
 
 USAGE = """\
@@ -34,6 +35,7 @@ class Train:
     config: Annotated[Config, tyro.conf.arg(name="")]
     run_dir: str
     """Folder of the run."""
+    place: Annotated[Flags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Flags)
 
 
 @dataclasses.dataclass
@@ -165,7 +167,7 @@ def _train(arguments: list[str]) -> int:
     with job.listen():  # before the imports: they take seconds
         from flax_s2s.commands import train
 
-        return train.run(given.config, given.run_dir)
+        return train.run(given.config, given.run_dir, given.place)
 
 
 def _inspect(arguments: list[str]) -> int:

@@ -21,21 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from flax_s2s import cluster
-from flax_s2s.cluster import Place
+from flax_s2s.cluster import ALONE, Place
 from flax_s2s.errors import FAILURE, INTERRUPTED, PREEMPTED, explain, show
 
 LAPSE_SECS = 8.0  # without a beat a peer counts as gone
 _BEAT_SECS, _HURRY_SECS = 1.0, 0.1
 _HEARTBEAT_SECS = 30  # jax's own watch, which aborts without a line of ours: only where this one fails
 _BOARD = "flax_s2s/"
-_ALONE = Place("alone", "", 1, 0, 0.0)
 
 
 class _Job:
     """This process and its peers."""
 
     def __init__(self) -> None:
-        self.place, self.log = _ALONE, ""
+        self.place, self.log = ALONE, ""
         self._client: Any = None
         self._service: subprocess.Popen[str] | None = None
         self._changed = threading.Condition()
@@ -102,6 +101,7 @@ class _Job:
                 place.coordinator,
                 place.count,
                 place.index,
+                cluster_detection_method="deactivate",  # it would give each task of Slurm and Open MPI a single device
                 initialization_timeout=round(place.connect_secs) + 60,  # at its own deadline jax aborts, without a word of ours
                 heartbeat_timeout_seconds=_HEARTBEAT_SECS,
             )

@@ -14,7 +14,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("
 ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
-    "cli": {"commands", "job", "rundir"},
+    "cli": {"cluster", "commands", "job", "rundir"},
     "errors": set(),
     "cluster": set(),
     "job": {"cluster", "errors"},
@@ -77,7 +77,7 @@ def test_data_never_imports_jax() -> None:
             assert "jax" not in {name.split(".")[0] for name in imported(module)}
 
 
-@pytest.mark.parametrize("module", ["flax_s2s", "flax_s2s.config", "flax_s2s.cli"])
+@pytest.mark.parametrize("module", ["flax_s2s", "flax_s2s.config", "flax_s2s.cluster", "flax_s2s.cli"])
 def test_the_front_door_is_light(module: str) -> None:
     code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in ('jax', 'tensorflow', 'tensorflow_datasets')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

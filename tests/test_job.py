@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flax_s2s import job
-from flax_s2s.cluster import Place
+from flax_s2s.cluster import ALONE, Place
 from flax_s2s.config import Failure, UserError
 
 
@@ -168,6 +168,11 @@ def test_signals_are_heard_while_the_main_thread_is_busy_and_handlers_come_back(
         while not job.stop_requested():
             assert time.monotonic() < deadline
     assert signal.getsignal(number) is before
+
+
+def test_without_peers_there_is_nobody_to_join(monkeypatch):
+    monkeypatch.setattr("jax.distributed.initialize", lambda *_: pytest.fail("must not be called"))
+    assert job.join(ALONE) is None
 
 
 def ended(code: str) -> "subprocess.CompletedProcess[str]":

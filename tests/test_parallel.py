@@ -83,18 +83,3 @@ def test_the_rows_of_all_processes_are_the_whole_batch(monkeypatch, count):
 
 def test_this_process_is_the_only_one():
     assert parallel.process() == (0, 1)
-
-
-@pytest.mark.parametrize(("count", "index"), [("", ""), ("2", ""), ("two", "0"), ("2", "-1")])
-def test_an_incomplete_environment_is_the_users_error(monkeypatch, count, index):
-    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
-    monkeypatch.setenv("JAX_NUM_PROCESSES", count)
-    monkeypatch.setenv("JAX_PROCESS_ID", index)
-    with pytest.raises(UserError, match=f"needs the numbers JAX_NUM_PROCESSES and JAX_PROCESS_ID, got '{count}' and '{index}'"):
-        parallel.start()
-
-
-def test_without_a_coordinator_nothing_is_started(monkeypatch):
-    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *_: pytest.fail("must not be called"))
-    assert parallel.start() is None

@@ -15,6 +15,7 @@ from etils import epath
 
 from flax_s2s import errors, job, lease, parallel, rundir
 from flax_s2s.checkpoint import Bound, Checkpoints, Manifest, versions
+from flax_s2s.cluster import Flags
 from flax_s2s.commands.wiring import Ready, begin, keep_memory, make_ready
 from flax_s2s.config import Config, UserError, differences, to_json
 from flax_s2s.data import corpus, vocab
@@ -37,14 +38,14 @@ from flax_s2s.training.state import TrainState, abstract_state, count_parameters
 from flax_s2s.training.step import abstract_batch, make_eval_step, make_train_step
 
 
-def run(config: Config, run_dir: str) -> int:
-    """Trains to `training.steps`; returns 0, or 75 when stopped and saved.
+def run(config: Config, run_dir: str, flags: Flags | None = None) -> int:
+    """Trains to `training.steps`; returns 0, or 75 when stopped and saved; `flags` say where this process stands among others.
 
     Raises:
         UserError: see the checks of each room.
     """
     config, folder = check(config), rundir.make_path(run_dir)
-    begin()
+    begin(flags)
     devices = parallel.make_devices(
         config.training.devices, {"data.row_multiple": config.data.row_multiple, "decoding.rows": config.decoding.rows}
     )

@@ -28,10 +28,11 @@ from flax_s2s.training.state import Params, count_parameters
 _KEPT_PARAMETERS = 64_000_000  # with 195 M the heap grew from 4.9 to 8.5 GiB, to save 4% of a step
 
 
-def begin() -> None:
+def begin(flags: cluster.Flags | None = None) -> None:
     """What comes before any use of a device: the folder of compiled programs, and the other processes."""
+    place = cluster.find(os.environ, flags)
     programs.keep()
-    job.join(cluster.find(os.environ))
+    job.join(place)
 
 
 def keep_memory(params: Params) -> None:
