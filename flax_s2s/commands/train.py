@@ -34,7 +34,7 @@ from flax_s2s.rules import check
 from flax_s2s.runlog import RunLog, cut_metrics
 from flax_s2s.training import loop
 from flax_s2s.training.optimizer import make_optimizer
-from flax_s2s.training.state import TrainState, abstract_state, count_parameters, create_state
+from flax_s2s.training.state import TrainState, abstract_state, count_parameters, create_state, hash_state
 from flax_s2s.training.step import abstract_batch, make_eval_step, make_train_step
 
 
@@ -107,7 +107,8 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     if state is None:
         state = create_state(config, sizes, optimizer, devices)
     else:
-        log.line(f"continuing {folder} at step {int(state.step)}")
+        digest = hash_state(jax.tree.map(np.asarray, state)) if log.speaks else ""
+        log.line(f"continuing {folder} at step {int(state.step)}, state {digest}")
     position = Position(*np.asarray(state.position).tolist())
     train_step, eval_step = _steps(config, model, optimizer, abstract, _by_first_use(pipeline, position), devices)
     evaluations = _evaluations(config, ready, valid, fitting, model, eval_step, devices)

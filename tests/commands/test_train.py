@@ -51,7 +51,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_directory_is_complete(trained_run: Path) -> None:
     assert {path.name for path in trained_run.iterdir()} == {
-        *("config.json", "vocab", "checkpoints", "metrics.jsonl", "tensorboard", "lease.json")
+        *("config.json", "vocab", "checkpoints", "metrics.jsonl", "tensorboard", "logs", "lease.json")
     }
     train_lines = records(trained_run, "train")
     assert [record["step"] for record in train_lines] == [1, 2, 3, 4]
