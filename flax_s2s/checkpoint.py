@@ -2,8 +2,8 @@
 
 Enters: a `TrainState`, or a folder. Leaves: `checkpoints/STEP/`, or a `TrainState` on the devices.
 
-Orbax writes the arrays; then our manifest (a sha256 of every file, the state's hash, shapes and types, configuration,
-versions) is written last. No manifest, no checkpoint; only then are older steps deleted. A checkpoint that does not
+Orbax writes the arrays; then our manifest (a sha256 of every file and of itself, the state's hash, shapes and types,
+configuration, versions) is written last. No manifest, no checkpoint; only then are older steps deleted. A checkpoint that does not
 match its manifest is named and passed over in favor of the one before.
 """
 
@@ -137,6 +137,8 @@ class Checkpoints:
         """
         try:
             tree = json.loads((self.folder / str(step) / MANIFEST).read_text())
+            if tree.pop("sha256") != _hash_tree(tree):
+                raise ValueError("its content is not what was written")
             return Manifest(**{**tree, "bound": Bound(**tree["bound"])})
         except (ValueError, TypeError, KeyError, OSError) as error:
             raise UserError(f"the manifest of {self.folder / str(step)} cannot be read: {error}") from None
@@ -186,7 +188,8 @@ class Checkpoints:
 
     def _write(self, manifest: Manifest) -> None:
         partial = self.folder / f"{manifest.step}.{MANIFEST}.partial"
-        partial.write_text(json.dumps({**manifest._asdict(), "bound": manifest.bound._asdict()}, indent=1))
+        tree = {**manifest._asdict(), "bound": manifest.bound._asdict()}
+        partial.write_text(json.dumps({**tree, "sha256": _hash_tree(tree)}, indent=1))
         partial.replace(self.folder / str(manifest.step) / MANIFEST)
 
     def rate(self, step: int, score: float) -> None:
@@ -346,6 +349,10 @@ def _refuse_not_finite(state: TrainState, step: int) -> None:
                 f"step {step} is not saved: {jax.tree_util.keystr(path)} holds numbers that are not finite; earlier checkpoints are intact: "
                 "lower optimizer.learning_rate or optimizer.clip_norm and run the same command again"
             )
+
+
+def _hash_tree(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 def hash_files(folder: epath.Path, read: bool = True) -> dict[str, str]:

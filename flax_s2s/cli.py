@@ -21,6 +21,7 @@ usage: python -m flax_s2s VERB ...
   score RUN_DIR --source FILE --target FILE   log-probability of given pairs, and the perplexity
   inspect CONFIG or RUN_DIR      parameters, FLOPs, shapes, padding and memory, before training
   bench CONFIG                   measured speed of training and decoding, as one JSON line
+  verify-resume CONFIG           train straight and killed at random moments, and compare the final states
 
 CONFIG is a preset such as configs/quickstart.py; each of its fields can be given as an option.
 `VERB --help` explains the options; `train CONFIG --help` shows every field with that preset's value."""
@@ -54,6 +55,19 @@ class Bench:
     config: Annotated[Config, tyro.conf.arg(name="")]
     rounds: int = 5
     """Measurements of each kind; medians are printed."""
+
+
+@dataclasses.dataclass
+class VerifyResume:
+    """Trains twice, straight through and killed at random moments, and compares the final states bit by bit."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    run_dir: str
+    """Folder for both runs; it must not exist yet."""
+    kills: int = 5
+    """How often the second run is killed; by each process, where a place starts several."""
+    seed_of_kills: int = 1
+    """Seed of the moments."""
 
 
 @dataclasses.dataclass
@@ -194,6 +208,16 @@ def _bench(arguments: list[str]) -> int:
     return bench.run(given.config, given.rounds)
 
 
+def _verify_resume(arguments: list[str]) -> int:
+    preset, options = _first(arguments, "verify-resume")
+    name = os.path.splitext(os.path.basename(preset))[0]
+    default = VerifyResume(load_preset(preset) if preset else Config(), f"runs/verify-resume-{name}")
+    given = _parse(VerifyResume, "verify-resume CONFIG", options, default)
+    from flax_s2s.commands import verify_resume
+
+    return verify_resume.run(given.config, given.run_dir, given.kills, given.seed_of_kills)
+
+
 def _evaluate(arguments: list[str]) -> int:
     given = _parse(Evaluate, "evaluate", arguments)
     from flax_s2s.commands import evaluate
@@ -223,4 +247,5 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "score": _score,
     "inspect": _inspect,
     "bench": _bench,
+    "verify-resume": _verify_resume,
 }
