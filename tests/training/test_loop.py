@@ -23,8 +23,20 @@ DEVICES = make_devices(1, {})
 
 
 def start_state(step=0):
-    values = dict.fromkeys(TrainState._fields, None) | {"step": np.int32(step), "params": {}, "evaluated": np.int32(0)}
-    return TrainState(**{**values, "best_score": np.float32(-np.inf), "bad_evaluations": np.int32(0)})
+    counts = dict.fromkeys(("evaluated", "bad_evaluations", "bad_in_a_row", "rollbacks"), np.int32(0))
+    values = dict.fromkeys(TrainState._fields, None) | {"step": np.int32(step), "params": {}, "best_score": np.float32(-np.inf), **counts}
+    return TrainState(**values)
+
+
+ONE, NONE = np.float32(1), np.int32(0)
+
+
+def update_of(loss, number=ONE, count=NONE, bad_in_a_row=NONE):
+    return Update(loss, number, number, count, np.ones(1, np.float32), bad_in_a_row, number)
+
+
+def never(*_):
+    raise AssertionError("no update is bad")
 
 
 class Ran(NamedTuple):
@@ -46,7 +58,7 @@ def run(folder, plain, tokens=None, stop_at=None, bleu=None, state=None, accumul
         seen.append(number)
         loss = Loss(np.float32(0), np.float32(plain[number % len(plain)]), np.float32(tokens[number % len(plain)]))
         done = len(seen) % accumulate == 0
-        return state._replace(step=state.step + done), Update(loss, np.float32(1), np.float32(1), np.int32(0))
+        return state._replace(step=state.step + done), update_of(loss)
 
     def evaluate(params, step):
         return Report({"loss": 1.0} if bleu is None else {"loss": 1.0, "bleu": bleu[step]}, [])
@@ -54,9 +66,11 @@ def run(folder, plain, tokens=None, stop_at=None, bleu=None, state=None, accumul
     work = loop.Work(
         train_step,
         [evaluate],
-        lambda state, score: saved.update({int(state.step): score}),
-        lambda step, score: saved.update({step: score}),
+        lambda state, score, regular: saved.update({int(state.step): score}),
+        lambda step, score, regular: saved.update({step: score}),
         lambda: stop_at is not None and int(state.step) + len(seen) // accumulate >= stop_at,
+        never,
+        never,
     )
     config = TrainingConfig(**{"steps": len(plain), "best_metric": "loss" if bleu is None else "bleu", **fields})
     batch = np.ones((8, 3), np.int32)
@@ -102,7 +116,7 @@ class OnDevice:
 
 
 def test_numbers_of_a_step_are_fetched_when_the_next_one_is_on_its_way(tmp_path: Path) -> None:
-    """And nothing else of the device is waited for: with early stopping neither."""
+    """The flag of every step, and the rest of those that are said. Nothing else is waited for: with early stopping neither."""
     dispatched, waits = [], []
 
     def train_step(state, batch, after):
@@ -114,16 +128,18 @@ def test_numbers_of_a_step_are_fetched_when_the_next_one_is_on_its_way(tmp_path:
 
         after_it = {"step": later(number + 1), "bad_evaluations": later(0), "evaluated": later(0), "best_score": later(0)}
         loss = Loss(later(np.float32(1)), later(np.float32(1)), later(np.float32(1)))
-        return state._replace(**after_it), Update(loss, later(np.float32(1)), later(np.float32(1)), later(np.int32(0)))
+        return state._replace(**after_it), update_of(loss, later(np.float32(1)), later(np.int32(0)), later(np.int32(0)))
 
-    work = loop.Work(train_step, [], lambda state, score: None, lambda step, score: None, lambda: len(dispatched) == 9)
+    work = loop.Work(train_step, [], lambda *_: None, lambda *_: None, lambda: len(dispatched) == 9, never, never)
     batch = np.ones((8, 3), np.int32)
     stream = (((0, number + 1), (batch, batch)) for number in range(100))
     config = TrainingConfig(steps=100, log_every_steps=2, evaluate_every_steps=50, save_every_steps=50, patience=3)
     _, outcome = loop.run(start_state(), stream, work, config, 1, DEVICES, RunLog(epath.Path(tmp_path), speaks=True))
     assert outcome == "stopped"
-    assert {latest - number for number, latest in waits if number % 2} == {1}  # the loss' parts of the line
-    assert {number for number, _ in waits} == {*range(8)}
+    assert all(latest > number for number, latest in waits if number < 8)  # the last one is saved
+    assert all(waits.count((number, number + 1)) == 1 for number in range(0, 8, 2))  # the flag alone; the loss is for the next line
+    assert {latest - number for number, latest in waits if number % 2} == {1}
+    assert {number for number, _ in waits} == {*range(9)}
 
 
 def test_nothing_goes_to_the_devices_unasked(tmp_path: Path) -> None:
@@ -137,9 +153,11 @@ def test_nothing_goes_to_the_devices_unasked(tmp_path: Path) -> None:
     work = loop.Work(
         step,
         [loop.make_loss_evaluation(eval_step, lambda: [batch], DEVICES)],
-        lambda state, score: None,
-        lambda step, score: None,
+        lambda *_: None,
+        lambda *_: None,
         lambda: False,
+        never,
+        never,
     )
     state = create_state(config, (9, 9), optimizer, DEVICES)
     training = TrainingConfig(steps=7, log_every_steps=2, evaluate_every_steps=3, patience=5)
