@@ -176,7 +176,8 @@ def _say(pending: _Pending | None, meter: Meter, log: RunLog) -> None:
     if pending is None:
         return
     step, epoch, update, losses = jax.device_get(pending)
-    loss = float(sum(part.plain for part in losses) / max(sum(part.tokens for part in losses), 1))
+    known = [part for part in losses if math.isfinite(part.plain)]  # one that is not has its own line
+    loss = float(sum(part.plain for part in known) / max(sum(part.tokens for part in known), 1)) if known else math.nan
     values = {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from planted import mark, plant
+from planted import MARKS, mark, plant
 
 from flax_s2s.checkpoint import MANIFEST, Bound, Checkpoints
 from flax_s2s.commands import recovery
@@ -24,6 +24,7 @@ from flax_s2s.model.seq2seq import make_model
 from flax_s2s.parallel import make_devices
 from flax_s2s.runlog import Report, RunLog
 from flax_s2s.training import loop
+from flax_s2s.training import step as step_module
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import abstract_state, create_state, hash_state, not_finite
 from flax_s2s.training.step import make_train_step, module_names
@@ -34,14 +35,14 @@ ROWS, LENGTH, EPOCH = 4, 5, 64
 BOUND = Bound("{}", "vocabulary", "corpus")
 CONFIG = Config(
     model=ModelConfig(embedding_size=4, hidden_size=4, tie="all", dropout=0.25),
-    optimizer=OptimizerConfig(schedule="constant", average_decay=0.9, learning_rate=0.01),
+    optimizer=OptimizerConfig(schedule="constant", average_decay=0.9, learning_rate=0.01, spike_factor=3.0),
 )
 TRAINING = TrainingConfig(steps=30, log_every_steps=5, evaluate_every_steps=3, save_every_steps=4, keep_last=1, keep_best=1)
 TEN = range(14, 24)  # batches in a row
 
 
 @functools.cache
-def program(count: int, accumulate: int, kind: str) -> Any:
+def program(count: int, accumulate: int) -> Any:
     """The real step, compiled, on so many devices; and what describes its state."""
     config = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, accumulate_batches=accumulate))
     devices, optimizer = make_devices(count, {}), make_optimizer(config.optimizer)
@@ -49,7 +50,8 @@ def program(count: int, accumulate: int, kind: str) -> Any:
     ids = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32, sharding=devices.by_row)
     after = jax.ShapeDtypeStruct((2,), jnp.int32, sharding=devices.replicated)
     with pytest.MonkeyPatch.context() as patch:
-        plant(patch, kind)
+        plant(patch)
+        patch.setattr(step_module, "_USUAL_UPDATES", 4)  # from then on a loss may be a spike
         step = make_train_step(make_model(config.model, *SIZES), optimizer, config, devices).lower(abstract, (ids, ids), after).compile()
     return step, abstract, jax.tree.map(np.array, create_state(config, SIZES, optimizer, devices)), devices
 
@@ -61,7 +63,8 @@ def batch_at(number: int, bad: Any) -> tuple[np.ndarray, np.ndarray]:
         side = rng.integers(4, SIZES[0], (ROWS, LENGTH)).astype(np.int32)
         side[np.arange(ROWS), rng.integers(1, LENGTH, ROWS)] = EOS
         sides.append(np.where(np.cumsum(side == EOS, axis=1) - (side == EOS) > 0, 0, side).astype(np.int32))
-    return mark((sides[0], sides[1])) if number in bad else (sides[0], sides[1])
+    kind = bad.get(number, "") if isinstance(bad, dict) else "loss" * (number in bad)
+    return mark((sides[0], sides[1]), kind) if kind else (sides[0], sides[1])
 
 
 def stream(position: Any, bad: Any) -> Any:
@@ -108,13 +111,11 @@ class Mortal(Checkpoints):
         return super()._load(step, abstract)
 
 
-def train(
-    folder: Path, bad: Any = (), fate: Fate | None = None, stop_after: int = 0, kind: str = "loss", count: int = 1, **options: Any
-) -> Any:
+def train(folder: Path, bad: Any = (), fate: Fate | None = None, stop_after: int = 0, count: int = 1, **options: Any) -> Any:
     """One process that trains in the folder until it ends, is stopped after so many updates, or is killed."""
     accumulate, fate = options.pop("accumulate", 1), fate or Fate()
     training = dataclasses.replace(TRAINING, **options)
-    step, abstract, first, devices = program(count, accumulate, kind)
+    step, abstract, first, devices = program(count, accumulate)
     checkpoints = Mortal(epath.Path(folder / "checkpoints"), keep_last=training.keep_last, keep_best=training.keep_best)
     checkpoints.fate, seen = fate, []
     log = RunLog(epath.Path(folder), speaks=True)
@@ -155,7 +156,7 @@ def reports_of(folder: Path) -> dict[str, Any]:
 
 def saved_states(folder: Path, count: int = 1, accumulate: int = 1) -> list[Any]:
     checkpoints = Checkpoints(epath.Path(folder / "checkpoints"))
-    states = [checkpoints._load(step, program(count, accumulate, "loss")[1]) for step in checkpoints.steps()]
+    states = [checkpoints._load(step, program(count, accumulate)[1]) for step in checkpoints.steps()]
     checkpoints.close()
     return states
 
@@ -195,6 +196,21 @@ def test_a_report_of_several_batches_has_them_all(tmp_path: Path) -> None:
         assert [row["ids"] for row in batch["source"]] == [row[row != 0].tolist() for row in batch_at(number, {7})[0]]
 
 
+def test_a_report_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state, _, _ = train(tmp_path, bad={6: "gradient", 8: "spike", 9: "loss"}, steps=12)
+    assert int(state.skipped) == 3
+    gradient, spike, loss = reports_of(tmp_path).values()
+    assert gradient["why"] == "the gradient is not finite" and np.isfinite(gradient["loss"]) and gradient["gradient_norm"] == "nan"
+    assert loss["why"] == "the loss is not finite" and loss["loss"] == "nan"
+    assert spike["why"] == f"the loss of {spike['loss']:.2f} is a spike: usual is {spike['usual_loss']:.2f}"
+    assert spike["loss"] == pytest.approx(50 * spike["usual_loss"], rel=0.5)
+    assert spike["gradient_norm"] == pytest.approx(np.sqrt(np.sum(np.square(list(spike["norms"].values())))), rel=1e-4)
+    assert [line.split(": ")[1].split(";")[0] for line in capsys.readouterr().err.splitlines() if "skipped, " in line][0::2] == [
+        gradient["why"],
+        loss["why"],
+    ]
+
+
 def test_the_last_step_is_reported_too(tmp_path: Path) -> None:
     state, _, _ = train(tmp_path, bad={8}, steps=9)
     assert (int(state.bad_in_a_row), list(reports_of(tmp_path))) == (1, ["step-00000009-process-0.json"])
@@ -217,8 +233,7 @@ def test_a_report_that_cannot_be_written_ends_nothing(tmp_path: Path, capsys: py
 # Several in a row
 
 
-@functools.cache
-def undisturbed(folder: Path, bad: tuple[int, ...], **options: Any) -> tuple[Any, int, int]:
+def undisturbed(folder: Path, bad: Any, **options: Any) -> tuple[Any, int, int]:
     """The last state of a run that nothing disturbs, its batches, its events."""
     fate = Fate()
     state, outcome, batches = train(folder, bad, fate, **options)
@@ -254,7 +269,7 @@ def test_the_window_is_as_if_it_had_never_been(tmp_path: Path) -> None:
     """But for its place in the data: who starts at step 12 behind it comes to the same."""
     state, _, _ = train(tmp_path / "run", TEN)
     train(tmp_path / "other", steps=12)
-    step, abstract, _, devices = program(1, 1, "loss")
+    step, abstract, _, devices = program(1, 1)
     checkpoints = Checkpoints(epath.Path(tmp_path / "other/checkpoints"))
     other = checkpoints.restore(abstract, BOUND, lambda _: None)
     assert other is not None
@@ -323,11 +338,12 @@ def until_done(folder: Path, bad: Any, rng: np.random.Generator, most: int, **op
                 return state, ends
 
 
-@pytest.mark.parametrize("trial", range(2))
-def test_a_run_killed_and_stopped_anywhere_ends_as_the_undisturbed_one(tmp_path: Path, tmp_path_factory: Any, trial: int) -> None:
+@pytest.mark.parametrize("_trial", range(2))
+def test_a_run_killed_and_stopped_anywhere_ends_as_the_undisturbed_one(tmp_path: Path, tmp_path_factory: Any, _trial: int) -> None:
     """Bad windows that overlap saves and evaluations, one of them within a rollback's own; four ends at random each."""
     rng = np.random.default_rng()
-    bad = tuple({*TEN, *range(32, 32 + int(rng.integers(1, 7))), int(rng.integers(0, 40))})
+    numbers = [*TEN, *range(32, 32 + int(rng.integers(1, 7))), int(rng.integers(5, 40))]
+    bad = {number: str(rng.choice(list(MARKS))) for number in numbers}
     expected, _, events = undisturbed(tmp_path_factory.mktemp("undisturbed"), bad)
     state, ends = until_done(tmp_path, bad, rng, events)
     assert hash_state(state) == hash_state(expected), (bad, ends)
@@ -337,7 +353,7 @@ def test_a_run_killed_and_stopped_anywhere_ends_as_the_undisturbed_one(tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", [TEN, range(2, 12)], ids=["ten", "before the first checkpoint"])
 def test_a_run_killed_at_each_of_its_events_ends_as_the_undisturbed_one(tmp_path: Path, bad: range) -> None:
-    expected, _, events = undisturbed(tmp_path / "undisturbed", tuple(bad))
+    expected, _, events = undisturbed(tmp_path / "undisturbed", bad)
     for at in range(1, events + 1):
         with contextlib.suppress(Killed):
             train(tmp_path / str(at), bad, Fate(at))
@@ -348,7 +364,7 @@ def test_a_run_killed_at_each_of_its_events_ends_as_the_undisturbed_one(tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", [TEN, range(2, 12)], ids=["ten", "before the first checkpoint"])
 def test_a_run_stopped_at_each_of_its_steps_ends_as_the_undisturbed_one(tmp_path: Path, bad: range) -> None:
-    expected, batches, _ = undisturbed(tmp_path / "undisturbed", tuple(bad))
+    expected, batches, _ = undisturbed(tmp_path / "undisturbed", bad)
     for at in range(1, batches):
         assert train(tmp_path / str(at), bad, stop_after=at)[1] == "stopped"
         state, _, _ = train(tmp_path / str(at), bad)

@@ -9,7 +9,7 @@ import pytest
 from hlo import collectives, computations, inside_loops
 from jax import lax
 from jax.sharding import PartitionSpec
-from planted import mark, plant
+from planted import MARKS, mark, plant
 
 from flax_s2s.config import BOS, EOS, PAD, Config, ModelConfig, OptimizerConfig
 from flax_s2s.data.batching import Batch
@@ -223,84 +223,85 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(bias):
     assert bits(learned(after)) == bits(learned(sound))
 
 
+USUAL = 3  # updates, in the tests
+SPIKED = dataclasses.replace(FULL, optimizer=dataclasses.replace(FULL.optimizer, spike_factor=3.0))
+
+
 @functools.cache
-def planted_step(config, count, kind):
-    """The step whose loss or gradient is not finite, or whose loss is a spike, where a batch is marked."""
+def planted_step(config, count):
+    """The step that goes wrong where a batch is marked."""
     with pytest.MonkeyPatch.context() as patch:
-        plant(patch, kind)
+        plant(patch)
+        patch.setattr(step_module, "_USUAL_UPDATES", USUAL)
         step_of.cache_clear()
         made = lowered.__wrapped__(config, count)
         step_of.cache_clear()
         return made
 
 
-def run_planted(config, count, kind, batches, state=None):
+def run_planted(config, count, batches, state=None):
     """`batches`: position in the data -> batch."""
     states = []
     for number, batch in batches.items():
-        ((state, update),) = run(config, [batch], count, state, number, planted_step(config, count, kind))
+        ((state, update),) = run(config, [batch], count, state, number, planted_step(config, count))
         states.append((state, update))
     return states
 
 
-UNSEEN = ("step", "position", "skipped", "bad_in_a_row")
-SPIKED = dataclasses.replace(FULL, optimizer=dataclasses.replace(FULL.optimizer, spike_factor=3.0))
+def unseen(state):
+    """A state without what tells that batches were skipped."""
+    return bits(state._replace(**dict.fromkeys(("step", "position", "skipped", "bad_in_a_row"), np.int32(0))))
 
 
-@pytest.mark.parametrize(("kind", "count"), [("loss", 1), ("gradient", 2), ("spike", 1)])
-def test_training_is_as_if_bad_batches_had_never_been(kind, count, monkeypatch):
-    """Any of ten: parameters, optimizer, average, usual loss, bit for bit; and those alone are counted."""
-    monkeypatch.setattr(step_module, "_USUAL_UPDATES", 1)  # a spike may come from the second update on
-    config, rng = SPIKED if kind == "spike" else FULL, np.random.default_rng()
-    batches = {number: make_rows(ROWS, int(rng.integers(1 << 31))) for number in range(1, 11)}
-    bad = {int(number) for number in rng.choice(np.arange(2, 11), rng.integers(1, 8), replace=False)}
-    seen = run_planted(config, count, kind, {number: mark(batch) if number in bad else batch for number, batch in batches.items()})
-    clean = run_planted(config, count, kind, {number: batch for number, batch in batches.items() if number not in bad})
+@pytest.mark.parametrize("count", [1, 2])
+def test_training_is_as_if_bad_batches_had_never_been(count):
+    """Any of the last nine of twelve: parameters, optimizer, average, usual loss, bit for bit; and those alone are counted."""
+    rng = np.random.default_rng()
+    batches = {number: make_rows(ROWS, int(rng.integers(1 << 31))) for number in range(1, 13)}
+    bad = {int(number): str(rng.choice(list(MARKS))) for number in rng.choice(np.arange(4, 13), rng.integers(1, 9), replace=False)}
+    marked = {number: mark(batch, bad[number]) if number in bad else batch for number, batch in batches.items()}
+    seen = run_planted(SPIKED, count, marked)
+    clean = run_planted(SPIKED, count, {number: batch for number, batch in batches.items() if number not in bad})
     ended, without = seen[-1][0], clean[-1][0]
-    assert (int(ended.step), int(ended.skipped), int(without.skipped)) == (10, len(bad), 0), bad
-    unseen = dict.fromkeys(UNSEEN, np.int32(0))
-    assert bits(ended._replace(**unseen)) == bits(without._replace(**unseen)), bad
-    row = 0
+    assert (int(ended.step), int(ended.skipped), int(without.skipped)) == (12, len(bad), 0), bad
+    assert unseen(ended) == unseen(without), bad
+    row, usual, good = 0, 0.0, 0
     for number, (state, update) in enumerate(seen, 1):
+        kind = bad.get(number, "none")
         row = row + 1 if number in bad else 0
         assert int(state.bad_in_a_row) == int(update.bad_in_a_row) == row
         finite = [np.isfinite(value) for value in (update.loss.smoothed, update.gradient_norm)]
-        assert finite == ([True, True] if kind == "spike" or row == 0 else [kind == "gradient", False])
+        assert finite == [kind != "loss", kind not in ("loss", "gradient")]
+        assert float(update.usual_loss) == pytest.approx(usual, rel=1e-5)
+        if kind == "none":
+            good += 1
+            usual += (float(update.loss.plain / update.loss.tokens) - usual) / min(good, USUAL)
 
 
 def test_a_bad_batch_spoils_its_update_of_several():
     """And no other: the sums begin anew."""
     batches = {number: make_rows(ROWS, number) for number in range(1, 7)}
     for bad in (3, 4):
-        seen = run_planted(SUMMED, 1, "loss", {number: mark(batch) if number == bad else batch for number, batch in batches.items()})
-        clean = run_planted(SUMMED, 1, "loss", {number: batch for number, batch in batches.items() if number not in (3, 4)})
+        seen = run_planted(SUMMED, 1, {number: mark(batch) if number == bad else batch for number, batch in batches.items()})
+        clean = run_planted(SUMMED, 1, {number: batch for number, batch in batches.items() if number not in (3, 4)})
         assert [int(state.skipped) for state, _ in seen] == [0, 0, 0, 1, 1, 1]
-        unseen = dict.fromkeys(UNSEEN, np.int32(0))
-        assert bits(seen[-1][0]._replace(**unseen)) == bits(clean[-1][0]._replace(**unseen))
+        assert unseen(seen[-1][0]) == unseen(clean[-1][0])
 
 
-def test_the_usual_loss_is_the_mean_of_the_last_good_updates(monkeypatch):
-    monkeypatch.setattr(step_module, "_USUAL_UPDATES", 3)
-    step_of.cache_clear()
-    seen = run(FULL, BATCHES)
-    step_of.cache_clear()
-    usual = 0.0
-    for count, (state, update) in enumerate(seen):
-        assert float(update.usual_loss) == pytest.approx(usual, rel=1e-6)
-        usual += (float(update.loss.plain / update.loss.tokens) - usual) / min(count + 1, 3)
-        assert float(state.usual_loss) == pytest.approx(usual, rel=1e-6)
-
-
-@pytest.mark.parametrize(("updates", "factor", "skipped"), [(99, 1.0, 0), (100, 1.0, 1), (100, 1.2, 0)])
-def test_a_spike_is_one_only_after_enough_updates_and_beyond_the_factor(updates, factor, skipped):
-    """Three times the usual loss and a little more is one, 2.5 times is none."""
-    loss = run(SPIKED, BATCHES[:1])[0][1].loss
-    usual = np.float32(loss.plain / loss.tokens / 3.01 * factor)
+@pytest.mark.parametrize(("updates", "times", "skipped"), [(USUAL - 1, 3.1, 0), (USUAL, 3.1, 1), (USUAL, 2.9, 0)])
+def test_a_spike_is_one_only_after_enough_updates_and_beyond_the_factor(updates, times, skipped):
+    batch = {1: BATCHES[0]}
+    loss = run_planted(SPIKED, 1, batch)[0][1].loss
+    usual = np.float32(loss.plain / loss.tokens / times)
     state = first_state(SPIKED)._replace(step=np.int32(updates + 7), skipped=np.int32(7), usual_loss=usual)
-    ((after, _),) = run(SPIKED, BATCHES[:1], state=state)
+    ((after, _),) = run_planted(SPIKED, 1, batch, state)
     assert int(after.skipped) - 7 == skipped
-    ((without, _),) = run(FULL, BATCHES[:1], state=state)
-    assert int(without.skipped) == 7
+
+
+def test_without_the_option_no_finite_loss_is_skipped():
+    state = first_state(FULL)._replace(step=np.int32(1000), usual_loss=np.float32(1e-3))
+    ((after, _),) = run(FULL, BATCHES[:1], state=state)
+    assert int(after.skipped) == 0
 
 
 def test_the_norms_of_the_modules_make_up_the_norm():
