@@ -339,7 +339,7 @@ class Checkpoints:
             elif manifest.good:
                 chosen = step
                 break
-        chosen = int(from_first(np.asarray(chosen)))
+        chosen = int(from_first(np.asarray(chosen, np.int32)))
         state = self._load(chosen, abstract) if chosen else None
         if self.speaks:
             self._confirm()

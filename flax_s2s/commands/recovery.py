@@ -1,5 +1,6 @@
 """What `train` does about bad updates: a report on each, and the way back to the last good checkpoint."""
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -55,6 +56,8 @@ class Reports:
             partial.write_text(json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
             partial.replace(self.folder / name)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             return f"no report: {self.folder / name} cannot be written: {error.strerror or error}"
         return f"its sentences are in {self.folder / name}"
 

@@ -4,6 +4,11 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,7 @@ import numpy as np
 import pytest
 from etils import epath
 from planted import MARKS, mark, plant
+from tiny import DEBUG, REPOSITORY, TINY
 
 from flax_s2s.checkpoint import MANIFEST, Bound, Checkpoints
 from flax_s2s.commands import recovery
@@ -34,7 +40,7 @@ SIZES = (len(VOCABULARY), len(VOCABULARY))
 ROWS, LENGTH, EPOCH = 4, 5, 64
 BOUND = Bound("{}", "vocabulary", "corpus")
 CONFIG = Config(
-    model=ModelConfig(embedding_size=4, hidden_size=4, tie="all", dropout=0.25),
+    model=ModelConfig(embedding_size=4, hidden_size=4, tie="all", dropout=0.25, attention="none", bidirectional_layers=0),
     optimizer=OptimizerConfig(schedule="constant", average_decay=0.9, learning_rate=0.01, spike_factor=3.0),
 )
 TRAINING = TrainingConfig(steps=30, log_every_steps=5, evaluate_every_steps=3, save_every_steps=4, keep_last=1, keep_best=1)
@@ -261,8 +267,11 @@ def test_ten_in_a_row_go_back_once_and_their_data_are_skipped(
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["split"] == "train"]
     assert steps == sorted(set(steps)) == [5, 10, 15, 20, 25, 30]
+    stops = [int(stop) for stop in np.random.default_rng().integers(1, 35, 2)]
+    for stop in stops:
+        train(tmp_path / "again", bad, stop_after=stop, count=count, accumulate=accumulate)
     again, _, _ = train(tmp_path / "again", bad, count=count, accumulate=accumulate)
-    assert hash_state(again) == hash_state(state)
+    assert hash_state(again) == hash_state(state), stops
 
 
 def test_the_window_is_as_if_it_had_never_been(tmp_path: Path) -> None:
@@ -303,6 +312,7 @@ def test_too_many_rollbacks_are_an_error_that_explains(tmp_path: Path, capsys: p
         train(tmp_path, range(14, 1000), max_rollbacks=2)
 
 
+@pytest.mark.slow
 def test_a_run_that_may_go_back_once_more_goes_on(tmp_path: Path) -> None:
     """As if it had been allowed to from the beginning."""
     with pytest.raises(UserError, match="after 1 rollbacks"):
@@ -338,16 +348,15 @@ def until_done(folder: Path, bad: Any, rng: np.random.Generator, most: int, **op
                 return state, ends
 
 
-@pytest.mark.parametrize("_trial", range(2))
-def test_a_run_killed_and_stopped_anywhere_ends_as_the_undisturbed_one(tmp_path: Path, tmp_path_factory: Any, _trial: int) -> None:
-    """Bad windows that overlap saves and evaluations, one of them within a rollback's own; four ends at random each."""
+def test_a_run_killed_and_stopped_anywhere_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
+    """Bad windows that overlap saves and evaluations, of all kinds of bad updates; four ends at random."""
     rng = np.random.default_rng()
     numbers = [*TEN, *range(32, 32 + int(rng.integers(1, 7))), int(rng.integers(5, 40))]
     bad = {number: str(rng.choice(list(MARKS))) for number in numbers}
-    expected, _, events = undisturbed(tmp_path_factory.mktemp("undisturbed"), bad)
-    state, ends = until_done(tmp_path, bad, rng, events)
+    expected, _, events = undisturbed(tmp_path / "undisturbed", bad)
+    state, ends = until_done(tmp_path / "run", bad, rng, events)
     assert hash_state(state) == hash_state(expected), (bad, ends)
-    assert not any(map(not_finite, saved_states(tmp_path)))
+    assert not any(map(not_finite, saved_states(tmp_path / "run")))
 
 
 @pytest.mark.slow
@@ -369,3 +378,66 @@ def test_a_run_stopped_at_each_of_its_steps_ends_as_the_undisturbed_one(tmp_path
         assert train(tmp_path / str(at), bad, stop_after=at)[1] == "stopped"
         state, _, _ = train(tmp_path / str(at), bad)
         assert hash_state(state) == hash_state(expected), at
+
+
+# As programs
+
+# Batches 5 to 14 of the first epoch are bad: after step 10 training goes back to step 4.
+PROGRAM = [sys.executable, str(REPOSITORY / "tests/planted.py"), "5", "14", "train", DEBUG, *TINY]
+PROGRAM += ["--data.buckets=1", "--evaluation.valid-pairs=0", "--training.best-metric=loss", "--training.devices=0"]
+PROGRAM += ["--training.steps=12", "--training.save-every-steps=4", "--training.evaluate-every-steps=50"]
+
+
+def environment(**marks: str) -> dict[str, str]:
+    base = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS" and not name.startswith("JAX_")}
+    return {**base, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", **marks}
+
+
+@pytest.mark.slow
+def test_two_processes_go_back_together_and_each_reports_its_own_sentences(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    marks = [environment(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index)) for index in range(2)]
+    started = [subprocess.Popen([*PROGRAM, f"--run-dir={tmp_path}"], env=env, stderr=subprocess.PIPE, text=True) for env in marks]
+    said = [process.communicate(timeout=300)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert "5 bad updates in a row up to step 10: BACK TO STEP 4, rollback 1 of at most 3" in said[0]
+    assert "BACK" not in said[1]
+    reports = reports_of(tmp_path)
+    steps = [*(f"step-{step:08}" for step in range(6, 12)), *(f"step-{step:08}-rollback-1" for step in range(5, 9))]
+    assert list(reports) == sorted(f"{step}-process-{index}.json" for step in steps for index in range(2))
+    for step in steps:
+        one, two = (reports[f"{step}-process-{index}.json"] for index in range(2))
+        assert one["norms"].keys() == two["norms"].keys() and one["step"] == two["step"]
+        pairs = [{(row["text"], other["text"]) for row, other in zip(b["source"], b["target"], strict=True)} for b in one["batches"]]
+        others = [{(row["text"], other["text"]) for row, other in zip(b["source"], b["target"], strict=True)} for b in two["batches"]]
+        assert all(not (mine & yours) and len(mine) > 1 for mine, yours in zip(pairs, others, strict=True))
+    manifest = json.loads((tmp_path / "checkpoints/12/manifest.json").read_text())
+    assert (manifest["bad_in_a_row"], manifest["regular"]) == (0, True)
+
+
+def last_hash(folder: Path) -> str:
+    return str(json.loads((folder / "checkpoints/12/manifest.json").read_text())["state_sha256"])
+
+
+@pytest.mark.slow
+def test_a_program_killed_anywhere_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
+    """SIGKILL: before the window, in it, after the rollback, and at random."""
+    undisturbed = subprocess.run([*PROGRAM, f"--run-dir={tmp_path / 'undisturbed'}"], env=environment(), capture_output=True, text=True)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    rng, killed = np.random.default_rng(), tmp_path / "killed"
+    signs = ["metrics.jsonl", "reports/step-00000006-*", "reports/step-00000009-*", "reports/*rollback-1*", "checkpoints/8/manifest.json"]
+    for sign in [*signs, *rng.choice(signs, 3)]:
+        process = subprocess.Popen([*PROGRAM, f"--run-dir={killed}"], env=environment(), stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        for old in killed.glob("reports/*"):
+            old.unlink()
+        while not any(killed.glob(sign)) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.3)
+        process.kill()
+        process.wait()
+    done = subprocess.run([*PROGRAM, f"--run-dir={killed}"], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert last_hash(killed) == last_hash(tmp_path / "undisturbed")
