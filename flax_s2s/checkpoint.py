@@ -23,16 +23,17 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from flax_s2s import __version__
-from flax_s2s.config import UserError
-from flax_s2s.training.state import Params, TrainState, hash_state
+from flax_s2s.config import Failure, UserError
+from flax_s2s.parallel import from_first
+from flax_s2s.training.state import Params, TrainState, hash_state, not_finite
 
 MANIFEST = "manifest.json"
+_NONE, _NONE_SOUND = -1, -2  # instead of a step
 _SMALL_FILES_BYTES = 2**17  # what a checkpoint's small files take on a disk beyond their length
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "sentencepiece")
 
@@ -59,6 +60,13 @@ class Manifest(NamedTuple):
     files: dict[str, str]  # path -> sha256
     metric: str = ""  # what score is a gain of
     fence: int = 0  # of the lease that it was written under
+    bad_in_a_row: int = 0  # bad updates that end with this step
+    regular: bool = True  # saved by every run with these settings: not only because it was stopped here
+
+    @property
+    def good(self) -> bool:
+        """Whether training may go back to it: were it to go back to where it was stopped, a stop would change the result."""
+        return self.regular and self.bad_in_a_row == 0
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -143,19 +151,33 @@ class Checkpoints:
         except (ValueError, TypeError, KeyError, OSError) as error:
             raise UserError(f"the manifest of {self.folder / str(step)} cannot be read: {error}") from None
 
-    def save(self, state: TrainState, score: float | None, bound: Bound, on_saved: Callable[[Manifest], None]) -> None:
+    def save(self, state: TrainState, score: float | None, bound: Bound, on_saved: Callable[[Manifest], None], regular: bool = True) -> str:
         """Saves in the background; returns as soon as the state may be donated.
+
+        Args:
+            state: what is saved.
+            score: gain of the metric, if it was measured at this step.
+            bound: what the checkpoint is bound to.
+            on_saved: told when it is complete.
+            regular: False where it is saved only because training stops here.
+
+        Returns:
+            What of the state holds a number that is not finite, in which case nothing is saved; else nothing.
 
         Raises:
             UserError: the previous save failed, or there is no space for this one.
         """
         self.wait()
+        if spoilt := not_finite(state):
+            return spoilt
         self._make_sure_of_space(state)
         step = int(state.step)
         copy = jax.tree.map(lambda leaf: np.array(leaf), state) if self.speaks else None
+        manifest = Manifest(step, score, "", {}, bound, versions(), {}, self.metric, 0, int(state.bad_in_a_row), regular)
         with _disk_errors(self.folder):
             response = ocp.save_checkpointables_async(self.folder / str(step), _parts(state), overwrite=True)
-        self._pending = self._background.submit(self._finish, response, step, copy, score, bound, on_saved)
+        self._pending = self._background.submit(self._finish, response, copy, manifest, on_saved)
+        return ""
 
     def _make_sure_of_space(self, state: TrainState) -> None:
         """Asked before orbax begins: a save that fails in the middle leaves its threads behind, each with an error of its own."""
@@ -172,16 +194,17 @@ class Checkpoints:
                 "earlier checkpoints are intact: make room, then run the same command again"
             )
 
-    def _finish(self, response: Any, step: int, copy: Any, score: float | None, bound: Bound, on_saved: Callable[[Manifest], None]) -> None:
+    def _finish(self, response: Any, copy: Any, manifest: Manifest, on_saved: Callable[[Manifest], None]) -> None:
         with _disk_errors(self.folder):
             response.result()
             if not self.speaks:
                 return
-            _refuse_not_finite(copy, step)
-            files = hash_files(self.folder / str(step))
-            leaves = describe_leaves(_parts(copy))
-            digest = hash_state(copy)
-            manifest = Manifest(step, score, digest, leaves, bound, versions(), files, self.metric, self._confirm())
+            manifest = manifest._replace(
+                state_sha256=hash_state(copy),
+                leaves=describe_leaves(_parts(copy)),
+                files=hash_files(self.folder / str(manifest.step)),
+                fence=self._confirm(),
+            )
             self._write(manifest)
             self._prune()
         on_saved(manifest)
@@ -192,11 +215,12 @@ class Checkpoints:
         partial.write_text(json.dumps({**tree, "sha256": _hash_tree(tree)}, indent=1))
         partial.replace(self.folder / str(manifest.step) / MANIFEST)
 
-    def rate(self, step: int, score: float) -> None:
-        """Gives a score to a checkpoint that was saved before its evaluation."""
+    def rate(self, step: int, score: float, regular: bool = False) -> None:
+        """Gives a score to a checkpoint that was saved before its evaluation, and makes it regular where that makes it so."""
         if self.speaks and step in self.steps():
+            manifest = self.manifest(step)
             with _disk_errors(self.folder):
-                self._write(self.manifest(step)._replace(score=score, metric=self.metric))
+                self._write(manifest._replace(score=score, metric=self.metric, regular=manifest.regular or regular))
 
     def wait(self) -> None:
         """Waits until the last save is complete.
@@ -216,11 +240,22 @@ class Checkpoints:
             self._background.shutdown()
 
     def _prune(self) -> None:
-        """Deletes what is neither among the last nor among the best, the manifest first."""
+        """Deletes what is neither among the last nor among the best, nor what training would go back to."""
         steps = self.steps()
-        for step in set(steps) - set(steps[-self.keep_last :]) - set(self.best(self.keep_best)):
-            (self.folder / str(step) / MANIFEST).unlink()
-            (self.folder / str(step)).rmtree()
+        for step in set(steps) - set(steps[-self.keep_last :]) - set(self.best(self.keep_best)) - {self._last_good()}:
+            self._delete(step)
+
+    def _delete(self, step: int) -> None:
+        (self.folder / str(step) / MANIFEST).unlink()  # first: without it, it is none
+        (self.folder / str(step)).rmtree()
+
+    def _last_good(self) -> int:
+        """The newest step that training may go back to; 0: there is none."""
+        for step in reversed(self.steps()):
+            with contextlib.suppress(UserError):
+                if self.manifest(step).good:
+                    return step
+        return 0
 
     def _sweep(self) -> None:
         """Deletes what only a save that was cut short leaves; anything else may be a copy that somebody keeps."""
@@ -260,30 +295,73 @@ class Checkpoints:
     def restore(self, abstract: TrainState, bound: Bound, say: Callable[[str], None]) -> TrainState | None:
         """The newest sound checkpoint, on the devices of `abstract`; None when there is none yet.
 
-        What a kill left is removed, and a damaged checkpoint is set aside as `STEP.damaged`, so that it counts no longer. Where
-        the best have been the best by another metric, the search for the best begins anew.
+        What a kill left is removed, and a damaged checkpoint is set aside as `STEP.damaged`, so that it counts no longer.
 
         Raises:
             UserError: it was made with another corpus, vocabulary or model; or all there are are damaged.
         """
-        steps, damaged = self.steps(), list[int]()
         if self.speaks:
             self._sweep()
-        for step in reversed(steps):
+        chosen, damaged = self._newest_sound(say)
+        if chosen == _NONE_SOUND:
+            raise UserError(
+                f"every checkpoint in {self.folder} is damaged; restore the run directory from a copy, or use another --run-dir"
+            )
+        if chosen == _NONE:
+            return None
+        manifest = self.manifest(chosen)
+        self._refuse_others(manifest, bound, describe_leaves(_parts(abstract)))
+        state = self._load(manifest, abstract, say)
+        self._set_aside(damaged)
+        return state
+
+    def _newest_sound(self, say: Callable[[str], None], good: bool = False) -> tuple[int, list[int]]:
+        """The newest step that is as it was written, as process 0 finds it, and the damaged ones above it; perhaps only a good one."""
+        steps, chosen, damaged = self.steps(), _NONE, list[int]()
+        for step in reversed(steps) if self.speaks else ():
             manifest, damage = self._verify(step)
             if manifest is None:
                 say(f"checkpoint {self.folder / str(step)} is damaged and passed over: {damage}")
                 damaged.append(step)
-                continue
-            self._refuse_others(manifest, bound, describe_leaves(_parts(abstract)))
-            state = _whole(ocp.load_checkpointables(self.folder / str(step), _parts(abstract)))
+            elif manifest.good or not good:
+                chosen = step
+                break
+        if chosen == _NONE and damaged == steps[::-1] != []:
+            chosen = _NONE_SOUND
+        return int(from_first(np.asarray(chosen, np.int32))), damaged
+
+    def _load(self, manifest: Manifest, abstract: TrainState, say: Callable[[str], None]) -> TrainState:
+        """A checkpoint that was verified; where the best have been the best by another metric, the search for it begins anew."""
+        where = self.folder / str(manifest.step)
+        state = _whole(ocp.load_checkpointables(where, _parts(abstract)))
+        if self.speaks and self._compares_content:
+            digest = hash_state(jax.tree.map(np.asarray, state))
+            if digest != manifest.state_sha256:
+                raise Failure(
+                    f"{where} was restored as another state than was saved ({digest}, not {manifest.state_sha256}); is the memory sound?"
+                )
+            say(f"restored {where}, state {digest}")
+        return state if manifest.metric in ("", self.metric) else _without_best(state)
+
+    def roll_back(self, abstract: TrainState, say: Callable[[str], None]) -> TrainState | None:
+        """Restores the newest sound checkpoint that is good, and deletes all later ones; None when there is none.
+
+        Only after it has been restored is anything deleted: whoever is killed meanwhile finds a checkpoint of before, from
+        which training comes to the same place and goes back again. All processes go back to what process 0 has chosen.
+
+        Raises:
+            UserError: the last save failed.
+        """
+        self.wait()
+        chosen, damaged = self._newest_sound(say, good=True)
+        state = self._load(self.manifest(chosen), abstract, say) if chosen >= 0 else None
+        if self.speaks:
+            self._confirm()
             self._set_aside(damaged)
-            return state if manifest.metric in ("", self.metric) else _without_best(state)
-        if steps:
-            raise UserError(
-                f"every checkpoint in {self.folder} is damaged; restore the run directory from a copy, or use another --run-dir"
-            )
-        return None
+            for step in self.steps():
+                if step > chosen:
+                    self._delete(step)
+        return state
 
     def _set_aside(self, damaged: list[int]) -> None:
         for step in damaged if self.speaks else ():
@@ -339,15 +417,6 @@ def _compare(saved: dict[str, str], wanted: dict[str, str]) -> None:
         if saved.get(path) != wanted.get(path):
             raise UserError(
                 f"the checkpoint does not fit the model: {path} is {saved.get(path, 'absent')} there and {wanted.get(path, 'absent')} here"
-            )
-
-
-def _refuse_not_finite(state: TrainState, step: int) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path({"params": state.params, "average": state.average, "optimizer": state.optimizer}):
-        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
-            raise UserError(
-                f"step {step} is not saved: {jax.tree_util.keystr(path)} holds numbers that are not finite; earlier checkpoints are intact: "
-                "lower optimizer.learning_rate or optimizer.clip_norm and run the same command again"
             )
 
 

@@ -173,6 +173,8 @@ class OptimizerConfig:
     """Probability mass spread evenly over the vocabulary (Szegedy et al. 2016)."""
     accumulate_batches: int = identity(1)
     """Batches whose gradients are summed before one update."""
+    spike_factor: float = identity(0.0)
+    """An update whose loss per token is more than this many times the usual one is skipped, like one that is not finite; 0: none."""
     average_decay: float = identity(0.0)
     """Decay of the moving average of the parameters that is used for evaluation and decoding; 0: none."""
 
@@ -197,6 +199,10 @@ class TrainingConfig:
     """Metric of the validation set that ranks checkpoints and stops early."""
     verify_checkpoints: bool = operational(True)
     """Compare every file of a checkpoint with its sha256 before it is used (about 2 GB/s); off: only that all files are there."""
+    roll_back_after: int = operational(5)
+    """Bad updates in a row (not finite, or a spike) after which training goes back to the last good checkpoint; 0: never."""
+    max_rollbacks: int = operational(3)
+    """How often training may go back; once more is an error."""
     patience: int = operational(0)
     """Evaluations without a better best_metric after which training stops; 0: never."""
     devices: int = operational(0)

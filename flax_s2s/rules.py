@@ -121,6 +121,10 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
         raise UserError(f"optimizer.schedule={optimizer.schedule} needs optimizer.{name} greater than 0, got 0")
     if optimizer.schedule == "cosine" and optimizer.decay_steps <= optimizer.warmup_steps:
         raise UserError(f"optimizer.schedule=cosine needs optimizer.decay_steps greater than the warm-up, got {optimizer.decay_steps}")
+    if 0 < optimizer.spike_factor <= 1:
+        raise UserError(
+            f"optimizer.spike_factor={optimizer.spike_factor} would skip every update above the usual loss; use 0 (none) or, for example, 3"
+        )
     if optimizer.weight_decay and optimizer.name != "adamw":
         raise UserError(f"optimizer.weight_decay needs optimizer.name=adamw, got {optimizer.name}")
 

@@ -1,6 +1,6 @@
 """A run directory: its layout and its configuration.
 
-config.json  vocab/  checkpoints/  metrics.jsonl  tensorboard/  logs/  lease.json
+config.json  vocab/  checkpoints/  metrics.jsonl  tensorboard/  logs/  reports/ (on bad updates)  lease.json
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from etils import epath
 
 from flax_s2s.config import Config, UserError, from_json, to_json
 
-CONFIG, VOCAB, CHECKPOINTS = "config.json", "vocab", "checkpoints"
+CONFIG, VOCAB, CHECKPOINTS, REPORTS = "config.json", "vocab", "checkpoints", "reports"
 
 
 def make_path(name: str) -> epath.Path:

@@ -79,6 +79,15 @@ class RunLog:
         if self._progress:
             self._progress.update(self._task, completed=step)
 
+    def rewind(self, step: int) -> None:
+        """Takes back what was measured after `step`: it will be measured anew."""
+        if not self.speaks:
+            return
+        cut_metrics(self.folder, step)
+        self.advance(step)
+        if self._board:
+            self._board.write_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+
     def metrics(self, step: int, split: str, values: Mapping[str, float | int | str]) -> None:
         """Appends a line to `metrics.jsonl` and the numbers to TensorBoard."""
         if not self.speaks:

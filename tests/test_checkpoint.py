@@ -289,10 +289,80 @@ def test_what_is_not_finite_is_never_saved(tmp_path: Path, part: str, value: flo
     spoilt = next(index for index, leaf in enumerate(leaves) if leaf.ndim == 2)
     leaves[spoilt] = leaves[spoilt].at[0, 0].set(value)
     checkpoints = Checkpoints(epath.Path(tmp_path))
-    checkpoints.save(state._replace(**{part: jax.tree.unflatten(tree, leaves)}), None, BOUND, lambda manifest: None)
-    with pytest.raises(UserError, match=rf"step 5 is not saved: \['{part}'\].* not finite; earlier checkpoints are intact"):
-        checkpoints.close()
-    assert checkpoints.steps() == []
+    assert checkpoints.save(state_at(4), None, BOUND, lambda manifest: None) == ""
+    named = checkpoints.save(state._replace(**{part: jax.tree.unflatten(tree, leaves)}), None, BOUND, lambda manifest: None)
+    assert named.startswith(f"['{part}']")
+    assert checkpoints.save(state_at(6), None, BOUND, lambda manifest: None) == ""
+    checkpoints.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["6"]
+
+
+def with_bad(step: int, bad_in_a_row: int) -> TrainState:
+    return state_at(step)._replace(bad_in_a_row=jax.device_put(np.int32(bad_in_a_row), made(CONFIG, 1).step.sharding))
+
+
+def save_kinds(folder: Path, kinds: dict[int, tuple[int, bool]], **keep: Any) -> Checkpoints:
+    """Steps -> (bad updates in a row, regular)."""
+    checkpoints = Checkpoints(epath.Path(folder), **{"keep_last": 99, **keep})
+    for step, (bad_in_a_row, regular) in kinds.items():
+        checkpoints.save(with_bad(step, bad_in_a_row), None, BOUND, lambda _: None, regular)
+    checkpoints.wait()
+    return checkpoints
+
+
+def test_training_goes_back_to_the_last_good_checkpoint_and_no_later_one_is_left(tmp_path: Path) -> None:
+    """Not to one within a row of bad updates, nor to one that is there only because training was stopped."""
+    checkpoints = save_kinds(tmp_path, {10: (0, True), 20: (0, True), 23: (0, False), 30: (2, True), 40: (12, True)})
+    back = checkpoints.roll_back(abstract(), silent)
+    assert back is not None and int(back.step) == 20
+    assert checkpoints.steps() == [10, 20]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "20"]
+    checkpoints.close()
+
+
+def test_without_a_good_checkpoint_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
+    checkpoints = save_kinds(tmp_path, {3: (0, False), 10: (4, True)})
+    assert checkpoints.roll_back(abstract(), silent) is None
+    assert (checkpoints.steps(), list(tmp_path.iterdir())) == ([], [])
+    checkpoints.close()
+
+
+def test_a_damaged_good_checkpoint_is_passed_over_and_set_aside(tmp_path: Path) -> None:
+    checkpoints = save_kinds(tmp_path, {10: (0, True), 20: (0, True), 30: (1, True)})
+    next(path for path in (tmp_path / "20").glob("**/*") if path.is_file() and path.name != MANIFEST).write_bytes(b"")
+    said: list[str] = []
+    back = checkpoints.roll_back(abstract(), said.append)
+    assert back is not None and int(back.step) == 10
+    assert len(said) == 1 and "20 is damaged and passed over" in said[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "20.damaged"]
+    checkpoints.close()
+
+
+def test_the_last_good_checkpoint_is_kept_whatever_comes_after_it(tmp_path: Path) -> None:
+    kinds = {10: (0, True), 20: (0, True), 30: (1, True), 33: (0, False), 40: (3, True), 50: (13, True)}
+    checkpoints = save_kinds(tmp_path, kinds, keep_last=1, keep_best=0)
+    assert checkpoints.steps() == [20, 50]
+    checkpoints.close()
+
+
+def test_an_evaluation_made_up_may_make_a_checkpoint_regular(tmp_path: Path) -> None:
+    """Where training was stopped before an evaluation that would have had the step saved."""
+    checkpoints = save_kinds(tmp_path, {10: (0, True), 15: (0, False)})
+    checkpoints.rate(15, 0.5, False)
+    assert not checkpoints.manifest(15).good
+    checkpoints.rate(15, 0.5, True)
+    assert checkpoints.manifest(15).good
+    checkpoints.close()
+
+
+def test_a_checkpoint_of_before_rollbacks_is_good(tmp_path: Path) -> None:
+    checkpoints = save_kinds(tmp_path, {10: (0, True)})
+    file = tmp_path / "10" / MANIFEST
+    tree = json.loads(file.read_text())
+    del tree["bad_in_a_row"], tree["regular"]
+    file.write_text(json.dumps(tree))
+    assert checkpoints.manifest(10).good
+    checkpoints.close()
 
 
 def test_without_verification_only_missing_files_are_noticed(tmp_path: Path) -> None:

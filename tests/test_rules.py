@@ -192,6 +192,11 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
     ({"data.target": "1", "data.format": "tsv"}, NO_LANGUAGE.format("'1'"), {"evaluation.tokenizer": "13a"}),
     ({"data.target": "chinese", "data.format": "jsonl"}, NO_LANGUAGE.format("'chinese'"), {"evaluation.tokenizer": "zh"}),
     ({"data.target": "1", "data.format": "tsv"}, NO_LANGUAGE.format("'1'"), {"evaluation.metrics": ("chrf",)}),
+    (
+        {"optimizer.spike_factor": 1.0},
+        "optimizer.spike_factor=1.0 would skip every update above the usual loss; use 0 (none) or, for example, 3",
+        {"optimizer.spike_factor": 3.0},
+    ),
     ({"optimizer.weight_decay": 0.1}, "optimizer.weight_decay needs optimizer.name=adamw, got adam", {"optimizer.name": "adamw"}),
     (
         {"training.best_metric": "wer"},

@@ -43,6 +43,22 @@ def test_cutting_takes_out_what_came_later_and_half_a_line(tmp_path: Path) -> No
     cut_metrics(epath.Path(tmp_path / "none"), 2)
 
 
+def test_going_back_takes_back_what_was_measured_since(tmp_path: Path) -> None:
+    log = RunLog(epath.Path(tmp_path), speaks=True)
+    log.start(0, 10)
+    for step in (1, 2, 3):
+        log.metrics(step, "train", {"loss": 2.5})
+    before = next((tmp_path / "tensorboard").iterdir()).stat().st_size
+    log.rewind(2)
+    log.metrics(3, "train", {"loss": 1.5})
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 2.5), (2, 2.5), (3, 1.5)]
+    assert next((tmp_path / "tensorboard").iterdir()).stat().st_size > before
+    RunLog(epath.Path(tmp_path), speaks=False).rewind(0)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
 def test_the_meter_counts_tokens_and_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])

@@ -6,6 +6,7 @@ import itertools
 import os
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from etils import epath
 from flax_s2s import errors, job, lease, parallel, rundir
 from flax_s2s.checkpoint import Bound, Checkpoints, Manifest, versions
 from flax_s2s.cluster import Flags
+from flax_s2s.commands.recovery import Reports, make_roll_back
 from flax_s2s.commands.wiring import Ready, begin, keep_memory, make_ready
 from flax_s2s.config import Config, UserError, differences, to_json
 from flax_s2s.data import corpus, vocab
@@ -34,8 +36,8 @@ from flax_s2s.rules import check
 from flax_s2s.runlog import RunLog, cut_metrics
 from flax_s2s.training import loop
 from flax_s2s.training.optimizer import make_optimizer
-from flax_s2s.training.state import TrainState, abstract_state, count_parameters, create_state, hash_state
-from flax_s2s.training.step import abstract_batch, make_eval_step, make_train_step
+from flax_s2s.training.state import TrainState, abstract_state, count_parameters, create_state, not_finite
+from flax_s2s.training.step import abstract_batch, make_eval_step, make_train_step, module_names
 
 
 def run(config: Config, run_dir: str, flags: Flags | None = None) -> int:
@@ -104,11 +106,11 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     keep_memory(abstract.params)
     state = checkpoints.restore(abstract, bound, log.line)
     log.line(describe(config, ready, valid, fitting, pipeline, devices, count_parameters(abstract.params)))
+    create = partial(create_state, config, sizes, optimizer, devices)
     if state is None:
-        state = create_state(config, sizes, optimizer, devices)
+        state = create()
     else:
-        digest = hash_state(jax.tree.map(np.asarray, state)) if log.speaks else ""
-        log.line(f"continuing {folder} at step {int(state.step)}, state {digest}")
+        log.line(f"continuing {folder} at step {int(state.step)}")
     position = Position(*np.asarray(state.position).tolist())
     train_step, eval_step = _steps(config, model, optimizer, abstract, _by_first_use(pipeline, position), devices)
     evaluations = _evaluations(config, ready, valid, fitting, model, eval_step, devices)
@@ -120,6 +122,11 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     def on_saved(manifest: Manifest) -> None:
         log.metrics(manifest.step, "checkpoint", {"checkpoint": manifest.step, "state_sha256": manifest.state_sha256})
 
+    def save(state: TrainState, score: float | None, regular: bool) -> None:
+        spoilt = checkpoints.save(state, score, bound, on_saved, regular)
+        if spoilt:
+            log.line(f"step {int(state.step)} IS NOT SAVED: {spoilt} holds numbers that are not finite; earlier checkpoints are intact")
+
     log.start(int(state.step), config.training.steps)
 
     def stop_requested() -> bool:
@@ -129,9 +136,9 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
 
     # Checkpoints are closed on every way out: what is being saved is finished, and its error comes before that of a smaller write.
     with contextlib.closing(train_step), contextlib.closing(eval_step), contextlib.closing(checkpoints), job.guard():
-        work = loop.Work(
-            train_step, evaluations, lambda state, score: checkpoints.save(state, score, bound, on_saved), checkpoints.rate, stop_requested
-        )
+        reports = Reports(folder, module_names(abstract.params), ready.vocabularies, log)
+        roll_back = make_roll_back(checkpoints, abstract, create, config.training, devices, log)
+        work = loop.Work(train_step, evaluations, save, checkpoints.rate, stop_requested, reports, roll_back)
         stream = pipeline.stream(position)
         state, outcome = loop.run(state, stream, work, config.training, config.optimizer.accumulate_batches, devices, log)
     _say_next(folder, state, outcome, config, log)
@@ -253,10 +260,16 @@ def describe(
 
 def _say_next(folder: epath.Path, state: TrainState, outcome: loop.Outcome, config: Config, log: RunLog) -> None:
     """How it ended, and what to type next."""
-    step = int(state.step)
+    step, spoilt = int(state.step), not_finite(state)
     if outcome == "stopped":
-        log.line(f"stopped and saved at step {step}; the same command goes on from here")
+        saved = "not saved (see above)" if spoilt else "saved"
+        log.line(f"stopped and {saved} at step {step}; the same command goes on from {'the last checkpoint' if spoilt else 'here'}")
         return
+    if spoilt:
+        raise UserError(
+            f"{outcome} at step {step}, which is not saved: {spoilt} holds numbers that are not finite; earlier checkpoints are intact: "
+            "decode with one of them, or train anew with a lower optimizer.learning_rate or a larger optimizer.epsilon"
+        )
     best = "" if not np.isfinite(state.best_score) else f"; best so far: {abs(float(state.best_score)):.3f}"
     split = "" if config.data.test else " --split valid"
     log.line(f"{outcome} at step {step}{best}\nnext: python -m flax_s2s evaluate {folder}{split}")

@@ -1,4 +1,4 @@
-"""The loop: read, step, log, evaluate, save, stop.
+"""The loop: read, step, log, evaluate, save, go back, stop.
 
 Enters: a state, a stream of batches, the functions that do the work. Leaves: the last state, and why it ended.
 """
@@ -15,6 +15,7 @@ import numpy as np
 from flax_s2s.config import PAD, TrainingConfig
 from flax_s2s.parallel import Devices, feed_all, feed_rows
 from flax_s2s.runlog import Meter, Report, RunLog, duration, gain
+from flax_s2s.training.guard import BadUpdate, Guard
 from flax_s2s.training.loss import Loss
 from flax_s2s.training.state import Params, TrainState, evaluated_params
 from flax_s2s.training.step import Update
@@ -34,9 +35,11 @@ class Work(NamedTuple):
 
     train_step: Callable[[TrainState, Any, Any], tuple[TrainState, Update]]
     evaluations: Sequence[Evaluation]
-    save: Callable[[TrainState, float | None], None]  # the state, and the gain of best_metric if it was just measured
-    rate: Callable[[int, float], None]  # a step that was saved before it was evaluated, and its gain
+    save: Callable[[TrainState, float | None, bool], None]  # the state; the gain of best_metric if it was just measured; see `_saves`
+    rate: Callable[[int, float, bool], None]  # a step that was saved before it was evaluated, its gain; see `_saves`
     stop_requested: Callable[[], bool]
+    report: Callable[[BadUpdate], None]
+    roll_back: Callable[[TrainState], TrainState]  # the last good state, with the data behind the one given
 
 
 def run(
@@ -59,32 +62,53 @@ def run(
         devices: where batches are put.
         log: where it is said.
     """
+    coming = _ahead(stream, devices)
+    while True:
+        state, outcome = _train(state, coming, work, config, accumulate, devices, log)
+        if outcome:
+            return state, outcome
+        state = work.roll_back(state)
+
+
+def _train(
+    state: TrainState,
+    coming: Iterator["_Coming"],
+    work: Work,
+    config: TrainingConfig,
+    accumulate: int,
+    devices: Devices,
+    log: RunLog,
+) -> tuple[TrainState, Outcome | None]:
+    """Trains until it ends, or, without an outcome, until too many updates in a row were bad."""
     step = int(state.step)
-    meter = Meter(step, config.steps)
+    meter, guard = Meter(step, config.steps), Guard(state, work.report, config.roll_back_after)
     pending: _Pending | None = None
     losses: list[Loss] = []  # since the last line: batches of long sentences and of short ones differ too much to say one
     stopping = False
     if step and _due(step, config):  # unless it was made before a stop, which comes first
         state, score, stopping = _evaluate(state, step, work.evaluations, config, devices, log)
         if score is not None:
-            work.rate(step, score)
+            work.rate(step, score, _saves(step, config, int(state.bad_evaluations) == 0))
     bad_evaluations = int(state.bad_evaluations)  # read here and after an evaluation: elsewhere it would wait for the device
     outcome = _outcome(bad_evaluations, config, stopping, step)
-    coming = _ahead(stream, devices)
     while outcome is None:
-        tokens = 0
+        batches = []
         for _ in range(accumulate):
-            batch = next(coming)
-            tokens += batch.tokens
-            state, update = work.train_step(state, batch.fed, batch.after)
+            batches.append(next(coming))
+            state, update = work.train_step(state, batches[-1].fed, batches[-1].after)
         _say(pending, meter, log)  # fetched only now: the device is busy with the next step meanwhile
         pending = None
-        meter.add(tokens * jax.process_count())
-        losses.append(update.loss)
+        too_many = guard.read()  # likewise of the step before, also where that was the last one before a stop
         step += 1
+        guard.watch(step, update, [batch.position for batch in batches], [batch.rows for batch in batches])
+        if too_many:
+            guard.read()
+            return state, None
+        meter.add(sum(batch.tokens for batch in batches) * jax.process_count())
+        losses.append(update.loss)
         log.advance(step)
         if step % config.log_every_steps == 0 or step >= config.steps:
-            pending, losses = _Pending(step, batch.epoch, update, losses), []
+            pending, losses = _Pending(step, batches[-1].position[0], update, losses), []
         stopping, score, improved = work.stop_requested(), None, False
         if not stopping and _due(step, config):
             _say(pending, meter, log)
@@ -94,11 +118,17 @@ def run(
             improved = score is not None and bad_evaluations == 0
             meter.pause(time.perf_counter() - begin)
         outcome = _outcome(bad_evaluations, config, stopping, step)
-        if step % config.save_every_steps == 0 or improved or outcome:
+        if _saves(step, config, improved) or outcome:
             _say(pending, meter, log)
             pending = None
-            work.save(state, score)
+            guard.read()  # a run that begins after this step would not report it
+            work.save(state, score, _saves(step, config, improved))
     return state, outcome
+
+
+def _saves(step: int, config: TrainingConfig, improved: bool) -> bool:
+    """Whether a step is saved in every run with these settings, stopped or not; training goes back to no other."""
+    return step % config.save_every_steps == 0 or improved
 
 
 def _due(step: int, config: TrainingConfig) -> bool:
@@ -111,7 +141,8 @@ class _Coming(NamedTuple):
 
     fed: Any
     after: Any  # the position behind it, on every device
-    epoch: int
+    position: tuple[int, int]  # the same: epoch, and batches of it that have been read
+    rows: Any  # of this process, on the host
     tokens: int  # real ones, of this process' rows
 
 
@@ -120,7 +151,8 @@ def _ahead(stream: Iterator[tuple[Sequence[int], Any]], devices: Devices) -> Ite
     sent: deque[_Coming] = deque()
     for after, batch in stream:
         tokens = sum(int(np.count_nonzero(side != PAD)) for side in batch)
-        sent.append(_Coming(feed_rows(devices, tuple(batch)), feed_all(devices, np.array(after, np.int32)), int(after[0]), tokens))
+        fed, position = feed_rows(devices, tuple(batch)), (int(after[0]), int(after[1]))
+        sent.append(_Coming(fed, feed_all(devices, np.array(after, np.int32)), position, batch, tokens))
         if len(sent) > _BATCHES_AHEAD:
             yield sent.popleft()
 
@@ -149,7 +181,8 @@ def _say(pending: _Pending | None, meter: Meter, log: RunLog) -> None:
     if pending is None:
         return
     step, epoch, update, losses = jax.device_get(pending)
-    loss = float(sum(part.plain for part in losses) / max(sum(part.tokens for part in losses), 1))
+    known = [part for part in losses if math.isfinite(part.plain)]  # one that is not has its own line
+    loss = float(sum(part.plain for part in known) / max(sum(part.tokens for part in known), 1)) if known else math.nan
     values = {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from flax_s2s.config import Config
 from flax_s2s.model.seq2seq import init_params
@@ -34,7 +34,10 @@ class TrainState(NamedTuple):
     average: Params | None  # moving average of params
     accumulated: Accumulated | None
     key: UInt32[Array, "2"]  # raw data of the key that dropout starts from
-    skipped: Int[Array, ""]  # updates skipped because loss or gradient was not finite
+    skipped: Int[Array, ""]  # bad updates so far: loss or gradient was not finite, or the loss a spike
+    bad_in_a_row: Int[Array, ""]  # of them the last ones; 0 after a good update
+    usual_loss: Float[Array, ""]  # running mean of the good updates' loss per token
+    rollbacks: Int[Array, ""]  # how often training has gone back to an earlier checkpoint
     best_score: Float[Array, ""]  # best value of training.best_metric so far, as a gain (losses negative)
     bad_evaluations: Int[Array, ""]  # evaluations since then
     evaluated: Int[Array, ""]  # step of the last evaluation: one that a stop prevented is made up for
@@ -68,6 +71,9 @@ def _create(config: Config, vocab_sizes: tuple[int, int], optimizer: optax.Gradi
         accumulated=accumulated,
         key=jax.random.key_data(dropout_key),
         skipped=zero,
+        bad_in_a_row=zero,
+        usual_loss=nothing,
+        rollbacks=zero,
         best_score=jnp.float32(-jnp.inf),
         bad_evaluations=zero,
         evaluated=zero,
@@ -77,6 +83,23 @@ def _create(config: Config, vocab_sizes: tuple[int, int], optimizer: optax.Gradi
 def evaluated_params(state: TrainState) -> Params:
     """The parameters that are evaluated and decoded with: the moving average where there is one."""
     return state.params if state.average is None else state.average
+
+
+def not_finite(state: TrainState) -> str:
+    """Names a part of what was learned that holds a number that is not finite; empty when there is none."""
+    learned = {"params": state.params, "average": state.average, "optimizer": state.optimizer}
+    fine = jax.device_get(_finite([leaf for leaf in jax.tree.leaves(learned) if jnp.issubdtype(leaf.dtype, jnp.floating)]))
+    names = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(learned)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    return next((name for name, good in zip(names, fine, strict=True) if not good), "")
+
+
+@jax.jit
+def _finite(leaves: list[Any]) -> Bool[Array, " leaf"]:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
 
 
 def count_parameters(params: Params) -> int:

@@ -17,13 +17,17 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from flax_s2s.config import BOS, Config
+from flax_s2s.config import BOS, Config, OptimizerConfig
 from flax_s2s.model.dropout import row_keys
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.parallel import AXIS, Devices
 from flax_s2s.training.loss import Loss, cross_entropy
 from flax_s2s.training.optimizer import make_schedule
 from flax_s2s.training.state import Accumulated, Params, TrainState
+
+# Good updates that the usual loss is the mean of (an exponential one behind them): enough to hold batches of all lengths.
+# Before as many no loss is a spike: it falls fastest then.
+_USUAL_UPDATES = 100
 
 
 class Update(NamedTuple):
@@ -33,6 +37,9 @@ class Update(NamedTuple):
     gradient_norm: Float[Array, ""]  # of the loss per token, before clipping
     learning_rate: Float[Array, ""]
     skipped: Int[Array, ""]  # updates skipped so far
+    norms: Float[Array, " module"]  # the gradient's norm in each of `module_names`
+    bad_in_a_row: Int[Array, ""]  # updates skipped up to this one, without a good one between; 0: this one is good
+    usual_loss: Float[Array, ""]  # per token, before this update
 
 
 def shift_right(tgt_ids: Int[Array, "batch tgt"]) -> Int[Array, "batch tgt"]:
@@ -58,27 +65,11 @@ def make_train_step(model: Model, optimizer: optax.GradientTransformation, confi
     """Makes `(state, batch, after) -> (state, Update)`, jitted, the state donated.
 
     `after` is the data position behind the batch; dropout's masks are a function of it and of a row's place in the
-    batch, so that they are the same on any number of devices.
+    batch, so that they are the same on any number of devices. A bad update (see `_make_update`) is skipped on the device.
     """
-    schedule, every = make_schedule(config.optimizer), config.optimizer.accumulate_batches
-
-    @partial(
-        jax.shard_map,
-        mesh=devices.mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec()),
-        out_specs=PartitionSpec(),
-        check_vma=False,
-    )
-    def gradients_and_loss(params: Params, batch: Any, key: Any) -> tuple[Params, Loss]:
-        rows = batch[0].shape[0]
-        keys = row_keys(key, lax.axis_index(AXIS) * rows, rows) if config.model.dropout else None
-
-        def objective(params: Params) -> tuple[Any, Loss]:
-            loss = batch_loss(model, params, batch, config.optimizer.label_smoothing, keys)
-            return loss.smoothed, loss
-
-        gradients, loss = jax.grad(objective, has_aux=True)(params)
-        return (gradients, loss) if devices.count == 1 else lax.psum((gradients, loss), AXIS)  # XLA would copy them all
+    every = config.optimizer.accumulate_batches
+    gradients_and_loss, update = _make_gradients(model, config, devices), _make_update(optimizer, config.optimizer)
+    schedule = make_schedule(config.optimizer)
 
     def train_step(state: TrainState, batch: Any, after: Int[Array, "2"]) -> tuple[TrainState, Update]:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), after[0]), after[1])
@@ -100,26 +91,9 @@ def make_train_step(model: Model, optimizer: optax.GradientTransformation, confi
 
     def wait(state: TrainState) -> tuple[TrainState, Update]:
         assert state.accumulated is not None
-        return state, Update(Loss(*state.accumulated.loss), jnp.float32(0), schedule(state.step - state.skipped), state.skipped)
-
-    def update(state: TrainState, gradients: Params, loss: Loss) -> tuple[TrainState, Update]:
-        gradients = jax.tree.map(lambda gradient: gradient / jnp.maximum(loss.tokens, 1), gradients)
-        norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(norm) & jnp.isfinite(loss.smoothed)
-
-        def change(old: Any) -> Any:
-            changes, moments = optimizer.update(gradients, old[1], old[0])
-            return optax.apply_updates(old[0], changes), moments
-
-        params, moments = _change_if(finite, change, (state.params, state.optimizer))
-        new = state._replace(
-            step=state.step + 1,
-            params=params,
-            optimizer=moments,
-            average=_average(state, params, config.optimizer.average_decay),
-            skipped=state.skipped + (~finite).astype(jnp.int32),
-        )
-        return new, Update(loss, norm, schedule(state.step - state.skipped), new.skipped)  # optax counts no skipped update
+        loss, norms = Loss(*state.accumulated.loss), jnp.zeros(len(module_names(state.params)))
+        rate = schedule(state.step - state.skipped)
+        return state, Update(loss, jnp.float32(0), rate, state.skipped, norms, state.bad_in_a_row, state.usual_loss)
 
     return jax.jit(
         train_step,
@@ -127,6 +101,89 @@ def make_train_step(model: Model, optimizer: optax.GradientTransformation, confi
         out_shardings=devices.replicated,
         donate_argnums=0,
     )
+
+
+def _make_gradients(model: Model, config: Config, devices: Devices) -> Callable[[Params, Any, Any], tuple[Params, Loss]]:
+    """Makes `(params, batch, key) -> (gradients, loss)`, both summed over all tokens of all devices."""
+
+    @partial(
+        jax.shard_map,
+        mesh=devices.mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec()),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+    def gradients_and_loss(params: Params, batch: Any, key: Any) -> tuple[Params, Loss]:
+        rows = batch[0].shape[0]
+        keys = row_keys(key, lax.axis_index(AXIS) * rows, rows) if config.model.dropout else None
+
+        def objective(params: Params) -> tuple[Any, Loss]:
+            loss = batch_loss(model, params, batch, config.optimizer.label_smoothing, keys)
+            return loss.smoothed, loss
+
+        gradients, loss = jax.grad(objective, has_aux=True)(params)
+        return (gradients, loss) if devices.count == 1 else lax.psum((gradients, loss), AXIS)  # XLA would copy them all
+
+    return gradients_and_loss
+
+
+def _make_update(
+    optimizer: optax.GradientTransformation, config: OptimizerConfig
+) -> Callable[[TrainState, Params, Loss], tuple[TrainState, Update]]:
+    """Makes `(state, gradients, loss) -> (state, Update)`.
+
+    An update is bad when its loss or gradient is not finite, or its loss a spike. It is counted, and changes nothing else:
+    neither parameters nor optimizer, neither the moving average nor the usual loss.
+    """
+    schedule = make_schedule(config)
+
+    def update(state: TrainState, gradients: Params, loss: Loss) -> tuple[TrainState, Update]:
+        tokens = jnp.maximum(loss.tokens, 1)
+        gradients = jax.tree.map(lambda gradient: gradient / tokens, gradients)
+        norm, norms = _norms(gradients)
+        good_before = state.step - state.skipped  # optax counts no skipped update either
+        spike = (config.spike_factor > 0) & (good_before >= _USUAL_UPDATES) & (loss.plain / tokens > config.spike_factor * state.usual_loss)
+        good = jnp.isfinite(norm) & jnp.isfinite(loss.smoothed) & jnp.isfinite(loss.plain) & ~spike
+
+        def change(old: Any) -> Any:
+            params, moments, average, usual = old
+            changes, moments = optimizer.update(gradients, moments, params)
+            params = optax.apply_updates(params, changes)
+            usual = usual + (loss.plain / tokens - usual) / jnp.minimum(good_before + 1, _USUAL_UPDATES)
+            return params, moments, _average(average, params, good_before, config.average_decay), usual
+
+        params, moments, average, usual = _change_if(good, change, (state.params, state.optimizer, state.average, state.usual_loss))
+        bad = (~good).astype(jnp.int32)
+        new = state._replace(
+            step=state.step + 1,
+            params=params,
+            optimizer=moments,
+            average=average,
+            skipped=state.skipped + bad,
+            bad_in_a_row=(state.bad_in_a_row + 1) * bad,
+            usual_loss=usual,
+        )
+        return new, Update(loss, norm, schedule(good_before), new.skipped, norms, new.bad_in_a_row, state.usual_loss)
+
+    return update
+
+
+def module_names(params: Params) -> list[str]:
+    """Where a parameter belongs: `encoder/layers/0` has several, a table of the top level stands by itself; in their order."""
+    return list(dict.fromkeys(_module(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)))
+
+
+def _module(path: Any) -> str:
+    return jax.tree_util.keystr(path[:-1] or path, simple=True, separator="/")
+
+
+def _norms(gradients: Params) -> tuple[Float[Array, ""], Float[Array, " module"]]:
+    """The norm of the whole, and of each module: one reading of the gradient for both."""
+    squares = dict.fromkeys(module_names(gradients), jnp.float32(0))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+        squares[_module(path)] += jnp.sum(jnp.square(leaf))
+    by_module = jnp.stack(list(squares.values()))
+    return jnp.sqrt(jnp.sum(by_module)), jnp.sqrt(by_module)
 
 
 def _change_if(condition: Bool[Array, ""], change: Callable[[Any], Any], old: Any) -> Any:
@@ -138,13 +195,13 @@ def _change_if(condition: Bool[Array, ""], change: Callable[[Any], Any], old: An
     return lax.platform_dependent(old, cpu=lambda old: lax.cond(condition, change, lambda old: old, old), default=select)
 
 
-def _average(state: TrainState, params: Params, decay: float) -> Params | None:
+def _average(average: Params | None, params: Params, updates: Int[Array, ""], decay: float) -> Params | None:
     """The moving average; its decay starts low, so that the first parameters are soon forgotten."""
-    if state.average is None:
+    if average is None:
         return None
-    step = state.step.astype(jnp.float32)
-    rate = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda old, new: old + rate * (new - old), state.average, params)
+    count = updates.astype(jnp.float32)
+    rate = 1 - jnp.minimum(decay, (1 + count) / (10 + count))
+    return jax.tree.map(lambda old, new: old + rate * (new - old), average, params)
 
 
 def make_eval_step(model: Model, devices: Devices) -> Callable[..., Any]:

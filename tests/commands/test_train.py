@@ -156,6 +156,18 @@ def test_training_stops_when_it_no_longer_improves(tmp_path: Path, capsys: pytes
     assert final_hash(tmp_path).split()[0] == "3"
 
 
+@pytest.mark.slow
+def test_what_is_not_finite_is_not_saved_and_the_end_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A finite gradient, but an update beyond the largest float32."""
+    options = ["--data.buckets=1", "--evaluation.valid-pairs=0", "--training.best-metric=loss", "--training.save-every-steps=1"]
+    huge = ["--optimizer.name=adamw", "--optimizer.learning-rate=3e38", "--optimizer.weight-decay=1000"]
+    assert train(tmp_path, *options, "--training.steps=2", *huge) == 2
+    said = capsys.readouterr().err
+    assert "step 1 IS NOT SAVED: ['average']" in said and "step 2 IS NOT SAVED: " in said
+    assert "error: done at step 2, which is not saved: ['average']" in said
+    assert not (tmp_path / "checkpoints").exists() or not list((tmp_path / "checkpoints").iterdir())
+
+
 def test_accumulated_batches_make_one_update(tmp_path: Path) -> None:
     assert train(tmp_path, "--training.steps=2", "--optimizer.accumulate-batches=2") == 0
     assert [record["step"] for record in records(tmp_path, "train")] == [1, 2]

@@ -126,7 +126,7 @@ def repeated(folder: Path) -> int:
         if len(words) > 3 and words[2] == "step" and "/" in words[3]:
             reached = max(reached, int(words[3].split("/")[0]))
         if "continuing" in words and "step" in words:
-            at = int(words[words.index("step") + 1].rstrip(","))
+            at = int(words[words.index("step") + 1])
             again += max(0, reached - at)
             reached = at
     return again
@@ -271,9 +271,9 @@ def topology(soak: Soak) -> bool:
 
 
 def restored_bitwise(folder: Path, step: int, source: Path) -> bool:
-    """Whether the log of a continued run says the hash that the checkpoint was saved with."""
+    """Whether the log of a continued run says that it restored the state that was saved."""
     saved = json.loads((source / "checkpoints" / str(step) / "manifest.json").read_text())["state_sha256"]
-    return f"continuing {folder} at step {step}, state {saved}" in (folder / "logs" / "process-0.log").read_text()
+    return f"restored {folder}/checkpoints/{step}, state {saved}" in (folder / "logs" / "process-0.log").read_text()
 
 
 def distance(one: Path, other: Path, step: int) -> float:

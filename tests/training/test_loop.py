@@ -23,8 +23,20 @@ DEVICES = make_devices(1, {})
 
 
 def start_state(step=0):
-    values = dict.fromkeys(TrainState._fields, None) | {"step": np.int32(step), "params": {}, "evaluated": np.int32(0)}
-    return TrainState(**{**values, "best_score": np.float32(-np.inf), "bad_evaluations": np.int32(0)})
+    counts = dict.fromkeys(("evaluated", "bad_evaluations", "bad_in_a_row", "rollbacks"), np.int32(0))
+    values = dict.fromkeys(TrainState._fields, None) | {"step": np.int32(step), "params": {}, "best_score": np.float32(-np.inf), **counts}
+    return TrainState(**values)
+
+
+ONE, NONE = np.float32(1), np.int32(0)
+
+
+def update_of(loss, number=ONE, count=NONE, bad_in_a_row=NONE):
+    return Update(loss, number, number, count, np.ones(1, np.float32), bad_in_a_row, number)
+
+
+def never(*_):
+    raise AssertionError("no update is bad")
 
 
 class Ran(NamedTuple):
@@ -34,11 +46,12 @@ class Ran(NamedTuple):
     state: TrainState
     outcome: str
     batches: int
+    regular: dict[int, bool]  # step -> whether every run saves it
 
 
 def run(folder, plain, tokens=None, stop_at=None, bleu=None, state=None, accumulate=1, saved=None, **fields):
     """Trains over batches of these losses per token; `bleu` gives the score of a step."""
-    state, saved, seen = state or start_state(), {} if saved is None else saved, []
+    state, saved, seen, regulars = state or start_state(), {} if saved is None else saved, [], {}
     tokens = tokens or [1] * len(plain)
 
     def train_step(state, batch, after):
@@ -46,17 +59,22 @@ def run(folder, plain, tokens=None, stop_at=None, bleu=None, state=None, accumul
         seen.append(number)
         loss = Loss(np.float32(0), np.float32(plain[number % len(plain)]), np.float32(tokens[number % len(plain)]))
         done = len(seen) % accumulate == 0
-        return state._replace(step=state.step + done), Update(loss, np.float32(1), np.float32(1), np.int32(0))
+        return state._replace(step=state.step + done), update_of(loss)
 
     def evaluate(params, step):
         return Report({"loss": 1.0} if bleu is None else {"loss": 1.0, "bleu": bleu[step]}, [])
 
+    def keep(step, score, regular):
+        saved[step], regulars[step] = score, regular
+
     work = loop.Work(
         train_step,
         [evaluate],
-        lambda state, score: saved.update({int(state.step): score}),
-        lambda step, score: saved.update({step: score}),
+        lambda state, score, regular: keep(int(state.step), score, regular),
+        keep,
         lambda: stop_at is not None and int(state.step) + len(seen) // accumulate >= stop_at,
+        never,
+        never,
     )
     config = TrainingConfig(**{"steps": len(plain), "best_metric": "loss" if bleu is None else "bleu", **fields})
     batch = np.ones((8, 3), np.int32)
@@ -65,7 +83,7 @@ def run(folder, plain, tokens=None, stop_at=None, bleu=None, state=None, accumul
     file = folder / "metrics.jsonl"
     records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     train, valid = ([record for record in records if record["split"] == split] for split in ("train", "valid"))
-    return Ran(train, [record["step"] for record in valid], saved, state, outcome, len(seen))
+    return Ran(train, [record["step"] for record in valid], saved, state, outcome, len(seen), regulars)
 
 
 def test_a_line_says_the_loss_per_token_since_the_last_line(tmp_path: Path) -> None:
@@ -102,7 +120,7 @@ class OnDevice:
 
 
 def test_numbers_of_a_step_are_fetched_when_the_next_one_is_on_its_way(tmp_path: Path) -> None:
-    """And nothing else of the device is waited for: with early stopping neither."""
+    """The flag of every step, and the rest of those that are said. Nothing else is waited for: with early stopping neither."""
     dispatched, waits = [], []
 
     def train_step(state, batch, after):
@@ -114,16 +132,18 @@ def test_numbers_of_a_step_are_fetched_when_the_next_one_is_on_its_way(tmp_path:
 
         after_it = {"step": later(number + 1), "bad_evaluations": later(0), "evaluated": later(0), "best_score": later(0)}
         loss = Loss(later(np.float32(1)), later(np.float32(1)), later(np.float32(1)))
-        return state._replace(**after_it), Update(loss, later(np.float32(1)), later(np.float32(1)), later(np.int32(0)))
+        return state._replace(**after_it), update_of(loss, later(np.float32(1)), later(np.int32(0)), later(np.int32(0)))
 
-    work = loop.Work(train_step, [], lambda state, score: None, lambda step, score: None, lambda: len(dispatched) == 9)
+    work = loop.Work(train_step, [], lambda *_: None, lambda *_: None, lambda: len(dispatched) == 9, never, never)
     batch = np.ones((8, 3), np.int32)
     stream = (((0, number + 1), (batch, batch)) for number in range(100))
     config = TrainingConfig(steps=100, log_every_steps=2, evaluate_every_steps=50, save_every_steps=50, patience=3)
     _, outcome = loop.run(start_state(), stream, work, config, 1, DEVICES, RunLog(epath.Path(tmp_path)))
     assert outcome == "stopped"
-    assert {latest - number for number, latest in waits if number % 2} == {1}  # the loss' parts of the line
-    assert {number for number, _ in waits} == {*range(8)}
+    assert all(latest > number for number, latest in waits if number < 8)  # the last one is saved
+    assert all(waits.count((number, number + 1)) == 1 for number in range(0, 8, 2))  # the flag alone; the loss is for the next line
+    assert {latest - number for number, latest in waits if number % 2} == {1}
+    assert {number for number, _ in waits} == {*range(9)}
 
 
 def test_nothing_goes_to_the_devices_unasked(tmp_path: Path) -> None:
@@ -137,9 +157,11 @@ def test_nothing_goes_to_the_devices_unasked(tmp_path: Path) -> None:
     work = loop.Work(
         step,
         [loop.make_loss_evaluation(eval_step, lambda: [batch], DEVICES)],
-        lambda state, score: None,
-        lambda step, score: None,
+        lambda *_: None,
+        lambda *_: None,
         lambda: False,
+        never,
+        never,
     )
     state = create_state(config, (9, 9), optimizer, DEVICES)
     training = TrainingConfig(steps=7, log_every_steps=2, evaluate_every_steps=3, patience=5)
@@ -173,6 +195,53 @@ def test_what_is_better_than_all_before_is_saved_at_once(tmp_path: Path) -> None
     bleu = [0, 0, 10.0, 0, 50.0, 0, 20.0, 0, 30.0]
     ran = run(tmp_path, [1] * 8, bleu=bleu, evaluate_every_steps=2, save_every_steps=3)
     assert ran.saved == {2: 10.0, 3: None, 4: 50.0, 6: 20.0, 8: 30.0}
+
+
+def test_a_stop_makes_no_step_one_to_go_back_to(tmp_path: Path) -> None:
+    """Those are saved in every run: by the interval, or, once that is known, for their score."""
+    bleu, intervals = [0, 0, 10.0, 0, 5.0, 0, 20.0, 0, 1.0], {"evaluate_every_steps": 2, "save_every_steps": 3}
+    straight = run(tmp_path, [1] * 8, bleu=bleu, **intervals)
+    assert straight.regular == {2: True, 3: True, 6: True, 8: False}
+    for stop_at in range(1, 8):
+        stopped = run(tmp_path, [1] * 8, bleu=bleu, stop_at=stop_at, **intervals)
+        assert stopped.regular[stop_at] == (stop_at % 3 == 0)
+        again = run(tmp_path, [1] * 8, bleu=bleu, state=stopped.state, **intervals)
+        both = {step: stopped.regular.get(step, False) or again.regular.get(step, False) for step in (*stopped.regular, *again.regular)}
+        assert {step for step in both if both[step]} == {2, 3, 6}, stop_at
+
+
+def a_flagged_step(bad, dispatched):
+    """A train step whose updates are bad at these numbers."""
+    row = [0]
+
+    def train_step(state, batch, after):
+        dispatched.append(tuple(np.asarray(after).tolist()))
+        row[0] = row[0] + 1 if len(dispatched) in bad else 0
+        loss = Loss(ONE, ONE, ONE)
+        return state._replace(step=state.step + 1, bad_in_a_row=np.int32(row[0])), update_of(loss, bad_in_a_row=np.int32(row[0]))
+
+    return train_step
+
+
+@pytest.mark.parametrize(("limit", "seen"), [(3, [4, 5, 6, 7, 10]), (2, [4, 5, 6, 10]), (0, [4, 5, 6, 7, 10])])
+def test_too_many_bad_updates_in_a_row_make_it_go_back_once_the_next_is_dispatched(tmp_path: Path, limit: int, seen: list[int]) -> None:
+    """And each is reported with its batch, the one dispatched meanwhile too; the data go on behind it."""
+    dispatched: list[Any] = []
+    reported, went_back = [], []
+
+    def roll_back(state):
+        went_back.append(int(state.step))
+        return state._replace(step=np.int32(2), bad_in_a_row=np.int32(0), rollbacks=np.int32(1))
+
+    step = a_flagged_step({4, 5, 6, 7, 10} if limit != 2 else {4, 5, 6, 10}, dispatched)
+    work = loop.Work(step, [], lambda *_: None, lambda *_: None, lambda: len(dispatched) == 12, reported.append, roll_back)
+    stream = (((0, number + 1), (np.full((8, 3), number + 1, np.int32),) * 2) for number in range(100))
+    config = TrainingConfig(steps=100, evaluate_every_steps=50, save_every_steps=50, roll_back_after=limit)
+    loop.run(start_state(), stream, work, config, 1, DEVICES, RunLog(epath.Path(tmp_path), speaks=True))
+    assert [batch for _, batch in dispatched] == list(range(1, 13))
+    assert [int(bad.batches[0][0][0, 0]) for bad in reported] == [bad.positions[0][1] for bad in reported] == seen
+    assert went_back == {3: [7], 2: [6], 0: []}[limit]
+    assert [bad.rollbacks for bad in reported] == [0] * (len(seen) - 1) + [1 if limit else 0]
 
 
 @pytest.mark.parametrize("stop_at", [2, 4, 6])

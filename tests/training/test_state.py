@@ -10,7 +10,7 @@ import pytest
 from flax_s2s.config import Config, ModelConfig, OptimizerConfig
 from flax_s2s.parallel import make_devices
 from flax_s2s.training.optimizer import make_optimizer
-from flax_s2s.training.state import abstract_state, count_parameters, create_state, evaluated_params, hash_state
+from flax_s2s.training.state import abstract_state, count_parameters, create_state, evaluated_params, hash_state, not_finite
 
 SIZES = (11, 13)
 MODEL = ModelConfig(embedding_size=4, hidden_size=6)
@@ -98,6 +98,7 @@ def test_the_abstract_state_is_the_states_description(config, count):
 def test_the_state_starts_at_nothing():
     state = jax.device_get(create(EVERYTHING, 8))
     assert (state.step, state.skipped, state.bad_evaluations, state.evaluated) == (0, 0, 0, 0)
+    assert (state.bad_in_a_row, state.rollbacks, state.usual_loss) == (0, 0, 0)
     assert state.best_score == -np.inf
     assert state.position.tolist() == [0, 0]
     assert not any(leaf.any() for leaf in jax.tree.leaves(state.accumulated))
@@ -120,6 +121,20 @@ def test_evaluation_uses_the_average_where_there_is_one():
     state = create(EVERYTHING, 1)
     assert evaluated_params(state) is state.average
     assert evaluated_params(state._replace(average=None)) is state.params
+
+
+@pytest.mark.parametrize("part", ["params", "optimizer", "average"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_named(part, value):
+    state = create(EVERYTHING, 1)
+    assert not_finite(state) == ""
+    leaves, tree = jax.tree.flatten(getattr(state, part))
+    for index in np.random.default_rng().permutation(len(leaves))[:3]:
+        if jnp.issubdtype(leaves[index].dtype, jnp.floating):
+            spoilt = list(leaves)
+            spoilt[index] = leaves[index].at[(-1,) * leaves[index].ndim].set(value)
+            names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path({part: getattr(state, part)})]
+            assert not_finite(state._replace(**{part: jax.tree.unflatten(tree, spoilt)})) == names[index]
 
 
 def test_parameters_are_counted():

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 from functools import partial
 
@@ -8,15 +9,17 @@ import pytest
 from hlo import collectives, computations, inside_loops
 from jax import lax
 from jax.sharding import PartitionSpec
+from planted import MARKS, mark, plant
 
 from flax_s2s.config import BOS, EOS, PAD, Config, ModelConfig, OptimizerConfig
 from flax_s2s.data.batching import Batch
 from flax_s2s.model.seq2seq import make_model
 from flax_s2s.parallel import AXIS, feed_all, feed_rows, make_devices
 from flax_s2s.training import loss as loss_module
+from flax_s2s.training import step as step_module
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import abstract_state, count_parameters, create_state
-from flax_s2s.training.step import batch_loss, make_eval_step, make_train_step, shift_right
+from flax_s2s.training.step import batch_loss, make_eval_step, make_train_step, module_names, shift_right
 
 VOCAB = 11
 ROWS, SRC, TGT = 8, 5, 6
@@ -213,13 +216,116 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(bias):
     assert bits(one.params) == bits(two.params) == bits(poisoned.params)
     assert bits(one.optimizer) == bits(two.optimizer) == bits(before.optimizer)
     assert (int(one.step), one.position.tolist()) == (int(before.step) + 1, [0, 2])
-    if np.isfinite(bias).all():
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one.average))
-    healed = one._replace(params=before.params, average=before.average)
+    assert bits(one.average) == bits(two.average) == bits(before.average)
+    healed = one._replace(params=before.params)
     ((after, _),) = run(FULL, BATCHES[1:2], state=healed, first=2)
-    assert int(after.skipped) == 1
-    assert bits(after.optimizer) == bits(sound.optimizer)
-    assert bits(after.params) == bits(sound.params)
+    assert (int(after.skipped), int(after.bad_in_a_row)) == (1, 0)
+    assert bits(learned(after)) == bits(learned(sound))
+
+
+USUAL = 3  # updates, in the tests
+SPIKED = dataclasses.replace(FULL, optimizer=dataclasses.replace(FULL.optimizer, spike_factor=3.0))
+
+
+@functools.cache
+def planted_step(config, count):
+    """The step that goes wrong where a batch is marked."""
+    with pytest.MonkeyPatch.context() as patch:
+        plant(patch)
+        patch.setattr(step_module, "_USUAL_UPDATES", USUAL)
+        step_of.cache_clear()
+        made = lowered.__wrapped__(config, count)
+        step_of.cache_clear()
+        return made
+
+
+def run_planted(config, count, batches, state=None):
+    """`batches`: position in the data -> batch."""
+    states = []
+    for number, batch in batches.items():
+        ((state, update),) = run(config, [batch], count, state, number, planted_step(config, count))
+        states.append((state, update))
+    return states
+
+
+def unseen(state):
+    """A state without what tells that batches were skipped."""
+    return bits(state._replace(**dict.fromkeys(("step", "position", "skipped", "bad_in_a_row"), np.int32(0))))
+
+
+def test_training_is_as_if_bad_batches_had_never_been():
+    """Any of the last nine of twelve: parameters, optimizer, average, usual loss, bit for bit; and those alone are counted."""
+    rng = np.random.default_rng()
+    batches = {number: make_rows(ROWS, int(rng.integers(1 << 31))) for number in range(1, 13)}
+    bad = {int(number): str(rng.choice(list(MARKS))) for number in rng.choice(np.arange(4, 13), rng.integers(1, 9), replace=False)}
+    marked = {number: mark(batch, bad[number]) if number in bad else batch for number, batch in batches.items()}
+    seen = run_planted(SPIKED, 2, marked)
+    clean = run_planted(SPIKED, 2, {number: batch for number, batch in batches.items() if number not in bad})
+    ended, without = seen[-1][0], clean[-1][0]
+    assert (int(ended.step), int(ended.skipped), int(without.skipped)) == (12, len(bad), 0), bad
+    assert unseen(ended) == unseen(without), bad
+    row, usual, good = 0, 0.0, 0
+    for number, (state, update) in enumerate(seen, 1):
+        kind = bad.get(number, "none")
+        row = row + 1 if number in bad else 0
+        assert int(state.bad_in_a_row) == int(update.bad_in_a_row) == row
+        finite = [np.isfinite(value) for value in (update.loss.smoothed, update.gradient_norm)]
+        assert finite == [kind != "loss", kind not in ("loss", "gradient")]
+        assert float(update.usual_loss) == pytest.approx(usual, rel=1e-5)
+        if kind == "none":
+            good += 1
+            usual += (float(update.loss.plain / update.loss.tokens) - usual) / min(good, USUAL)
+
+
+def test_a_bad_batch_spoils_its_update_of_several():
+    """And no other: the sums begin anew."""
+    batches = {number: make_rows(ROWS, number) for number in range(1, 7)}
+    for bad in (3, 4):
+        seen = run_planted(SUMMED, 1, {number: mark(batch) if number == bad else batch for number, batch in batches.items()})
+        clean = run_planted(SUMMED, 1, {number: batch for number, batch in batches.items() if number not in (3, 4)})
+        assert [int(state.skipped) for state, _ in seen] == [0, 0, 0, 1, 1, 1]
+        assert unseen(seen[-1][0]) == unseen(clean[-1][0])
+
+
+@pytest.mark.parametrize(("updates", "times", "skipped"), [(USUAL - 1, 3.1, 0), (USUAL, 3.1, 1), (USUAL, 2.9, 0)])
+def test_a_spike_is_one_only_after_enough_updates_and_beyond_the_factor(updates, times, skipped):
+    batch = {1: BATCHES[0]}
+    loss = run_planted(SPIKED, 2, batch)[0][1].loss
+    usual = np.float32(loss.plain / loss.tokens / times)
+    state = first_state(SPIKED)._replace(step=np.int32(updates + 7), skipped=np.int32(7), usual_loss=usual)
+    ((after, _),) = run_planted(SPIKED, 2, batch, state)
+    assert int(after.skipped) - 7 == skipped
+
+
+def test_without_the_option_no_finite_loss_is_skipped():
+    state = first_state(FULL)._replace(step=np.int32(1000), usual_loss=np.float32(1e-3))
+    ((after, _),) = run(FULL, BATCHES[:1], state=state)
+    assert int(after.skipped) == 0
+
+
+def test_the_norms_of_the_modules_make_up_the_norm():
+    params, ((state, update),) = first_state(PLAIN).params, run(PLAIN, BATCHES[:1])
+    names = module_names(params)
+    assert names == [
+        "decoder/attention",
+        "decoder",
+        "decoder/layers/0",
+        "encoder/layers/0/0",
+        "encoder/layers/0/1",
+        "output_bias",
+        "target_table",
+    ]
+    moved = jax.tree.map(lambda old, new: float(np.sum(np.square(np.float64(old) - new))), params, state.params)  # SGD at rate 1
+    found = dict(zip(names, update.norms, strict=True))
+    parts = {
+        "decoder/attention": moved["decoder"]["attention"],
+        "decoder": moved["decoder"]["kernel_readout"],
+        "encoder/layers/0/1": moved["encoder"]["layers"]["0"]["1"],
+        "target_table": moved["target_table"],
+    }
+    for name, part in parts.items():  # 1e-6: each parameter is rounded to about 3e-8
+        assert found[name] == pytest.approx(sum(jax.tree.leaves(part)) ** 0.5, rel=1e-4, abs=1e-6)
+    assert update.gradient_norm == pytest.approx(float(np.sqrt(np.sum(np.square(update.norms)))), rel=1e-6)
 
 
 # The gradient and the loss
