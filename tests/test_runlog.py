@@ -44,7 +44,7 @@ def test_cutting_takes_out_what_came_later_and_half_a_line(tmp_path: Path) -> No
 
 
 def test_going_back_takes_back_what_was_measured_since(tmp_path: Path) -> None:
-    log = RunLog(epath.Path(tmp_path), speaks=True)
+    log = RunLog(epath.Path(tmp_path))
     log.start(0, 10)
     for step in (1, 2, 3):
         log.metrics(step, "train", {"loss": 2.5})
@@ -55,7 +55,7 @@ def test_going_back_takes_back_what_was_measured_since(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 2.5), (2, 2.5), (3, 1.5)]
     assert next((tmp_path / "tensorboard").iterdir()).stat().st_size > before
-    RunLog(epath.Path(tmp_path), speaks=False).rewind(0)
+    RunLog(epath.Path(tmp_path), 1).rewind(0)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
 
 

@@ -112,9 +112,9 @@ class Mortal(Checkpoints):
         (self.folder / str(step)).rmtree()
         self.fate()
 
-    def _load(self, step: int, abstract: Any) -> Any:
+    def _load(self, *arguments: Any) -> Any:
         self.fate()
-        return super()._load(step, abstract)
+        return super()._load(*arguments)
 
 
 def train(folder: Path, bad: Any = (), fate: Fate | None = None, stop_after: int = 0, count: int = 1, **options: Any) -> Any:
@@ -124,7 +124,7 @@ def train(folder: Path, bad: Any = (), fate: Fate | None = None, stop_after: int
     step, abstract, first, devices = program(count, accumulate)
     checkpoints = Mortal(epath.Path(folder / "checkpoints"), keep_last=training.keep_last, keep_best=training.keep_best)
     checkpoints.fate, seen = fate, []
-    log = RunLog(epath.Path(folder), speaks=True)
+    log = RunLog(epath.Path(folder))
     folder.mkdir(exist_ok=True)
 
     def create() -> Any:
@@ -162,7 +162,7 @@ def reports_of(folder: Path) -> dict[str, Any]:
 
 def saved_states(folder: Path, count: int = 1, accumulate: int = 1) -> list[Any]:
     checkpoints = Checkpoints(epath.Path(folder / "checkpoints"))
-    states = [checkpoints._load(step, program(count, accumulate)[1]) for step in checkpoints.steps()]
+    states = [checkpoints._load(checkpoints.manifest(step), program(count, accumulate)[1], print) for step in checkpoints.steps()]
     checkpoints.close()
     return states
 

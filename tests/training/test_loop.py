@@ -237,7 +237,7 @@ def test_too_many_bad_updates_in_a_row_make_it_go_back_once_the_next_is_dispatch
     work = loop.Work(step, [], lambda *_: None, lambda *_: None, lambda: len(dispatched) == 12, reported.append, roll_back)
     stream = (((0, number + 1), (np.full((8, 3), number + 1, np.int32),) * 2) for number in range(100))
     config = TrainingConfig(steps=100, evaluate_every_steps=50, save_every_steps=50, roll_back_after=limit)
-    loop.run(start_state(), stream, work, config, 1, DEVICES, RunLog(epath.Path(tmp_path), speaks=True))
+    loop.run(start_state(), stream, work, config, 1, DEVICES, RunLog(epath.Path(tmp_path)))
     assert [batch for _, batch in dispatched] == list(range(1, 13))
     assert [int(bad.batches[0][0][0, 0]) for bad in reported] == [bad.positions[0][1] for bad in reported] == seen
     assert went_back == {3: [7], 2: [6], 0: []}[limit]
