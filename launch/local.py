@@ -200,8 +200,6 @@ def watch(workers: list[Worker], output: Output, signals: Signals) -> None:
             deadline = min(deadline, now + SAVE_SECS)
         if now >= deadline and kill_at == float("inf"):
             kill_at = now + KILL_SECS
-            for worker in ended:
-                say(worker.epitaph())
             _signal_the_rest(workers, signal.SIGTERM, "SIGTERM")
         if now >= kill_at:
             kill_at = now + KILL_SECS
@@ -211,7 +209,10 @@ def watch(workers: list[Worker], output: Output, signals: Signals) -> None:
 
 def _signal_the_rest(workers: list[Worker], number: int, name: str) -> None:
     rest = [worker for worker in workers if not worker.has_ended()]
-    say(f"ending {', '.join(f'process {worker.index}' for worker in rest)} by {name}")
+    ended = [f"process {worker.index} ({worker.code})" for worker in workers if worker.has_ended()]
+    if rest:
+        running = ", ".join(f"process {worker.index}" for worker in rest)
+        say(f"{', '.join(ended) or 'no process'} has ended; ending {running} by {name}")
     for worker in rest:
         worker.signaled = True
         worker.send(number)

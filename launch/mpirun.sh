@@ -2,7 +2,7 @@
 # Trains with the processes of Open MPI's mpirun, and starts them again after preemption and failures.
 #
 #   bash launch/mpirun.sh -np 2 -- train configs/debug.py --run-dir runs/debug
-#   bash launch/mpirun.sh -np 2 -H node1,node2 -x JAX_COORDINATOR_ADDRESS=node1:8476 -- train configs/gnmt.py --run-dir /shared/runs/gnmt
+#   bash launch/mpirun.sh -np 2 -H node1,node2 -x JAX_COORDINATOR_ADDRESS=node1:8476 -- train configs/gnmt_wmt16_en_de.py --run-dir /shared/runs/gnmt
 #
 # In front of -- stand options of mpirun, behind it the arguments of flax_s2s. On one machine the processes meet at its
 # loopback; on several, at the address that Open MPI 4 gives (mpirun's machine must then be the one of process 0), or the one
@@ -28,17 +28,17 @@ for program in mpirun "$python"; do
   fi
 done
 
-# Each process uses many threads: not one core each. From SIGTERM to SIGKILL mpirun leaves it time to save. What is set of
-# these variables goes to other machines too.
-options+=(--bind-to none --tag-output --mca odls_base_sigkill_timeout 40)
+# Each process uses many threads: not one core each. What is set of these variables goes to other machines too.
+options+=(--bind-to none --tag-output)
 for name in $(compgen -e | grep -E '^(JAX|FLAX_S2S|XLA|NCCL)_'); do
   options+=(-x "$name")
 done
 
+# mpirun passes SIGUSR1 on to the processes, and its exit code is theirs; after SIGTERM it would be 1, saved or not.
 stopped=
 stop() {
   stopped=yes
-  [[ -n "${pid:-}" ]] && kill -TERM "$pid" 2>/dev/null
+  [[ -n "${pid:-}" ]] && kill -USR1 "$pid" 2>/dev/null
 }
 trap stop TERM INT HUP
 

@@ -19,7 +19,7 @@ from typing import Any
 
 KUBERNETES = "v1.37.0-local-strict"
 LEFT_OUT = set(
-    "status affinity ephemeralContainers managedFields ownerReferences resourceClaims schedulingGroup overhead dnsConfig lifecycle "
+    "affinity ephemeralContainers managedFields ownerReferences resourceClaims schedulingGroup overhead dnsConfig lifecycle "
     "livenessProbe readinessProbe startupProbe windowsOptions awsElasticBlockStore azureDisk azureFile cephfs cinder downwardAPI "
     "ephemeral fc flexVolume flocker gcePersistentDisk gitRepo glusterfs iscsi photonPersistentDisk portworxVolume projected quobyte "
     "rbd scaleIO storageos vsphereVolume image_volume seLinuxOptions seccompProfile appArmorProfile sysctls hostAliases "
@@ -41,7 +41,9 @@ def strip(node: Any) -> Any:
         if not (name.startswith("x-") or name in ("$schema", "default", "title") or (name == "description" and isinstance(item, str)))
     }
     if isinstance(kept.get("properties"), dict):
-        kept["properties"] = {name: item for name, item in kept["properties"].items() if name not in LEFT_OUT}
+        # `status` is what the cluster writes; where it is no object it is another thing.
+        left_out = LEFT_OUT | ({"status"} if "$ref" in kept["properties"].get("status", {}) else set())
+        kept["properties"] = {name: item for name, item in kept["properties"].items() if name not in left_out}
     return kept
 
 
@@ -52,7 +54,7 @@ def kubernetes() -> dict[str, Any]:
     folder = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / KUBERNETES
     definitions = json.loads((folder / "_definitions.json").read_text())["$defs"]
     kept: dict[str, Any] = {}
-    wanted = ["io.k8s.api.batch.v1.Job", "io.k8s.api.core.v1.Service"]
+    wanted = ["io.k8s.api.batch.v1.Job", "io.k8s.api.batch.v1.JobTemplateSpec", "io.k8s.api.core.v1.Service"]
     while wanted:
         name = wanted.pop()
         if name not in kept:
