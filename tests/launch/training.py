@@ -15,7 +15,6 @@ OPTIONS = [
     "--evaluation.valid-pairs=0",
     "--training.best-metric=loss",
     "--training.log-every-steps=1",
-    "--training.save-every-steps=2",
     "--training.devices=0",
 ]
 PLACES = ("JAX_", "SLURM_", "OMPI_", "PMIX_", "TPU_", "JOB_COMPLETION", "XLA_FLAGS")
@@ -27,9 +26,10 @@ def clean_environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "PYTHON": sys.executable}
 
 
-def train_arguments(run_dir: Path, steps: int) -> list[str]:
+def train_arguments(run_dir: Path, steps: int, save_every: int = 2) -> list[str]:
     """The arguments of a training of so many steps, evaluated at its end."""
-    return ["train", DEBUG, "--run-dir", str(run_dir), *OPTIONS, f"--training.steps={steps}", f"--training.evaluate-every-steps={steps}"]
+    numbers = {"steps": steps, "evaluate-every-steps": steps, "save-every-steps": save_every}
+    return ["train", DEBUG, "--run-dir", str(run_dir), *OPTIONS, *(f"--training.{name}={value}" for name, value in numbers.items())]
 
 
 def newest(run_dir: Path) -> tuple[int, str]:
