@@ -36,7 +36,7 @@ KILL_SECS = 5.0  # from SIGTERM to SIGKILL, which alone ends a process that is s
 DRAIN_SECS = 0.5  # for the last lines of a process that has ended
 LONGEST_PAUSE_SECS = 60.0
 POLL_SECS = 0.1
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
 class Worker:
@@ -102,6 +102,21 @@ def _make_mortal() -> Callable[[], None] | None:
             os._exit(FAILURE)
 
     return die_with_parent
+
+
+def adopt() -> None:
+    """From now on, what the processes have started and leave behind becomes this launcher's child; only on Linux."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_orphans() -> None:
+    """Ends what was left behind, as the coordination service, which outlives process 0 for a while."""
+    with contextlib.suppress(OSError):  # no Linux
+        for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(int(child), signal.SIGKILL)
+                os.waitpid(int(child), 0)
 
 
 class Output:
@@ -244,6 +259,7 @@ def run_once(given: argparse.Namespace, signals: Signals) -> int:
             for worker in workers:
                 worker.send(signal.SIGKILL)
                 worker.process.wait()
+            end_orphans()
     for worker in workers:
         say(worker.epitaph())
     return verdict(workers)
@@ -355,6 +371,7 @@ def _split(arguments: list[str]) -> tuple[list[str], bool, list[str]]:
 def main() -> int:
     """The launcher; returns its exit code."""
     given = parse(sys.argv[1:])
+    adopt()
     return supervise(given, Signals())
 
 

@@ -195,6 +195,16 @@ def test_a_launcher_that_is_killed_leaves_nobody_behind(tmp_path):
     wait_for(lambda: not any(map(is_running, launched.pids(0) + launched.pids(1))), 5)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux gives orphans to the launcher")
+def test_what_the_processes_leave_behind_is_ended(tmp_path):
+    code = "import subprocess; child = subprocess.Popen(['sleep', '60'], start_new_session=True); Path(f'left-{index}').write_text(str(child.pid))"
+    launched = Launched(tmp_path, code)
+    status, _, err = launched.wait(10)  # not 60 s, although the child holds the pipes
+    assert status == 0, err
+    assert not any(is_running(int(path.read_text())) for path in tmp_path.glob("left-*"))
+    assert len(list(tmp_path.glob("left-*"))) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
