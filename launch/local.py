@@ -32,7 +32,7 @@ from typing import IO
 
 DONE, FAILURE, USER_ERROR, PREEMPTED = 0, 1, 2, 75
 SAVE_SECS = 30.0  # for the others to end by themselves, once one has ended well or all were asked to
-KILL_SECS = 5.0  # from SIGTERM to SIGKILL, which alone ends a process that is stopped or hangs
+KILL_SECS = 3.0  # from SIGTERM to SIGKILL, which alone ends a process that is stopped or hangs
 DRAIN_SECS = 0.5  # for the last lines of a process that has ended
 LONGEST_PAUSE_SECS = 60.0
 POLL_SECS = 0.1
@@ -165,13 +165,13 @@ class Output:
         source.close()
 
     def _print(self, worker: Worker, target: IO[bytes], lines: list[bytes]) -> None:
-        for line in lines:
-            target.write(b"[%d] %s\n" % (worker.index, line))
-            if worker.log:
-                worker.log.write(line + b"\n")
-        target.flush()
+        with contextlib.suppress(OSError):  # nobody reads any longer: no reason to end a training
+            target.write(b"".join(b"[%d] %s\n" % (worker.index, line) for line in lines))
+            target.flush()
         if worker.log:
-            worker.log.flush()
+            with contextlib.suppress(OSError):
+                worker.log.write(b"".join(line + b"\n" for line in lines))
+                worker.log.flush()
 
 
 class Signals:
@@ -186,19 +186,19 @@ class Signals:
         """Whether there was any."""
         return self.count > 0
 
-    def _receive(self, number: int, _: object) -> None:
-        self.count += 1
-        say(f"{signal.Signals(number).name}: " + ("passed on; waiting until all have saved" if self.count == 1 else "ending all at once"))
+    def _receive(self, *_: object) -> None:
+        self.count += 1  # nothing is printed here: the loop may be in the middle of a line
 
 
 def say(line: str) -> None:
     """A line of the launcher's own."""
-    print(f"[launch] {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(f"[launch] {line}", file=sys.stderr, flush=True)
 
 
 def watch(workers: list[Worker], output: Output, signals: Signals) -> None:
     """Until all have ended: hands on output and signals; the first that fails ends all."""
-    asked = signals.count
+    asked = 0  # signals passed on so far
     deadline = float("inf")  # when those that still run are told to end
     kill_at = float("inf")
     while not all([worker.has_ended() for worker in workers]):
@@ -206,6 +206,7 @@ def watch(workers: list[Worker], output: Output, signals: Signals) -> None:
         now, ended = time.monotonic(), [worker for worker in workers if worker.has_ended()]
         if signals.count > asked:
             asked = signals.count
+            say("asked to end: " + ("ending all at once" if asked > 1 else "passed on; waiting until all have saved"))
             for worker in workers:
                 worker.send(signal.SIGKILL if asked > 1 else signal.SIGTERM)
             deadline = min(deadline, now + SAVE_SECS)

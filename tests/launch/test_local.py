@@ -93,6 +93,16 @@ def test_output_is_prefixed_and_kept(tmp_path):
     assert sorted((tmp_path / "logs/new/process-1.log").read_text().splitlines()) == ["a line without end", "out 1"]
 
 
+def test_a_reader_that_leaves_ends_no_training(tmp_path):
+    code = "for _ in range(20): print('x' * 9_000, flush=True); time.sleep(0.02)\nPath(f'done-{index}').touch()"
+    launched = Launched(tmp_path, code, "--log-dir=logs")
+    launched.process.stdout.close()
+    launched.process.stdout = None
+    assert launched.wait()[0] == 0
+    assert len(list(tmp_path.glob("done-*"))) == 2
+    assert len((tmp_path / "logs/process-0.log").read_text().splitlines()) == 20
+
+
 def test_the_users_mistake_is_not_repeated(tmp_path):
     launched = Launched(tmp_path, "exit(2) if index else time.sleep(9)")
     status, _, err = launched.wait()
