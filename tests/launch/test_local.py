@@ -1,5 +1,6 @@
 """launch/local.py: with a program that does as the test says, and with real trainings."""
 
+import functools
 import os
 import re
 import signal
@@ -247,21 +248,44 @@ def test_two_processes_of_two_devices_train(tmp_path):
     assert newest(tmp_path / "run")[0] == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, 4])
-def test_a_process_that_is_killed_changes_nothing(tmp_path, devices):
-    undisturbed = launch(tmp_path / "undisturbed", devices, 8)
-    out, _ = undisturbed.communicate(timeout=300)
-    assert undisturbed.returncode == 0, out
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[int, str]]:
+    """Step and state at the end of a training by two processes with so many devices each, which nothing disturbs."""
 
-    launcher = launch(tmp_path / "killed", devices, 8)
-    wait_for(lambda: newest(tmp_path / "killed")[0] >= 2, 200)
+    @functools.cache
+    def train(devices: int) -> tuple[int, str]:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        launcher = launch(folder, devices, 8)
+        out, _ = launcher.communicate(timeout=300)
+        assert launcher.returncode == 0, out
+        return newest(folder)
+
+    return train
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "devices"), [(signal.SIGKILL, 2), (signal.SIGKILL, 4), (signal.SIGSTOP, 2)])
+def test_a_process_that_is_killed_or_stopped_changes_nothing(tmp_path, undisturbed, number, devices):
+    launcher = launch(tmp_path / "run", devices, 8)
+    wait_for(lambda: newest(tmp_path / "run")[0] >= 2, 200)
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-    os.kill(int(children[1]), signal.SIGKILL)
+    os.kill(int(children[1]), number)
     out, _ = launcher.communicate(timeout=300)
     assert launcher.returncode == 0, out
-    assert "process 1 (pid" in out
-    assert "killed by SIGKILL" in out
+    assert re.search(r"process 1 \(pid \d+\): killed by SIGKILL", out), out
     assert "starting again in 1 s" in out
-    assert f"continuing {tmp_path / 'killed'} at step" in out
-    assert newest(tmp_path / "killed") == newest(tmp_path / "undisturbed")
+    assert f"continuing {tmp_path / 'run'} at step" in out
+    assert newest(tmp_path / "run") == undisturbed(devices)
+
+
+@pytest.mark.slow
+def test_a_stopped_training_goes_on_to_the_same_end(tmp_path, undisturbed):
+    launcher = launch(tmp_path / "run", 2, 8)
+    wait_for(lambda: newest(tmp_path / "run")[0] >= 2, 200)
+    launcher.send_signal(signal.SIGTERM)
+    out, _ = launcher.communicate(timeout=100)
+    assert (launcher.returncode, out.count("exit code 75, stopped and saved")) == (75, 2), out
+    launcher = launch(tmp_path / "run", 2, 8)
+    out, _ = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0, out
+    assert newest(tmp_path / "run") == undisturbed(2)
