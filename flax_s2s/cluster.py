@@ -30,7 +30,7 @@ TPU_PORT = 8476  # jax's own choice on a TPU, so firewalls that are open for jax
 _FIRST_PORT, _PORTS = 61000, 4000  # above the ports that Linux gives to outgoing connections (32768 to 60999)
 _CLUSTER_SECS, _LOOPBACK_SECS = 300.0, 30.0
 _STALE_SECS = 60.0  # a name may still lead to a pod that is no more: CoreDNS keeps answers for 30 s
-_BUSY_SECS = 5.0  # a process that was killed a moment ago may still hold the port
+_BUSY_SECS = 20.0  # the service of a job that was killed a moment ago may still hold the port
 _RETRY_SECS, _ANSWER_SECS = 0.5, 5.0
 
 

@@ -28,6 +28,7 @@ LAPSE_SECS = 8.0  # without a beat a peer counts as gone
 _BEAT_SECS, _HURRY_SECS = 1.0, 0.1
 _HEARTBEAT_SECS = 30  # jax's own watch, which aborts without a line of ours: only where this one fails
 _BOARD = "flax_s2s/"
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class _Job:
@@ -134,6 +135,10 @@ class _Job:
         if self._client:
             with contextlib.suppress(Exception):  # the service may be gone
                 self._post("left", f"{code} {why}")
+        if self._service and self._service.stdin:
+            with contextlib.suppress(OSError):
+                self._service.stdin.write("left")
+                self._service.stdin.close()
         sys.stdout.flush()
         os._exit(code)
 
@@ -265,7 +270,7 @@ def guard() -> Iterator[None]:
 
 @contextlib.contextmanager
 def listen() -> Iterator[None]:
-    """Takes SIGTERM and Ctrl-C for requests to stop; a second Ctrl-C ends at once.
+    """Takes SIGTERM, SIGUSR1 (which mpirun passes on, as it does not SIGTERM) and Ctrl-C for requests to stop; a second Ctrl-C ends at once.
 
     A thread of its own hears of them through a pipe, also while the main thread compiles or waits for a device.
     """
@@ -277,7 +282,7 @@ def listen() -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     pipe = signal.set_wakeup_fd(writer)
-    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, lambda *_: None) for number in _STOPPING}
     thread = threading.Thread(target=_hear, args=(reader, _this), name="signals", daemon=True)
     thread.start()
     try:
@@ -295,7 +300,7 @@ def _hear(reader: int, job: _Job) -> None:
     interrupted = False
     while received := os.read(reader, 1):
         number = received[0]
-        if number not in (signal.SIGINT, signal.SIGTERM):
+        if number not in _STOPPING:
             continue  # others that Python has handlers for
         if interrupted and number == signal.SIGINT:
             job.leave(INTERRUPTED, "ended at once by Ctrl-C; what was saved before is intact")

@@ -3,10 +3,30 @@
 # whatever fails; the exit status is 0 only if nothing did. Arguments go to pytest:
 #
 #   bash tests/run.sh -k beam
+#   bash tests/run.sh --launch      # the tests with a live Slurm and Open MPI, which it installs by apt (needs root)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 
+# Debian's and Ubuntu's packages; nothing is asked of apt where the programs are there.
+install_launchers() {
+  local missing=() pair
+  for pair in slurmctld:slurm-wlm munged:munge mpirun:openmpi-bin; do
+    PATH="$PATH:/usr/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+  done
+  if ((${#missing[@]})); then
+    ((EUID == 0)) || fail "--launch needs ${missing[*]}; install them, or run this as root"
+    command -v apt-get >/dev/null || fail "--launch needs ${missing[*]}, and there is no apt-get to install them with"
+    echo "installing ${missing[*]}"
+    apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" >/dev/null
+  fi
+  ((EUID == 0)) || fail "--launch needs root: Slurm's daemons start the tasks of a job"
+}
+
+if [[ "${1:-}" == --launch ]]; then
+  install_launchers
+  set -- -m launch -n 0 tests/launch "${@:2}"
+fi
 make_environment .venv-test tests/requirements.txt
 
 failed=()

@@ -13,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
+_LATEST_SECS = 90.0  # then it kills itself wherever it is: the phase may not come so often
 PHASES = ("compilation", "step", "mid-save", "between save and manifest", "retention", "evaluation")
 
 
@@ -25,6 +26,10 @@ class Wish:
         self.active: list[str] = []
         self.saved = 0
         self.lock = threading.Lock()
+        late = threading.Timer(_LATEST_SECS, self.kill)
+        late.daemon = True  # no hindrance to a run that ends by itself
+        if self.action == "kill":
+            late.start()
 
     @contextlib.contextmanager
     def during(self, phase: str):
@@ -37,7 +42,9 @@ class Wish:
         if due and self.action == "raise":
             raise RuntimeError("planted")
         if due:
-            threading.Timer(self.delay, self.kill).start()
+            timer = threading.Timer(self.delay, self.kill)
+            timer.daemon = True
+            timer.start()
         try:
             yield
         finally:
