@@ -163,8 +163,10 @@ def _wait_until_free(folder: epath.Path, say: Callable[[str], None]) -> Claim | 
     while time.monotonic() < deadline:
         time.sleep(BEAT_SECS / 4)
         now = _read(folder)
-        if now is None or not now.id:
-            return now or first
+        if now is None:
+            continue  # being written, it may be, on a disk where that takes a moment
+        if not now.id:
+            return now
         if (now.id, now.beat) != (first.id, first.beat):
             raise _refusal(folder, now.holder)
     return first
