@@ -53,7 +53,7 @@ class _Job:
             if self._asked:
                 return
             self._asked = why
-            if self.place.count == 1:
+            if self._client is None:  # alone, or still waiting for the others
                 self._frozen = self._polls
                 self._agree([self._polls])
         self._hurry.set()

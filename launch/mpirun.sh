@@ -8,6 +8,8 @@
 # loopback; on several, at the address that Open MPI 4 gives (mpirun's machine must then be the one of process 0), or the one
 # that is said. PYTHON names another Python than .venv/bin/python. Ctrl-C and SIGTERM save and end with 75.
 set -uo pipefail
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/restart.sh"
 
 options=()
 while (($#)) && [[ "$1" != -- ]]; do
@@ -42,8 +44,7 @@ stop() {
 }
 trap stop TERM INT HUP
 
-# mpirun starts nothing again by itself. 75 is stopped and saved: again at once; 0 is done and 2 the user's mistake.
-for ((failures = 0; ; )); do
+while true; do
   set -m # a group of its own: Ctrl-C in the terminal comes through the trap alone
   mpirun "${options[@]}" "$python" -m flax_s2s "$@" </dev/null &
   pid=$!
@@ -54,17 +55,5 @@ for ((failures = 0; ; )); do
     wait "$pid"
     code=$?
   done
-  if [[ -n "$stopped" ]] || ((code == 0 || code == 2)); then
-    exit "$code"
-  fi
-  if ((code != 75)); then
-    if ((++failures > 3)); then
-      echo "giving up after $failures failures, the last with exit code $code" >&2
-      exit "$code"
-    fi
-    echo "exit code $code; starting again in $((2 ** failures)) s" >&2
-    sleep $((2 ** failures)) &
-    wait $!
-    [[ -n "$stopped" ]] && exit "$code"
-  fi
+  restart_or_exit "$code" 1
 done

@@ -6,6 +6,8 @@
 # Each host has this repository at ~/flax_s2s with its environment in .venv (launch/README.md says how). FOLDER names another
 # place. It calls itself on every host, as `tpu-vm.sh --host VERB ...`: there it asks the metadata server which host it is.
 set -uo pipefail
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/restart.sh"
 
 metadata() {
   curl --silent --fail --max-time 10 --header 'Metadata-Flavor: Google' \
@@ -42,20 +44,7 @@ if ! command -v gcloud >/dev/null; then
 fi
 command="cd $(printf %q "${FOLDER:-flax_s2s}") && exec bash launch/tpu-vm.sh --host $(printf '%q ' "$@")"
 
-# gcloud ends with the exit code of a host; TPU VMs start nothing again by themselves. 75 is stopped and saved: again at once;
-# 0 is done and 2 the user's mistake.
-for ((failures = 0; ; )); do
-  gcloud compute tpus tpu-vm ssh "$name" --zone "$zone" --worker=all --command "$command"
-  code=$?
-  if ((code == 0 || code == 2)); then
-    exit "$code"
-  fi
-  if ((code != 75)); then
-    if ((++failures > 3)); then
-      echo "giving up after $failures failures, the last with exit code $code" >&2
-      exit "$code"
-    fi
-    echo "exit code $code; starting again in $((10 * 2 ** failures)) s" >&2
-    sleep $((10 * 2 ** failures))
-  fi
+while true; do
+  gcloud compute tpus tpu-vm ssh "$name" --zone "$zone" --worker=all --command "$command" # ends with the exit code of a host
+  restart_or_exit $? 10
 done

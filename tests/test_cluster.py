@@ -203,9 +203,10 @@ def test_a_port_that_is_taken_is_named(monkeypatch, reuse):
 
 
 def test_a_port_that_is_let_go_soon_is_waited_for():
-    taken = listening()
+    taken, begin = listening(), time.monotonic()
     threading.Timer(0.7, taken.close).start()
     cluster.make_sure_reachable(here(0, f"127.0.0.1:{taken.getsockname()[1]}", 10.0), {})
+    assert time.monotonic() - begin >= 0.7
 
 
 def test_an_address_of_another_machine_is_named_at_once():
@@ -263,6 +264,7 @@ def test_a_process_0_that_starts_later_is_waited_for():
 
     threading.Timer(1.2, start).start()
     cluster.make_sure_reachable(here(1, f"127.0.0.1:{port}", 20.0), {})
+    assert started
     started[0].close()
 
 

@@ -189,6 +189,15 @@ def test_before_the_first_step_a_signal_ends_a_process_that_python_has_no_hand_i
     assert done.returncode == 75 and "stopped before the first step; there is nothing new to save" in done.stderr
 
 
+def test_a_process_that_waits_for_the_others_to_come_ends_at_once():
+    """They may be minutes away, or never come."""
+    waiting = "cluster.make_sure_reachable = lambda place: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(60))"
+    done = ended(
+        f"{BUSY}from flax_s2s import cluster\n{waiting}\nwith job.listen(): job.join(cluster.Place('flags', 'here:1', 2, 1, 300.0))"
+    )
+    assert done.returncode == 75 and "process 1 of 2 on " in done.stderr and "stopped before the first step" in done.stderr
+
+
 def test_a_second_interrupt_ends_at_once():
     code = f"{BUSY}with job.listen():\n job.stop_requested()\n for _ in range(2): os.kill(os.getpid(), signal.SIGINT); time.sleep(.2)\n time.sleep(60)"
     done = ended(code)

@@ -79,7 +79,7 @@ def test_a_process_holds_it_until_it_dies(tmp_path: Path, other: "subprocess.Pop
 def test_what_cannot_be_read_holds_nothing(tmp_path: Path, left: str) -> None:
     (tmp_path / lease.FILE).write_text(left)
     with lease.hold(epath.Path(tmp_path), said()) as held:
-        held.confirm()
+        assert held.confirm() == 1 and content(tmp_path)["id"] == held.id
 
 
 def claim(**fields: object) -> str:

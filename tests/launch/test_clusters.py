@@ -122,8 +122,8 @@ def test_a_task_that_is_killed_ends_the_others(tmp_path, live_slurm):
         srun = subprocess.Popen(command, env=live_slurm, stdout=output, stderr=output)
     wait_for(lambda: "step      1/" in log.read_text(), 200, log.read_text)
     os.kill(tasks_of(run_dir, srun.pid)[1], signal.SIGKILL)
-    wait_for(lambda: not tasks_of(run_dir, srun.pid), 15, log.read_text)
-    assert srun.wait(60) != 0  # it also waits for the coordination service, which outlives process 0 for a while
+    assert srun.wait(15) != 0  # with all that it started, the coordination service too
+    assert not tasks_of(run_dir, srun.pid)
     assert "Exited with exit code" in log.read_text() or "Killed" in log.read_text()
 
 
