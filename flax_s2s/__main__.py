@@ -1,8 +1,27 @@
-"""`python -m flax_s2s VERB`."""
+"""`python -m flax_s2s VERB`, and the program `flax-s2s`."""
 
+import contextlib
+import os
 import sys
+import traceback
 
-from flax_s2s.cli import main
+from flax_s2s import cli
+
+
+def main() -> None:
+    """Runs the verb and ends the process; after a failure at once, since the threads of a save that failed would keep it for minutes."""
+    try:
+        code = cli.main()
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    if not code:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

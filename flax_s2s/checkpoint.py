@@ -2,71 +2,47 @@
 
 Enters: a `TrainState`, or a folder. Leaves: `checkpoints/STEP/`, or a `TrainState` on the devices.
 
-Orbax writes the arrays; then our manifest (a sha256 of every file and of itself, the state's hash, shapes and types,
-configuration, versions) is written last. No manifest, no checkpoint; only then are older steps deleted. A checkpoint that does not
-match its manifest is named and passed over in favor of the one before.
+Orbax writes the arrays; then our manifest (see `manifests`), with the state's hash in it, is written last. Only then are older
+steps deleted. A checkpoint that does not match its manifest is named and passed over in favor of the one before.
 """
 
 import concurrent.futures
 import contextlib
 import errno
-import hashlib
-import importlib.metadata
-import json
 import logging
 import math
 import os
 import pathlib
 import re
 import shutil
+import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from flax_s2s import __version__
+from flax_s2s import manifests
 from flax_s2s.config import Failure, UserError
+from flax_s2s.manifests import Bound, Manifest, describe_leaves
 from flax_s2s.parallel import from_first
 from flax_s2s.training.state import Params, TrainState, hash_state, not_finite
 
-MANIFEST = "manifest.json"
 _NONE, _NONE_SOUND = -1, -2  # instead of a step
 _SMALL_FILES_BYTES = 2**17  # what a checkpoint's small files take on a disk beyond their length
-_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "sentencepiece")
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every file it touches, and every error it then raises
 
 
-class Bound(NamedTuple):
-    """What a checkpoint is bound to: it is not restored into anything else."""
-
-    config: str  # JSON
-    vocab_sha256: str
-    corpus_sha256: str
+def _leave_out_late_answers(unraisable: Any) -> None:
+    """Writes that were under way when a save failed answer to nobody, each with a traceback from a thread of C++."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
-class Manifest(NamedTuple):
-    """What is known of a complete checkpoint."""
-
-    step: int
-    score: float | None  # gain of `metric`, if it was measured at this step
-    state_sha256: str
-    leaves: dict[str, str]  # path -> type and shape
-    bound: Bound
-    versions: dict[str, str]
-    files: dict[str, str]  # path -> sha256
-    metric: str = ""  # what score is a gain of
-    fence: int = 0  # of the lease that it was written under
-    bad_in_a_row: int = 0  # bad updates that end with this step
-    regular: bool = True  # saved by every run with these settings: not only because it was stopped here
-
-    @property
-    def good(self) -> bool:
-        """Whether training may go back to it: were it to go back to where it was stopped, a stop would change the result."""
-        return self.regular and self.bad_in_a_row == 0
+sys.unraisablehook = _leave_out_late_answers
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -83,22 +59,6 @@ def _whole(parts: dict[str, Any]) -> TrainState:
 def _without_best(state: TrainState) -> TrainState:
     best, bad = (jax.device_put(value, state.step.sharding) for value in (np.float32(-np.inf), np.int32(0)))
     return state._replace(best_score=best, bad_evaluations=bad)
-
-
-def describe_leaves(parts: Any) -> dict[str, str]:
-    """`{"['params']['encoder']...": "float32 (256, 2048)"}` of arrays or their abstract stand-ins."""
-    return {jax.tree_util.keystr(path): f"{leaf.dtype} {leaf.shape}" for path, leaf in jax.tree_util.tree_leaves_with_path(parts)}
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide results."""
-    found = {"flax_s2s": __version__}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 class Checkpoints:
@@ -134,7 +94,7 @@ class Checkpoints:
         """Steps with a manifest, oldest first."""
         if not self.folder.is_dir():
             return []
-        names = (child.name for child in self.folder.iterdir() if (child / MANIFEST).exists())
+        names = (child.name for child in self.folder.iterdir() if (child / manifests.FILE).exists())
         return sorted(int(name) for name in names if re.fullmatch("[0-9]+", name))
 
     def manifest(self, step: int) -> Manifest:
@@ -143,13 +103,7 @@ class Checkpoints:
         Raises:
             UserError: it is not one.
         """
-        try:
-            tree = json.loads((self.folder / str(step) / MANIFEST).read_text())
-            if tree.pop("sha256") != _hash_tree(tree):
-                raise ValueError("its content is not what was written")
-            return Manifest(**{**tree, "bound": Bound(**tree["bound"])})
-        except (ValueError, TypeError, KeyError, OSError) as error:
-            raise UserError(f"the manifest of {self.folder / str(step)} cannot be read: {error}") from None
+        return manifests.read(self.folder / str(step))
 
     def save(self, state: TrainState, score: float | None, bound: Bound, on_saved: Callable[[Manifest], None], regular: bool = True) -> str:
         """Saves in the background; returns as soon as the state may be donated.
@@ -173,7 +127,7 @@ class Checkpoints:
         self._make_sure_of_space(state)
         step = int(state.step)
         copy = jax.tree.map(lambda leaf: np.array(leaf), state) if self.speaks else None
-        manifest = Manifest(step, score, "", {}, bound, versions(), {}, self.metric, 0, int(state.bad_in_a_row), regular)
+        manifest = Manifest(step, score, "", {}, bound, manifests.versions(), {}, self.metric, 0, int(state.bad_in_a_row), regular)
         with _disk_errors(self.folder):
             response = ocp.save_checkpointables_async(self.folder / str(step), _parts(state), overwrite=True)
         self._pending = self._background.submit(self._finish, response, copy, manifest, on_saved)
@@ -183,7 +137,7 @@ class Checkpoints:
         """Asked before orbax begins: a save that fails in the middle leaves its threads behind, each with an error of its own."""
         if not self.speaks or "://" in os.fspath(self.folder):
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
         newest = [pathlib.Path(self.folder) / str(step) for step in self.steps()[-1:]]
         before = sum(path.stat().st_size for folder in newest for path in folder.rglob("*"))
         size = max(sum(leaf.nbytes for leaf in jax.tree.leaves(state)), before)
@@ -202,7 +156,7 @@ class Checkpoints:
             manifest = manifest._replace(
                 state_sha256=hash_state(copy),
                 leaves=describe_leaves(_parts(copy)),
-                files=hash_files(self.folder / str(manifest.step)),
+                files=manifests.hash_files(self.folder / str(manifest.step)),
                 fence=self._confirm(),
             )
             self._write(manifest)
@@ -210,10 +164,7 @@ class Checkpoints:
         on_saved(manifest)
 
     def _write(self, manifest: Manifest) -> None:
-        partial = self.folder / f"{manifest.step}.{MANIFEST}.partial"
-        tree = {**manifest._asdict(), "bound": manifest.bound._asdict()}
-        partial.write_text(json.dumps({**tree, "sha256": _hash_tree(tree)}, indent=1))
-        partial.replace(self.folder / str(manifest.step) / MANIFEST)
+        manifests.write(self.folder / str(manifest.step), manifest)
 
     def rate(self, step: int, score: float, regular: bool = False) -> None:
         """Gives a score to a checkpoint that was saved before its evaluation, and makes it regular where that makes it so."""
@@ -246,7 +197,7 @@ class Checkpoints:
             self._delete(step)
 
     def _delete(self, step: int) -> None:
-        (self.folder / str(step) / MANIFEST).unlink()  # first: without it, it is none
+        (self.folder / str(step) / manifests.FILE).unlink()  # first: without it, it is none
         (self.folder / str(step)).rmtree()
 
     def _last_good(self) -> int:
@@ -257,13 +208,18 @@ class Checkpoints:
                     return step
         return 0
 
-    def _sweep(self) -> None:
-        """Deletes what only a save that was cut short leaves; anything else may be a copy that somebody keeps."""
+    def _sweep(self, say: Callable[[str], None]) -> None:
+        """Deletes what only a save or a deletion that was cut short leaves; anything else may be a copy that somebody keeps."""
+        newest = max(self.steps(), default=-1)
         for child in self.folder.iterdir() if self.folder.is_dir() else ():
             if child.name.endswith(".orbax-checkpoint-tmp"):
                 child.rmtree()
-            elif child.name.endswith(f".{MANIFEST}.partial"):
+            elif child.name.endswith(manifests.PARTIAL):
                 child.unlink()
+            elif re.fullmatch("[0-9]+", child.name) and not (child / manifests.FILE).exists():
+                say(f"checkpoint {child} has no manifest, so its save or its deletion was cut short: it is passed over")
+                if int(child.name) < newest:  # a later one will be written over it when training comes there
+                    child.rmtree()
 
     def best(self, count: int) -> list[int]:
         """The `count` steps with the best scores, best first; of equals the later. What cannot be read has no score."""
@@ -301,7 +257,7 @@ class Checkpoints:
             UserError: it was made with another corpus, vocabulary or model; or all there are are damaged.
         """
         if self.speaks:
-            self._sweep()
+            self._sweep(say)
         chosen, damaged = self._newest_sound(say)
         if chosen == _NONE_SOUND:
             raise UserError(
@@ -310,7 +266,7 @@ class Checkpoints:
         if chosen == _NONE:
             return None
         manifest = self.manifest(chosen)
-        self._refuse_others(manifest, bound, describe_leaves(_parts(abstract)))
+        manifests.refuse_others(manifest, self.folder.parent, bound, describe_leaves(_parts(abstract)))
         state = self._load(manifest, abstract, say)
         self._set_aside(damaged)
         return state
@@ -319,7 +275,7 @@ class Checkpoints:
         """The newest step that is as it was written, as process 0 finds it, and the damaged ones above it; perhaps only a good one."""
         steps, chosen, damaged = self.steps(), _NONE, list[int]()
         for step in reversed(steps) if self.speaks else ():
-            manifest, damage = self._verify(step)
+            manifest, damage = manifests.verify(self.folder / str(step), self._compares_content)
             if manifest is None:
                 say(f"checkpoint {self.folder / str(step)} is damaged and passed over: {damage}")
                 damaged.append(step)
@@ -376,63 +332,16 @@ class Checkpoints:
         Raises:
             UserError: the checkpoint is damaged, or of another model or vocabulary.
         """
-        manifest, damage = self._verify(step)
+        manifest, damage = manifests.verify(self.folder / str(step), self._compares_content)
         if manifest is None:
             raise UserError(f"checkpoint {self.folder / str(step)} is damaged ({damage}); choose another with --checkpoint")
-        self._refuse_other_vocabulary(manifest, vocab_sha256)
+        manifests.refuse_other_vocabulary(manifest, self.folder.parent, vocab_sha256)
         name = "average" if any(path.startswith("['average']") for path in manifest.leaves) else "params"
         wanted = {name: abstract}
-        _compare({path: kind for path, kind in manifest.leaves.items() if path.startswith(f"['{name}']")}, describe_leaves(wanted))
+        saved = {path: kind for path, kind in manifest.leaves.items() if path.startswith(f"['{name}']")}
+        manifests.refuse_other_leaves(saved, describe_leaves(wanted))
         loaded: Params = ocp.load_checkpointables(self.folder / str(step), wanted)[name]
         return loaded
-
-    def _verify(self, step: int) -> tuple[Manifest | None, str]:
-        """The manifest if every file is as it says, else what is wrong."""
-        try:
-            manifest = self.manifest(step)
-        except UserError as error:
-            return None, str(error)
-        found = hash_files(self.folder / str(step), self._compares_content)
-        for name in manifest.files.keys() | found.keys():
-            if name not in found or name not in manifest.files or (self._compares_content and manifest.files[name] != found[name]):
-                return None, f"{name} is {'missing' if name not in found else 'not the file that was written'}"
-        return manifest, ""
-
-    def _refuse_others(self, manifest: Manifest, bound: Bound, leaves: dict[str, str]) -> None:
-        if manifest.bound.corpus_sha256 != bound.corpus_sha256:
-            raise UserError(
-                f"the training pairs are not those that {self.folder.parent} was trained on (sha256 {bound.corpus_sha256[:12]} instead of "
-                f"{manifest.bound.corpus_sha256[:12]}); give the same data, or another --run-dir"
-            )
-        self._refuse_other_vocabulary(manifest, bound.vocab_sha256)
-        _compare(manifest.leaves, leaves)
-
-    def _refuse_other_vocabulary(self, manifest: Manifest, vocab_sha256: str) -> None:
-        if manifest.bound.vocab_sha256 != vocab_sha256:
-            raise UserError(f"the vocabulary in {self.folder.parent} is not the one it was trained with; restore it from a copy")
-
-
-def _compare(saved: dict[str, str], wanted: dict[str, str]) -> None:
-    for path in sorted(saved.keys() | wanted.keys()):
-        if saved.get(path) != wanted.get(path):
-            raise UserError(
-                f"the checkpoint does not fit the model: {path} is {saved.get(path, 'absent')} there and {wanted.get(path, 'absent')} here"
-            )
-
-
-def _hash_tree(tree: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-
-
-def hash_files(folder: epath.Path, read: bool = True) -> dict[str, str]:
-    """sha256 of every file below a folder but the manifest, by relative path; empty ones unless the files are to be read."""
-    found: dict[str, str] = {}
-    for child in sorted(folder.iterdir()):
-        if child.is_dir():
-            found |= {f"{child.name}/{name}": digest for name, digest in hash_files(child, read).items()}
-        elif child.name != MANIFEST:
-            found[child.name] = hashlib.sha256(child.read_bytes()).hexdigest() if read else ""
-    return found
 
 
 class _disk_errors:  # noqa: N801  # used like a function

@@ -17,17 +17,14 @@ import os
 import re
 import socket
 import time
-import zlib
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
+from flax_s2s import places
 from flax_s2s.config import Failure, UserError
+from flax_s2s.places import ADDRESS, COUNT, INDEX, TPU_PORT, Number, join_address, read_number
 
-ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 BIND_ADDRESS, CONNECT_SECS = "JAX_COORDINATOR_BIND_ADDRESS", "FLAX_S2S_CONNECT_SECS"
 
-TPU_PORT = 8476  # jax's own choice on a TPU, so firewalls that are open for jax are open for us
-_FIRST_PORT, _PORTS = 61000, 4000  # above the ports that Linux gives to outgoing connections (32768 to 60999)
 _CLUSTER_SECS, _LOOPBACK_SECS = 300.0, 30.0
 _STALE_SECS = 60.0  # a name may still lead to a pod that is no more: CoreDNS keeps answers for 30 s
 _BUSY_SECS = 20.0  # the service of a job that was killed a moment ago may still hold the port
@@ -67,24 +64,6 @@ class Place:
 ALONE = Place("alone", "", 1, 0, 0.0)
 
 
-class _Number(NamedTuple):
-    """A count or an index, and what it is called where it was found."""
-
-    value: int
-    source: str
-
-
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """What a place says by itself; it may lack the coordinator or the count."""
-
-    name: str
-    index: _Number
-    count: _Number | None
-    coordinator: str
-    remedy: str  # what to do about what it lacks
-
-
 def find(environment: Mapping[str, str], flags: Flags | None = None) -> Place:
     """Where this process stands.
 
@@ -102,7 +81,7 @@ def find(environment: Mapping[str, str], flags: Flags | None = None) -> Place:
         if index and index.value:
             raise _out_of_range(index, count)
         return ALONE
-    found = None if count and index and address else _find_place(environment)
+    found = None if count and index and address else places.find(environment)
     if not (found or count or index or address):
         return ALONE
     if found:
@@ -135,12 +114,12 @@ def bind_address(place: Place, environment: Mapping[str, str] = os.environ) -> s
     """
     if override := environment.get(BIND_ADDRESS, ""):
         host, port = _split(override, BIND_ADDRESS)
-        return _join(host, port)
+        return join_address(host, port)
     host, port = _split(place.coordinator, ADDRESS)
     own = _own_address(host, port)
     if _is_loopback(own) and not _is_loopback(host):
-        return _join("::" if ":" in own else "0.0.0.0", port)
-    return _join(own, port)
+        return join_address("::" if ":" in own else "0.0.0.0", port)
+    return join_address(own, port)
 
 
 def make_sure_reachable(place: Place, environment: Mapping[str, str] = os.environ) -> None:
@@ -205,7 +184,7 @@ def _try_to_listen(place: Place, environment: Mapping[str, str]) -> None:
     try:
         _bind(host, port)
     except OSError as error:
-        what = f"process 0 cannot listen at {_join(host, port)}: {error.strerror or error}"
+        what = f"process 0 cannot listen at {join_address(host, port)}: {error.strerror or error}"
         if error.errno == errno.EADDRINUSE:
             raise _Unreachable(what, f"end the program that does, or give another port in {ADDRESS}", _BUSY_SECS) from None
         raise _Unreachable(what, f"give an address of this machine, {socket.gethostname()}, and a port that may be used", 0.0) from None
@@ -216,13 +195,13 @@ def _own_address(host: str, port: int) -> str:
     try:
         addresses = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except socket.gaierror as error:
-        raise _no_name(f"process 0 cannot listen at {_join(host, port)}: {host}", error) from None
+        raise _no_name(f"process 0 cannot listen at {join_address(host, port)}: {host}", error) from None
     for address in sorted(dict.fromkeys(addresses), key=_is_loopback):
         with contextlib.suppress(OSError):
             _bind(address, 0)
             return address
     raise _Unreachable(
-        f"process 0 cannot listen at {_join(host, port)}: that is {', '.join(addresses)}, no address of this machine, {socket.gethostname()}",
+        f"process 0 cannot listen at {join_address(host, port)}: that is {', '.join(addresses)}, no address of this machine, {socket.gethostname()}",
         f"{ADDRESS} must be an address of the machine of process 0; give that one, or start process 0 there",
         0.0 if _is_literal(host) else _STALE_SECS,
     )
@@ -252,15 +231,15 @@ def _given_address(environment: Mapping[str, str], flags: Flags) -> tuple[str, s
     return address, source
 
 
-def _given_count(environment: Mapping[str, str], flags: Flags) -> _Number | None:
-    count = _Number(flags.processes, "--processes") if flags.processes else _number(environment, COUNT)
+def _given_count(environment: Mapping[str, str], flags: Flags) -> Number | None:
+    count = Number(flags.processes, "--processes") if flags.processes else read_number(environment, COUNT)
     if count and count.value < 1:
         raise UserError(f"{count.source}={count.value} must be at least 1; 1 is a process alone")
     return count
 
 
-def _given_index(environment: Mapping[str, str], flags: Flags) -> _Number | None:
-    index = _Number(flags.process, "--process") if flags.process != -1 else _number(environment, INDEX)
+def _given_index(environment: Mapping[str, str], flags: Flags) -> Number | None:
+    index = Number(flags.process, "--process") if flags.process != -1 else read_number(environment, INDEX)
     if index and index.value < 0:
         raise UserError(f"{index.source}={index.value} must be a number from 0")
     return index
@@ -270,7 +249,7 @@ def _origin(flags: Flags, source: str) -> str:
     return "flags" if flags.processes or flags.process != -1 or source.startswith("--") else "environment"
 
 
-def _combine(found: _Found, count: _Number | None, index: _Number | None) -> tuple[_Number | None, _Number]:
+def _combine(found: places.Found, count: Number | None, index: Number | None) -> tuple[Number | None, Number]:
     """Count and index of which one, both or none were given; who gives one must agree with the place about it."""
     for given, own in ((count, found.count), (index, found.index)):
         if given and own and given.value != own.value and not (count and index):
@@ -279,79 +258,6 @@ def _combine(found: _Found, count: _Number | None, index: _Number | None) -> tup
                 f"give both {COUNT} and {INDEX}, or neither"
             )
     return count or found.count, index or found.index
-
-
-def _find_place(environment: Mapping[str, str]) -> _Found | None:
-    """The first place that started this process as one of several."""
-    for look in (_open_mpi, _slurm, _cloud_tpu, _kubernetes):
-        if (found := look(environment)) and not (found.count and found.count.value == 1):
-            return found
-    return None
-
-
-def _open_mpi(environment: Mapping[str, str]) -> _Found | None:
-    """Processes of `mpirun`; on one machine they meet at its loopback, else at the address of `mpirun` (Open MPI 4 says it)."""
-    index, count = _number(environment, "OMPI_COMM_WORLD_RANK"), _number(environment, "OMPI_COMM_WORLD_SIZE")
-    if index is None or count is None:
-        return None
-    here = _number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE")
-    # As in 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911 or 1314521088.0;tcp6://[fe80::1,2620::2]:43370: the job, then addresses.
-    uri = environment.get("OMPI_MCA_orte_hnp_uri", "")
-    port = _port(uri.split(".")[0] or environment.get("PMIX_NAMESPACE", ""))
-    match = re.search(r"tcp://([\d.]+)|tcp6://\[([^\],]+)", uri)
-    coordinator = f"127.0.0.1:{port}" if here and here.value == count.value else _join(match[1] or match[2], port) if match else ""
-    remedy = f"mpirun does not say on which machine process 0 is: mpirun -x {ADDRESS}=HOST:PORT ..., its machine and a free port"
-    return _Found("Open MPI", index, count, coordinator, remedy)
-
-
-def _slurm(environment: Mapping[str, str]) -> _Found | None:
-    """Tasks of `srun`; a batch script has a number of tasks too, but is one process and no step."""
-    nodes = environment.get("SLURM_STEP_NODELIST", "")
-    index, count = (
-        _number(environment, "SLURM_PROCID"),
-        _number(environment, "SLURM_STEP_NUM_TASKS") or _number(environment, "SLURM_NTASKS"),
-    )
-    if not nodes or index is None or count is None:
-        return None
-    port = _port(f"{environment.get('SLURM_JOB_ID', '')}.{environment.get('SLURM_STEP_ID', '')}")
-    return _Found("Slurm", index, count, f"{first_node(nodes)}:{port}", f"or give {ADDRESS}")
-
-
-def first_node(nodes: str) -> str:
-    """The first name of Slurm's list of nodes: rack[1-2]node[001-015,020],login -> rack1node001."""
-    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
-    return re.sub(r"\[([^\]\-,]*)[^\]]*\]", r"\1", first[0] if first else nodes)
-
-
-def _cloud_tpu(environment: Mapping[str, str]) -> _Found | None:
-    """Hosts of a TPU slice: the variables are set on GKE, and elsewhere by launch/tpu-vm.sh."""
-    hosts = [host.strip() for host in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if host.strip()]
-    index = _number(environment, "TPU_WORKER_ID")
-    if len(hosts) < 2:
-        return None
-    if index is None:
-        raise UserError(
-            f"TPU_WORKER_HOSTNAMES names {len(hosts)} hosts, but TPU_WORKER_ID is not set; set it to this host's number, from 0"
-        )
-    count = _Number(len(hosts), "the number of TPU_WORKER_HOSTNAMES")
-    return _Found("Cloud TPU", index, count, _join(hosts[0], TPU_PORT), f"or give {ADDRESS}")
-
-
-def _kubernetes(environment: Mapping[str, str]) -> _Found | None:
-    """Pods of an indexed Job: the manifest says how many there are, and where the first is."""
-    index = _number(environment, "JOB_COMPLETION_INDEX")
-    remedy = f"set {ADDRESS} and {COUNT} in the manifest as launch/k8s/job.yaml does, or {COUNT}=1 where each pod works alone"
-    return index and _Found("Kubernetes", index, None, "", remedy)
-
-
-def _number(environment: Mapping[str, str], name: str) -> _Number | None:
-    """A variable that must be a number, if it is set."""
-    text = environment.get(name, "").strip()
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit()):
-        raise UserError(f"{name}={text} must be a whole number from 0; set it right, or unset it")
-    return _Number(int(text), name)
 
 
 def _connect_secs(environment: Mapping[str, str], flags: Flags, host: str) -> float:
@@ -370,7 +276,7 @@ def _connect_secs(environment: Mapping[str, str], flags: Flags, host: str) -> fl
     return value
 
 
-def _out_of_range(index: _Number, count: _Number) -> UserError:
+def _out_of_range(index: Number, count: Number) -> UserError:
     return UserError(
         f"{index.source}={index.value} must be below {count.source}={count.value}: processes are numbered from 0 to {count.value - 1}"
     )
@@ -384,15 +290,6 @@ def _split(address: str, source: str) -> tuple[str, int]:
     if not 0 < int(match[3]) < 65536:
         raise UserError(f"{source}={address} must have a port from 1 to 65535, for example {TPU_PORT}")
     return match[1] or match[2], int(match[3])
-
-
-def _join(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _port(job: str) -> int:
-    """A port that all processes of a job know without being told, and other jobs of the machine hardly ever have."""
-    return _FIRST_PORT + zlib.crc32(job.encode()) % _PORTS
 
 
 def _is_literal(host: str) -> bool:

@@ -35,7 +35,7 @@ class _Job:
     """This process and its peers."""
 
     def __init__(self) -> None:
-        self.place, self.log = ALONE, ""
+        self.place, self.log = ALONE, Path()
         self._client: Any = None
         self._service: subprocess.Popen[str] | None = None
         self._changed = threading.Condition()
@@ -144,8 +144,8 @@ class _Job:
 
     def keep(self, line: str) -> None:
         """Writes a line to this process' log, once it has one."""
-        if self.log:
-            with contextlib.suppress(OSError), open(self.log, "a", encoding="utf-8") as file:
+        if self.log.name:
+            with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     # Watching ------------------------------------------------------------------------------------------------------
@@ -217,8 +217,8 @@ def join(place: Place) -> None:
 
 
 def keep_log(path: str) -> None:
-    """Where the line that says why this process left is kept besides stderr."""
-    _this.log = path
+    """Where the line that says why this process left is kept besides stderr; where its folder goes, the run directory has gone."""
+    _this.log = Path(path) if "://" not in path else Path()
 
 
 def stop_requested() -> bool:
@@ -241,6 +241,8 @@ def fail(error: BaseException) -> int:
         BaseException: the error itself, where this process is alone and only a traceback will do.
     """
     code, text = explain(error)
+    if gone := _gone(_this.log):  # whatever it was that could not be read or written
+        code, text = FAILURE, f"the run directory {gone} is gone: deleted, or unmounted; bring it back, then run the same command again"
     alone = _this.place.count == 1
     if not text:
         if alone:
@@ -324,6 +326,14 @@ def _by_process(entries: list[tuple[str, str]], count: int) -> list[dict[str, st
         process, _, key = path.removeprefix(_BOARD).partition("/")
         board[int(process)][key] = value
     return board
+
+
+def _gone(log: Path) -> str:
+    """The run directory of a log, if it is there no more."""
+    with contextlib.suppress(OSError):  # as from a server that does not know it any longer
+        if not log.name or log.parent.is_dir():
+            return ""
+    return str(log.parents[1])
 
 
 def _name(place: Place) -> str:

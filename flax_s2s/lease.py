@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from flax_s2s.config import UserError
+from flax_s2s.config import Failure, UserError
 
 FILE = "lease.json"
 BEAT_SECS, LAPSE_SECS = 2.0, 10.0
@@ -50,7 +50,7 @@ class Lease:
     def __init__(self, folder: epath.Path, claim: Claim) -> None:
         """A thread renews it from now on."""
         self.folder, self._claim = folder, claim
-        self.lost = ""  # why it is held no longer
+        self.lost: UserError | Failure | None = None  # why it is held no longer
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
@@ -69,16 +69,17 @@ class Lease:
         """Makes sure that it was still held at the last beat.
 
         Raises:
-            UserError: another process holds the run directory by now, or the file cannot be renewed.
+            UserError: another process holds the run directory by now.
+            Failure: the file is gone, or cannot be renewed.
         """
         if self.lost:
-            raise UserError(f"{self.folder} is no longer held: {self.lost}; nothing of this process is saved any more")
+            raise self.lost
 
     def confirm(self) -> int:
         """The fence, after a look into the file: it is still held now.
 
         Raises:
-            UserError: as `check`.
+            UserError, Failure: as `check`.
         """
         self._look()
         self.check()
@@ -86,8 +87,14 @@ class Lease:
 
     def _look(self) -> None:
         found = _read(self.folder)
-        if found and (found.fence > self.fence or (found.fence == self.fence and found.id != self._claim.id)):
-            self.lost = f"{found.holder or 'a process that has ended since'} has taken it (fence {found.fence}, ours {self.fence})"
+        if found is None and not (self.folder / FILE).exists():
+            self._lose(Failure, "it was deleted, or its file system was unmounted")
+        elif found and (found.fence > self.fence or (found.fence == self.fence and found.id != self._claim.id)):
+            taker = found.holder or "a process that has ended since"
+            self._lose(UserError, f"{taker} has taken it (fence {found.fence}, ours {self.fence})")
+
+    def _lose(self, kind: type[UserError] | type[Failure], why: str) -> None:
+        self.lost = kind(f"{self.folder} is no longer held: {why}; nothing of this process is saved any more")
 
     def _renew(self) -> None:
         renewed = time.monotonic()
@@ -103,7 +110,8 @@ class Lease:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     continue  # no other can write a claim either; and if there is room again, `confirm` sees who did
                 if time.monotonic() - renewed > LAPSE_SECS:
-                    self.lost = f"{FILE} could not be renewed for {LAPSE_SECS:.0f} s ({error.strerror or error}), so others may take it"
+                    why = f"{FILE} could not be renewed for {LAPSE_SECS:.0f} s ({error.strerror or error}), so others may take it"
+                    self._lose(Failure, why)
                     return
 
     def let_go(self) -> None:

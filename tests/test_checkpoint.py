@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from etils import epath
 
-from flax_s2s.checkpoint import MANIFEST, Bound, Checkpoints, hash_files
+from flax_s2s import manifests
+from flax_s2s.checkpoint import Checkpoints
 from flax_s2s.config import Config, ModelConfig, OptimizerConfig, UserError
+from flax_s2s.manifests import Bound
 from flax_s2s.parallel import make_devices
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import TrainState, abstract_state, create_state, hash_state
@@ -110,7 +112,7 @@ def test_with_another_metric_the_search_for_the_best_begins_anew(tmp_path: Path)
 def test_what_is_saved_after_a_damaged_one_is_kept(tmp_path: Path) -> None:
     save(tmp_path, [20, 40], keep_last=1, keep_best=1)
     save(tmp_path, [20, 40])
-    victim = next(path for path in (tmp_path / "40").glob("**/*") if path.is_file() and path.name != MANIFEST)
+    victim = next(path for path in (tmp_path / "40").glob("**/*") if path.is_file() and path.name != manifests.FILE)
     victim.write_bytes(b"")
     checkpoints = Checkpoints(epath.Path(tmp_path), keep_last=1)
     restored = checkpoints.restore(abstract(), BOUND, silent)
@@ -134,7 +136,7 @@ def test_without_space_a_save_is_not_begun(tmp_path: Path, monkeypatch: pytest.M
 
 def test_an_unreadable_manifest_of_an_old_checkpoint_stops_nothing(tmp_path: Path) -> None:
     save(tmp_path, [20, 40], [0.1, 0.2])
-    (tmp_path / "20" / MANIFEST).write_text("{")
+    (tmp_path / "20" / manifests.FILE).write_text("{")
     assert Checkpoints(epath.Path(tmp_path)).choose("best") == 40
     save(tmp_path, [60], [0.15])
     assert Checkpoints(epath.Path(tmp_path)).best(9) == [40, 60]
@@ -143,7 +145,7 @@ def test_an_unreadable_manifest_of_an_old_checkpoint_stops_nothing(tmp_path: Pat
 def test_names_that_look_like_numbers_are_no_steps(tmp_path: Path) -> None:
     save(tmp_path, [2])
     (tmp_path / "²").mkdir()
-    (tmp_path / "²" / MANIFEST).write_text("{}")
+    (tmp_path / "²" / manifests.FILE).write_text("{}")
     checkpoints = Checkpoints(epath.Path(tmp_path))
     assert checkpoints.steps() == [2]
     with pytest.raises(UserError, match="there is no checkpoint '²'"):
@@ -178,7 +180,9 @@ def test_an_empty_folder_has_nothing_to_restore_or_choose(tmp_path: Path) -> Non
 def test_damage_is_said_and_the_checkpoint_before_is_used(tmp_path: Path, damage: str) -> None:
     save(tmp_path, [1, 2])
     step = tmp_path / "2"
-    victim = max((path for path in step.glob("**/*") if path.is_file() and path.name != MANIFEST), key=lambda path: path.stat().st_size)
+    victim = max(
+        (path for path in step.glob("**/*") if path.is_file() and path.name != manifests.FILE), key=lambda path: path.stat().st_size
+    )
     content = victim.read_bytes()
     if damage == "flip":
         victim.write_bytes(content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :])
@@ -189,7 +193,7 @@ def test_damage_is_said_and_the_checkpoint_before_is_used(tmp_path: Path, damage
     elif damage == "add":
         (step / "params" / "stray").write_bytes(b"")
     else:
-        (step / MANIFEST).write_text("{")
+        (step / manifests.FILE).write_text("{")
     said: list[str] = []
     restored = Checkpoints(epath.Path(tmp_path)).restore(abstract(), BOUND, said.append)
     assert restored is not None and int(restored.step) == 1
@@ -198,19 +202,22 @@ def test_damage_is_said_and_the_checkpoint_before_is_used(tmp_path: Path, damage
 
 def test_without_a_manifest_there_is_no_checkpoint(tmp_path: Path) -> None:
     save(tmp_path, [1, 2])
-    (tmp_path / "2" / MANIFEST).unlink()
+    (tmp_path / "2" / manifests.FILE).unlink()
     assert Checkpoints(epath.Path(tmp_path)).steps() == [1]
 
 
 def test_what_a_kill_left_is_removed_and_what_somebody_keeps_is_not(tmp_path: Path) -> None:
-    save(tmp_path, [1, 2])
-    (tmp_path / "2" / MANIFEST).unlink()
+    save(tmp_path, [1, 2, 3])
+    for step in ("1", "3"):
+        (tmp_path / step / manifests.FILE).unlink()
     (tmp_path / "1.mine").mkdir()
-    (tmp_path / "3.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
-    (tmp_path / "3.manifest.json.partial").write_text("{")
-    restored = Checkpoints(epath.Path(tmp_path)).restore(abstract(), BOUND, silent)
-    assert restored is not None and int(restored.step) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "1.mine", "2"]
+    (tmp_path / "4.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
+    (tmp_path / "4.manifest.json.partial").write_text("{")
+    said: list[str] = []
+    restored = Checkpoints(epath.Path(tmp_path)).restore(abstract(), BOUND, said.append)
+    assert restored is not None and int(restored.step) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.mine", "2", "3"]
+    assert sorted(line.split()[1] for line in said if "has no manifest" in line) == [str(tmp_path / "1"), str(tmp_path / "3")]
 
 
 def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
@@ -258,8 +265,8 @@ def test_decoding_gets_the_moving_average_and_reads_nothing_else(tmp_path: Path)
 
 def test_the_manifest_describes_every_file_and_leaf(tmp_path: Path) -> None:
     (manifest,) = save(tmp_path, [3], [0.5])
-    written = json.loads((tmp_path / "3" / MANIFEST).read_text())
-    assert written["files"] == hash_files(epath.Path(tmp_path / "3")) == manifest.files
+    written = json.loads((tmp_path / "3" / manifests.FILE).read_text())
+    assert written["files"] == manifests.hash_files(epath.Path(tmp_path / "3")) == manifest.files
     assert written["score"] == 0.5 and written["step"] == 3
     assert written["leaves"]["['params']['target_table']"] == "float32 (11, 4)"
     assert {"jax", "flax", "optax", "orbax-checkpoint", "flax_s2s"} <= written["versions"].keys()
@@ -329,7 +336,7 @@ def test_without_a_good_checkpoint_there_is_nothing_to_go_back_to(tmp_path: Path
 
 def test_a_damaged_good_checkpoint_is_passed_over_and_set_aside(tmp_path: Path) -> None:
     checkpoints = save_kinds(tmp_path, {10: (0, True), 20: (0, True), 30: (1, True)})
-    next(path for path in (tmp_path / "20").glob("**/*") if path.is_file() and path.name != MANIFEST).write_bytes(b"")
+    next(path for path in (tmp_path / "20").glob("**/*") if path.is_file() and path.name != manifests.FILE).write_bytes(b"")
     said: list[str] = []
     back = checkpoints.roll_back(abstract(), said.append)
     assert back is not None and int(back.step) == 10
@@ -357,10 +364,11 @@ def test_an_evaluation_made_up_may_make_a_checkpoint_regular(tmp_path: Path) -> 
 
 def test_without_verification_only_missing_files_are_noticed(tmp_path: Path) -> None:
     save(tmp_path, [1, 2])
-    some = sorted(path for path in (tmp_path / "2").rglob("*") if path.is_file() and path.name != MANIFEST)
+    some = sorted(path for path in (tmp_path / "2").rglob("*") if path.is_file() and path.name != manifests.FILE)
     intact = some[0].read_bytes()
     some[0].write_bytes(intact + b"x")
-    lax, strict = (Checkpoints(epath.Path(tmp_path), verify=verify) for verify in (False, True))
-    assert lax._verify(2)[0] is not None and strict._verify(2)[0] is None
+    checkpoint, name = epath.Path(tmp_path / "2"), some[0].relative_to(tmp_path / "2")
+    assert manifests.verify(checkpoint, content=False)[0] is not None
+    assert manifests.verify(checkpoint) == (None, f"{name} is not the file that was written")
     some[0].unlink()
-    assert lax._verify(2)[1] == f"{some[0].relative_to(tmp_path / '2')} is missing"
+    assert manifests.verify(checkpoint, content=False)[1] == f"{name} is missing"

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from flax_s2s import cluster
+from flax_s2s import cluster, places
 from flax_s2s.cluster import Flags, Place, find
 from flax_s2s.config import Failure, UserError
 
@@ -45,7 +45,7 @@ FOUND = {
     "an address of IPv6": ({**JAX, "JAX_COORDINATOR_ADDRESS": "[::1]:80"}, Flags(), Place("environment", "[::1]:80", 4, 2, 30.0)),
     "patience by variable": ({**JAX, "FLAX_S2S_CONNECT_SECS": "7.5"}, Flags(), Place("environment", "node1:8476", 4, 2, 7.5)),
     "patience by flag": ({**JAX, "FLAX_S2S_CONNECT_SECS": "7"}, Flags(connect_secs=9.0), Place("environment", "node1:8476", 4, 2, 9.0)),
-    "a task of srun": (SLURM, Flags(), Place("Slurm", f"node007:{cluster._port('812.0')}", 2, 1, 300.0)),
+    "a task of srun": (SLURM, Flags(), Place("Slurm", f"node007:{places.port_of('812.0')}", 2, 1, 300.0)),
     "a batch script": (BATCH, Flags(), cluster.ALONE),
     "the shell of salloc": (INTERACTIVE, Flags(), cluster.ALONE),
     "srun with an address": (
@@ -54,12 +54,12 @@ FOUND = {
         Place("Slurm", "127.0.0.1:5", 2, 1, 30.0),
     ),
     "srun, renumbered": ({**SLURM, **JAX}, Flags(), Place("environment", "node1:8476", 4, 2, 300.0)),
-    "mpirun": (OPEN_MPI, Flags(), Place("Open MPI", f"127.0.0.1:{cluster._port('1531576320')}", 2, 1, 30.0)),
-    "mpirun on machines": (SPREAD, Flags(), Place("Open MPI", f"10.96.0.1:{cluster._port('1531576320')}", 2, 1, 300.0)),
+    "mpirun": (OPEN_MPI, Flags(), Place("Open MPI", f"127.0.0.1:{places.port_of('1531576320')}", 2, 1, 30.0)),
+    "mpirun on machines": (SPREAD, Flags(), Place("Open MPI", f"10.96.0.1:{places.port_of('1531576320')}", 2, 1, 300.0)),
     "mpirun on machines with IPv6": (
         SPREAD_IPV6,
         Flags(),
-        Place("Open MPI", f"[fe80::b9b:ac5d]:{cluster._port('1314521088')}", 2, 1, 300.0),
+        Place("Open MPI", f"[fe80::b9b:ac5d]:{places.port_of('1314521088')}", 2, 1, 300.0),
     ),
     "mpirun of one": ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, Flags(), cluster.ALONE),
     "mpirun inside Slurm": ({**SLURM, **OPEN_MPI}, Flags(), find(OPEN_MPI)),
@@ -127,11 +127,11 @@ def test_a_wrong_environment_is_named(environment, flags, message):
     }.items(),
 )
 def test_the_first_of_a_list_of_nodes(nodes, first):
-    assert cluster.first_node(nodes) == first
+    assert places.first_node(nodes) == first
 
 
 def test_ports_are_those_that_no_outgoing_connection_gets():
-    ports = {cluster._port(f"{job}.0") for job in range(2_000)}
+    ports = {places.port_of(f"{job}.0") for job in range(2_000)}
     assert 61000 <= min(ports) <= max(ports) < 65000
     assert len(ports) > 1_000  # jobs side by side hardly ever share one
 

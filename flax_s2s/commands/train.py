@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from flax_s2s import errors, job, lease, parallel, rundir
-from flax_s2s.checkpoint import Bound, Checkpoints, Manifest, versions
+from flax_s2s.checkpoint import Checkpoints
 from flax_s2s.cluster import Flags
 from flax_s2s.commands.recovery import Reports, make_roll_back
 from flax_s2s.commands.wiring import Ready, begin, keep_memory, make_ready
@@ -28,6 +28,7 @@ from flax_s2s.data.tokens import tokenize
 from flax_s2s.decoding.evaluate import make_translation_evaluation
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.lease import Lease
+from flax_s2s.manifests import Bound, Manifest, versions
 from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.seq2seq import Model, make_model
 from flax_s2s.parallel import Devices

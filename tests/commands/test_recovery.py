@@ -20,12 +20,14 @@ from etils import epath
 from planted import MARKS, mark, plant
 from tiny import DEBUG, REPOSITORY, TINY
 
-from flax_s2s.checkpoint import MANIFEST, Bound, Checkpoints
+from flax_s2s import manifests
+from flax_s2s.checkpoint import Checkpoints
 from flax_s2s.commands import recovery
 from flax_s2s.commands.recovery import Reports, make_roll_back
 from flax_s2s.config import EOS, Config, ModelConfig, OptimizerConfig, TrainingConfig, UserError, VocabConfig
 from flax_s2s.data import vocab
 from flax_s2s.data.corpus import Pair
+from flax_s2s.manifests import Bound
 from flax_s2s.model.seq2seq import make_model
 from flax_s2s.parallel import make_devices
 from flax_s2s.runlog import Report, RunLog
@@ -107,7 +109,7 @@ class Mortal(Checkpoints):
 
     def _delete(self, step: int) -> None:
         self.fate()
-        (self.folder / str(step) / MANIFEST).unlink()
+        (self.folder / str(step) / manifests.FILE).unlink()
         self.fate()
         (self.folder / str(step)).rmtree()
         self.fate()

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def train(folder: Path, *options: str) -> int:
 
 def program(folder: Path, *options: str) -> list[str]:
     """`train` as a program of its own."""
-    start = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); from flax_s2s.cli import main; sys.exit(main())"
+    start = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); from flax_s2s.__main__ import main; main()"
     return [sys.executable, "-c", start, "train", DEBUG, "--run-dir", str(folder), *TINY, *options]
 
 
@@ -37,7 +37,7 @@ def records(folder: Path, split: str) -> list[dict[str, Any]]:
 
 
 def final_hash(folder: Path) -> str:
-    last = max(int(path.name) for path in (folder / "checkpoints").iterdir())
+    last = max(int(path.parent.name) for path in folder.glob("checkpoints/*/manifest.json"))
     manifest = json.loads((folder / "checkpoints" / str(last) / "manifest.json").read_text())
     return f"{last} {manifest['state_sha256']}"
 
@@ -147,6 +147,61 @@ def test_a_full_disk_is_said_and_earlier_checkpoints_live(small_disk: Path) -> N
     assert len(complete) >= 2
     shutil.copytree(small_disk / "run", small_disk.parent / "roomy")
     assert train(small_disk.parent / "roomy", f"--training.steps={complete[-1] + 1}") == 0
+
+
+ON_AND_ON = ["--training.steps=100000", "--training.save-every-steps=2", "--training.evaluate-every-steps=100000"]
+
+
+def while_training(folder: Path, happens: Callable[[], object]) -> "subprocess.CompletedProcess[str]":
+    """How a run ends to which something happens once it has saved."""
+    run = subprocess.Popen(program(folder, *ON_AND_ON), stderr=subprocess.PIPE, text=True)
+    while not list(folder.glob("checkpoints/*/manifest.json")):
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.05)
+    happens()
+    said = run.communicate(timeout=60)[1]
+    return subprocess.CompletedProcess(run.args, run.returncode, "", said)
+
+
+def test_a_run_directory_that_vanishes_is_named(tmp_path: Path) -> None:
+    """As when a shared folder is unmounted: the mount point may stay, and is empty."""
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+
+    def vanish() -> None:
+        folder.rename(elsewhere)
+        folder.mkdir()
+
+    done = while_training(folder, vanish)
+    assert done.returncode == 1 and f"the run directory {folder} is gone: deleted, or unmounted" in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert not list(folder.glob("checkpoints/*/manifest.json"))
+    step = int(final_hash(elsewhere).split()[0])
+    assert train(elsewhere, f"--training.steps={step + 1}") == 0
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Makes `run` read-only, as Linux does with a disk that has failed."""
+    folder, sealed = tmp_path / "run", tmp_path / "sealed"
+    for path in (folder, sealed):
+        path.mkdir()
+    if subprocess.run(["mount", "--bind", folder, sealed], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    subprocess.run(["mount", "-o", "remount,bind,ro", sealed], check=True)  # while no file is open through it
+    yield lambda: subprocess.run(["mount", "--bind", sealed, folder], check=True)
+    subprocess.run(["umount", sealed], check=True)
+    subprocess.run(["umount", folder], check=False)  # where it was sealed
+
+
+def test_a_disk_that_becomes_read_only_is_named(tmp_path: Path, read_only: Callable[[], None]) -> None:
+    folder = tmp_path / "run"
+    done = while_training(folder, read_only)
+    assert done.returncode == 2 and "read-only" in done.stderr.lower() and str(folder) in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    before = final_hash(folder)
+    again = subprocess.run(program(folder, *ON_AND_ON), capture_output=True, text=True, check=False)
+    assert again.returncode == 2 and "read-only" in again.stderr.lower() and "Traceback" not in again.stderr
+    assert final_hash(folder) == before
 
 
 def test_training_stops_when_it_no_longer_improves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

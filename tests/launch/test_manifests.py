@@ -15,6 +15,7 @@ from training import LAUNCH, clean_environment, newest, train_arguments
 
 from flax_s2s import cluster
 from flax_s2s.cluster import Place
+from flax_s2s.places import TPU_PORT
 
 SCHEMAS = json.loads(Path(__file__).with_name("schemas.json").read_text())
 KINDS = {"Job": "io.k8s.api.batch.v1.Job", "Service": "io.k8s.api.core.v1.Service", "JobSet": "JobSet"}
@@ -113,7 +114,7 @@ def test_a_manifest_agrees_with_itself(name):
     (container,) = job["template"]["spec"]["containers"]
     variables = {entry["name"]: entry["value"] for entry in container["env"]}
     assert job["completions"] == job["parallelism"] == int(variables["JAX_NUM_PROCESSES"])
-    assert variables["JAX_COORDINATOR_ADDRESS"] == f"{pods}-0.{subdomain}:{cluster.TPU_PORT}"
+    assert variables["JAX_COORDINATOR_ADDRESS"] == f"{pods}-0.{subdomain}:{TPU_PORT}"
     assert cluster.find({**variables, "JOB_COMPLETION_INDEX": "1"}) == Place(
         "Kubernetes", variables["JAX_COORDINATOR_ADDRESS"], job["completions"], 1, 300.0
     )

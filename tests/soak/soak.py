@@ -1,7 +1,7 @@
 """Proves by killing it that a training run survives: every figure with its own command, seeded, as long as one likes.
 
     python tests/soak/soak.py kills --count 50 --seed 1
-    python tests/soak/soak.py pairs failures sigterm topology damage
+    python tests/soak/soak.py pairs failures sigterm topology damage nan
     python tests/soak/soak.py --help
 
 Each part prints a line of its table; the exit code is 1 if any claim was found false.
@@ -22,11 +22,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import numpy as np
+from etils import epath
+
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from processes import PROGRAM, final, finish, last_step, records, start, wait_for_step  # noqa: E402
 from tiny import DEBUG, TINY  # noqa: E402
 
+from flax_s2s import rundir  # noqa: E402
+from flax_s2s.checkpoint import Checkpoints  # noqa: E402
+from flax_s2s.data import vocab  # noqa: E402
+from flax_s2s.manifests import Bound  # noqa: E402
+from flax_s2s.parallel import make_devices  # noqa: E402
+from flax_s2s.training.optimizer import make_optimizer  # noqa: E402
+from flax_s2s.training.state import TrainState, abstract_state, not_finite  # noqa: E402
+
+PLANTED = [sys.executable, str(Path(__file__).parents[1] / "planted.py")]
 VICTIM = [sys.executable, str(Path(__file__).with_name("victim.py"))]
 # Saves and evaluations fall on the same steps and on different ones; both are frequent, so that a kill finds them.
 OPTIONS = [
@@ -197,15 +210,21 @@ def failures(soak: Soak) -> bool:
             since = time.monotonic()
         waited = [process for index, process in enumerate(processes) if kind != "stopped" or index != rank]
         codes, seconds = gone(waited, since)
+        told = [process for process in waited if kind != "killed" or process is not processes[rank]]
         for process in processes:
             if process.poll() is None:
                 process.kill()
-        said = [line for done in finish(processes) for line in done.stderr.split("\n") if " of 2 on " in line or "error:" in line]
+        said = [last_line(done.stderr) for process, done in zip(processes, finish(processes), strict=True) if process in told]
         fine = all(code not in (0, None) for code in codes) and seconds < IN_TIME_SECS + (10 if kind == "unreachable" else 0)
-        print(f"  {kind:<12}rank {rank} codes {codes} after {seconds:4.1f} s: {said[-1] if said else 'NOTHING SAID'}", flush=True)
-        good, slowest = good + (fine and bool(said)), max(slowest, seconds)
+        print(f"  {kind:<12}rank {rank} codes {codes} after {seconds:4.1f} s", *said, sep="\n    ", flush=True)
+        good, slowest = good + (fine and all(said)), max(slowest, seconds)
     say("killed / stopped / raising / unreachable", f"{good} of {soak.count} gone in time, the slowest after {slowest:.1f} s")
     return good == soak.count
+
+
+def last_line(stderr: str) -> str:
+    """What a process has said of why it left; empty if nothing."""
+    return ([line for line in stderr.split("\n") if " of 2 on " in line or "error:" in line] or [""])[-1]
 
 
 def sigterm(soak: Soak) -> bool:
@@ -278,13 +297,29 @@ def restored_bitwise(folder: Path, step: int, source: Path) -> bool:
 
 def distance(one: Path, other: Path, step: int) -> float:
     """The largest difference of any parameter."""
-    import numpy as np
-    from orbax.checkpoint import v1 as ocp
+    return apart(load(one, step), load(other, step))
 
-    trees = [ocp.load_checkpointables(folder / "checkpoints" / str(step))["params"] for folder in (one, other)]
-    import jax
 
-    leaves = [jax.tree.leaves(tree) for tree in trees]
+def open_run(folder: Path) -> tuple[Checkpoints, TrainState]:
+    """The checkpoints of a run, and what describes their states on one device of this process."""
+    config = rundir.read_config(epath.Path(folder))
+    vocabularies = vocab.load(epath.Path(folder) / "vocab", config.vocab.joint)
+    sizes = (len(vocabularies.source), len(vocabularies.target))
+    checkpoints = Checkpoints(epath.Path(folder) / "checkpoints", config.training.best_metric)
+    return checkpoints, abstract_state(config, sizes, make_optimizer(config.optimizer), make_devices(1, {}))
+
+
+def load(folder: Path, step: int) -> TrainState:
+    """The state that was saved at a step."""
+    checkpoints, abstract = open_run(folder)
+    state = checkpoints._load(checkpoints.manifest(step), abstract, lambda _: None)
+    checkpoints.close()
+    return state
+
+
+def apart(one: TrainState, other: TrainState) -> float:
+    """The largest difference of any parameter."""
+    leaves = [jax.tree.leaves(state.params) for state in (one, other)]
     return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(*leaves, strict=True))
 
 
@@ -304,45 +339,60 @@ def damage(soak: Soak) -> bool:
         folder = soak.root / "damaged"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(soak.root / "sound", folder)
-        harm(folder / "checkpoints" / "12", kind, soak.draw)
-        noticed += fallen_back(folder)
+        harmed = harm(folder / "checkpoints" / "12", kind, soak.draw)
+        fine = fallen_back(folder)
+        noticed += fine
+        if not fine:
+            print(f"  NOT NOTICED: {kind} {harmed}", flush=True)
     say("damage", f"{noticed} of {len(kinds)} noticed and fallen back")
     return noticed == len(kinds)
 
 
-def harm(checkpoint: Path, kind: str, draw: random.Random) -> None:
-    """Any file, the manifest too; larger ones more often."""
+def harm(checkpoint: Path, kind: str, draw: random.Random) -> str:
+    """Any file, the manifest too; larger ones more often; says which."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.stat().st_size)
     (file,) = draw.choices(files, [path.stat().st_size for path in files])
     if kind == "delete":
         file.unlink()
-        return
+        return str(file)
     content = bytearray(file.read_bytes())
+    at, bit = draw.randrange(len(content)), draw.randrange(8)
     if kind == "flip":
-        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-    file.write_bytes(content if kind == "flip" else content[: draw.randrange(len(content))])
+        content[at] ^= 1 << bit
+    file.write_bytes(content if kind == "flip" else content[:at])
+    return f"{file} at {at}, bit {bit}"
 
 
 def fallen_back(folder: Path) -> bool:
     """Restores as a continued run does, in this process: the state of step 6."""
-    from etils import epath
-
-    from flax_s2s import rundir
-    from flax_s2s.checkpoint import Bound, Checkpoints
-    from flax_s2s.data import vocab
-    from flax_s2s.parallel import make_devices
-    from flax_s2s.training.optimizer import make_optimizer
-    from flax_s2s.training.state import abstract_state
-
-    config = rundir.read_config(epath.Path(folder))
-    vocabularies = vocab.load(epath.Path(folder) / "vocab", config.vocab.joint)
-    sizes = (len(vocabularies.source), len(vocabularies.target))
-    checkpoints, said = Checkpoints(epath.Path(folder) / "checkpoints", config.training.best_metric), list[str]()
-    abstract = abstract_state(config, sizes, make_optimizer(config.optimizer), make_devices(1, {}))
+    (checkpoints, abstract), said = open_run(folder), list[str]()
     bound = checkpoints.manifest(6).bound
     state = checkpoints.restore(abstract, Bound("{}", bound.vocab_sha256, bound.corpus_sha256), said.append)
     checkpoints.close()
-    return state is not None and int(state.step) == 6 and (not said or "12 is damaged and passed over" in said[0])
+    return state is not None and int(state.step) == 6 and ("12 is damaged and passed over" in said[0] or "12 has no manifest" in said[0])
+
+
+def nan(soak: Soak) -> bool:
+    """A loss that is not finite in one batch, and in ten in a row: nothing is learned from them, and no such number is saved."""
+    good = 0
+    for trial in range(soak.count):
+        first, width = soak.draw.randrange(8, 40), (1, 10)[trial % 2]
+        folder = soak.root / f"nan{trial}"
+        options = ["--training.steps=60", "--data.max-train-pairs=2000", "--training.save-every-steps=1", "--training.keep-last=99"]
+        marked = [*PLANTED, str(first), str(first + width - 1)]
+        (done,) = finish(start([soak.command(marked, folder, *options, "--training.evaluate-every-steps=99")], 2))
+        states = {step: load(folder, step) for step in sorted(int(path.parent.name) for path in folder.glob("checkpoints/*/manifest.json"))}
+        text, reports = (folder / "logs" / "process-0.log").read_text(), len(list((folder / "reports").iterdir()))
+        fine = done.returncode == 0 and max(states) == 60 and not any(map(not_finite, states.values()))
+        if width == 1:
+            fine &= apart(states[first], states[first + 1]) == 0 < apart(states[first + 1], states[first + 2])
+            fine &= reports == 1 and "BACK TO STEP" not in text
+        else:
+            fine &= f"BACK TO STEP {first}, rollback 1 " in text and reports == 6 + (width - 6)
+        print(f"  {width:>2} from batch {first}: code {done.returncode}, {len(states)} checkpoints, {reports} reports: {fine}", flush=True)
+        good += fine
+    say("NaN in one batch, in ten in a row", f"{good} of {soak.count}: parameters unchanged; rolled back; reported; none saved")
+    return good == soak.count
 
 
 PARTS: dict[str, Callable[[Soak], bool]] = {
@@ -352,8 +402,9 @@ PARTS: dict[str, Callable[[Soak], bool]] = {
     "sigterm": sigterm,
     "topology": topology,
     "damage": damage,
+    "nan": nan,
 }
-COUNTS = {"kills": 50, "pairs": 20, "failures": 20, "sigterm": 20, "topology": 4, "damage": 140}
+COUNTS = {"kills": 50, "pairs": 20, "failures": 20, "sigterm": 20, "topology": 4, "damage": 140, "nan": 10}
 
 
 def main() -> int:
@@ -362,7 +413,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--count", type=int, default=0, help="trials of each part; 0: as many as are asked for")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=3000, help="steps of a run that is killed: enough not to end before its last kill")
+    parser.add_argument("--steps", type=int, default=6000, help="steps of a run that is killed: enough not to end before its last kill")
     parser.add_argument("--root", default="", help="folder for the runs; empty: a temporary one, removed at the end")
     given = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"

@@ -42,7 +42,7 @@ class Wish:
         if due and self.action == "raise":
             raise RuntimeError("planted")
         if due:
-            timer = threading.Timer(self.delay, self.kill)
+            timer = threading.Timer(self.delay, self.kill_there)
             timer.daemon = True
             timer.start()
         try:
@@ -50,6 +50,14 @@ class Wish:
         finally:
             with self.lock:
                 self.active.remove(phase)
+
+    def kill_there(self) -> None:
+        """Dies if it is still in the phase that it is to die in; else waits for the next time."""
+        with self.lock:
+            there = self.active in ([], ["step"]) if self.phase == "step" else self.phase in self.active
+            self.nth = 1
+        if there:
+            self.kill()
 
     def kill(self) -> None:
         """Notes where it is, and dies."""
@@ -114,8 +122,8 @@ def prepare(wish: Wish) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    from flax_s2s.cli import main
+    from flax_s2s.__main__ import main
 
     if os.environ.get("SOAK_WISH"):
         prepare(Wish())
-    sys.exit(main())
+    main()
