@@ -36,10 +36,13 @@ _SMALL_FILES_BYTES = 2**17  # what a checkpoint's small files take on a disk bey
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every file it touches, and every error it then raises
 
 
+_hook = sys.unraisablehook
+
+
 def _leave_out_late_answers(unraisable: Any) -> None:
     """Writes that were under way when a save failed answer to nobody, each with a traceback from a thread of C++."""
     if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
+        _hook(unraisable)
 
 
 sys.unraisablehook = _leave_out_late_answers

@@ -139,6 +139,15 @@ def make_sure_reachable(place: Place, environment: Mapping[str, str] = os.enviro
         _retry(lambda: _try_to_listen(place, environment), place.connect_secs)
 
 
+def is_reachable(place: Place) -> bool:
+    """Whether something listens at the address of process 0, now."""
+    try:
+        _try_to_connect(place)
+    except _Unreachable:
+        return False
+    return True
+
+
 class _Unreachable(Exception):  # noqa: N818, not an error until it has lasted
     """What stands in the way, for how long that may pass by itself, and what else to do."""
 

@@ -91,12 +91,8 @@ class _Job:
         jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
         original = _jax.get_distributed_runtime_service
         _jax.get_distributed_runtime_service = lambda *_, **__: None  # process 0 would start one inside itself
-        missing = (
-            f"not all {place.count} processes met at {place.coordinator} within {place.connect_secs:.0f} s; see that each is started, once"
-        )
-        deadline = threading.Timer(place.connect_secs, self.leave, (FAILURE, missing))
-        deadline.daemon = True
-        deadline.start()
+        met = threading.Event()
+        threading.Thread(target=self._watch_the_meeting, args=(met,), name="meeting", daemon=True).start()
         try:
             jax.distributed.initialize(
                 place.coordinator,
@@ -107,11 +103,22 @@ class _Job:
                 heartbeat_timeout_seconds=_HEARTBEAT_SECS,
             )
         finally:
-            deadline.cancel()
+            met.set()
             _jax.get_distributed_runtime_service = original
         self._client = distributed.global_state.client
         self._post("host", socket.gethostname())
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
+
+    def _watch_the_meeting(self, met: threading.Event) -> None:
+        """Ends this process when the others do not come in time, or process 0 has gone again: jax waits without a word."""
+        place, begin, missed = self.place, time.monotonic(), 0
+        while not met.wait(_BEAT_SECS):
+            if time.monotonic() - begin > place.connect_secs:
+                within = f"{place.coordinator} within {place.connect_secs:.0f} s"
+                self.leave(FAILURE, f"not all {place.count} processes met at {within}; see that each is started, once")
+            missed = 0 if place.index == 0 or cluster.is_reachable(place) else missed + 1
+            if missed > 1:
+                self.leave(FAILURE, f"process 0 was at {place.coordinator} and has gone again, before all had met; its own words say why")
 
     def end(self, code: int) -> int:
         """The regular end, at which all processes wait for each other; a peer that fails meanwhile ends this one too."""

@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -196,6 +197,22 @@ def test_a_process_that_waits_for_the_others_to_come_ends_at_once():
         f"{BUSY}from flax_s2s import cluster\n{waiting}\nwith job.listen(): job.join(cluster.Place('flags', 'here:1', 2, 1, 300.0))"
     )
     assert done.returncode == 75 and "process 1 of 2 on " in done.stderr and "stopped before the first step" in done.stderr
+
+
+def test_a_process_0_that_goes_before_all_have_met_is_not_waited_for():
+    """However long the others may take to come."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def go_after_the_first_has_come() -> None:
+        server.accept()[0].close()
+        time.sleep(1.5)
+        server.shutdown(socket.SHUT_RDWR)  # closing alone would leave it listening
+        server.close()
+
+    threading.Thread(target=go_after_the_first_has_come, daemon=True).start()
+    place = f"cluster.Place('flags', '127.0.0.1:{server.getsockname()[1]}', 2, 1, 300.0)"
+    done = ended(f"from flax_s2s import cluster, job\nwith job.listen(): job.join({place})")
+    assert done.returncode == 1 and "and has gone again, before all had met" in done.stderr
 
 
 def test_a_second_interrupt_ends_at_once():

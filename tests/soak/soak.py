@@ -197,11 +197,10 @@ def failures(soak: Soak) -> bool:
         commands = [soak.command(VICTIM, folder)] * 2
         if kind == "unreachable":
             rank = 0
-            port = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"}
-            processes = start(commands, 2, [port, port], connect_secs=5)[1:]
+            processes = start([[sys.executable, "-c", ""], commands[1]], 2, connect_secs=10)[1:]
             since = time.monotonic()
         else:
-            processes = start(commands, 2, more)
+            processes = start(commands, 2, more, connect_secs=10)
             if kind == "raising":
                 processes[rank].wait(120)
             else:
