@@ -4,6 +4,7 @@ One mesh axis, `data`: rows of a batch are spread over it, everything else is on
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from flax_s2s.config import UserError
 
 AXIS = "data"
+_LONGEST_SECS = 24 * 3600
+_meetings = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +93,19 @@ def place(abstract: Any, devices: Devices) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.replicated), abstract)
 
 
+def meet() -> None:
+    """Waits until every process has come here; asked by all at the same points of their programs.
+
+    Collectives of CPUs give up, and abort, when a process comes to its first one more than 30 s after another: it may have
+    compiled, or read a checkpoint, for longer. How long is waited here does not matter: who loses a peer ends (see `job`).
+    """
+    if jax.process_count() > 1:
+        from jax._src import distributed
+
+        client: Any = distributed.global_state.client
+        client.wait_at_barrier(f"flax_s2s meeting {next(_meetings)}", 1000 * _LONGEST_SECS)
+
+
 def read_rows(array: jax.Array) -> np.ndarray:
     """All rows of a global array, on every process."""
     if array.is_fully_addressable:
@@ -101,6 +117,7 @@ def read_rows(array: jax.Array) -> np.ndarray:
 
 def from_first(array: np.ndarray) -> np.ndarray:
     """Process 0's array, on every process."""
+    meet()
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.broadcast_one_to_all(array))
@@ -108,6 +125,7 @@ def from_first(array: np.ndarray) -> np.ndarray:
 
 def from_each(value: np.generic) -> np.ndarray:
     """Every process' value, on every process, in their order."""
+    meet()
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(np.asarray(value)))

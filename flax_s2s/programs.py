@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from flax_s2s import caches, processor
+from flax_s2s.parallel import meet
 
 _AT_ONCE = 4  # programs compiled at the same time: each takes a core and some hundred megabytes
 _WORTH_KEEPING_SECS = 0.1  # a program that compiles faster is not kept
@@ -37,8 +38,8 @@ def _processor() -> str:
 class Programs:
     """A function compiled for a closed set of shapes.
 
-    The first call starts compiling all of them, in the background and in the order given, and waits for its own alone.
-    A shape that is not of the set is a bug, and is named instead of compiled.
+    The first call starts compiling all of them, in the background and in the order given, and waits for its own alone; a program
+    is run for the first time when all processes have compiled it, since each waits for the others inside of it. A shape that is not of the set is a bug, and is named instead of compiled.
     """
 
     def __init__(self, function: Any, arguments: Mapping[Any, Sequence[Any]], shape_of: Callable[..., Any]) -> None:
@@ -52,6 +53,7 @@ class Programs:
         self._function, self._arguments, self._shape_of = function, arguments, shape_of
         self._pool: ThreadPoolExecutor | None = None
         self._compiling: dict[Any, Future[Any]] = {}
+        self._met: set[Any] = set()
 
     def __call__(self, *arguments: Any) -> Any:
         """Calls the program of the arguments' shape."""
@@ -61,7 +63,11 @@ class Programs:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _AT_ONCE), thread_name_prefix="compile")
             self._compiling = {shape: self._pool.submit(self._compile, shape) for shape in self._arguments}
-        return self._compiling[shape].result()(*arguments)
+        program = self._compiling[shape].result()
+        if shape not in self._met:
+            meet()
+            self._met.add(shape)
+        return program(*arguments)
 
     def _compile(self, shape: Any) -> Any:
         return self._function.lower(*self._arguments[shape]).compile()

@@ -25,7 +25,7 @@ ALLOWED = {
     "parallel": set(),
     "caches": set(),
     "processor": set(),
-    "programs": {"caches", "processor"},
+    "programs": {"caches", "parallel", "processor"},
     "rundir": set(),
     "lease": set(),
     "runlog": set(),

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from processes import PROGRAM, final, finish, last_step, records, start, wait_for_step
 from tiny import DEBUG, REPOSITORY, TINY
 
@@ -24,6 +25,22 @@ def test_two_processes_train_as_one_does(tmp_path: Path, trained_run: Path) -> N
     assert "4 x cpu in 2 process(es)" in done[0].stderr
     assert "step" not in done[1].stderr  # process 0 alone speaks, but every one keeps a log
     assert "done at step 4" in (tmp_path / "run/logs/process-1.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_process_may_come_late_to_its_first_collective() -> None:
+    """By more than the 30 s that Gloo waits."""
+    late = """
+import os, time, numpy as np
+from flax_s2s import cluster, job, parallel
+with job.listen():
+    job.join(cluster.find(os.environ))
+    time.sleep(40 * parallel.process()[0])
+    print(parallel.from_each(np.int32(parallel.process()[0] + 5)).tolist())
+    job.end(0)
+"""
+    done = finish(start([[sys.executable, "-c", late]] * 2, 1))
+    assert [(process.returncode, "[5, 6]" in process.stdout) for process in done] == [(0, True)] * 2, done
 
 
 def test_processes_that_see_different_folders_end_with_that(tmp_path: Path) -> None:
