@@ -7,6 +7,7 @@ import pytest
 from processes import PROGRAM, finish, start
 from tiny import DEBUG, TINY
 
+from flax_s2s import manifests
 from flax_s2s.cli import main
 from flax_s2s.commands import verify_resume
 from flax_s2s.commands.verify_resume import _compare, _Lives
@@ -50,11 +51,9 @@ def test_another_end_is_a_failure(tmp_path: Path, trained_run: Path) -> None:
 
 
 def changed_hash(manifest: dict) -> dict:
-    from flax_s2s.checkpoint import _hash_tree
-
     tree = {**manifest, "state_sha256": "0" * 64}
     del tree["sha256"]
-    return {**tree, "sha256": _hash_tree(tree)}
+    return {**tree, "sha256": manifests._hash_tree(tree)}
 
 
 def test_the_users_mistakes_are_answered_as_by_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
