@@ -235,7 +235,8 @@ def stop_requested() -> bool:
 
 def end(code: int) -> int:
     """The regular end of a command: waits for the others where there are any; returns the exit code."""
-    return _this.end(code)
+    code, _this.log = _this.end(code), Path()  # another command of this process has another run directory
+    return code
 
 
 def fail(error: BaseException) -> int:
@@ -253,6 +254,7 @@ def fail(error: BaseException) -> int:
     alone = _this.place.count == 1
     if not text:
         if alone:
+            _this.log = Path()
             raise error
         if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" not in str(error):
             # The echo of a peer's end, it may be: the watch will find which, and end this process with a better word.
@@ -263,6 +265,7 @@ def fail(error: BaseException) -> int:
         _this.keep(f"error: {text}")
     if not alone:
         _this.leave(code, (text or f"{type(error).__name__}: {error}").split("\n")[0])
+    _this.log = Path()
     return code
 
 

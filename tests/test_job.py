@@ -215,6 +215,18 @@ def test_a_process_0_that_goes_before_all_have_met_is_not_waited_for():
     assert done.returncode == 1 and "and has gone again, before all had met" in done.stderr
 
 
+def test_a_run_directory_that_has_gone_explains_an_error_of_its_own_command_alone(tmp_path, capsys):
+    (tmp_path / "run" / "logs").mkdir(parents=True)
+    log = str(tmp_path / "run" / "logs" / "process-0.log")
+    job.keep_log(log)
+    assert job.fail(UserError("wrong")) == 2
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    job.keep_log(log)
+    assert job.fail(UserError("wrong")) == 1
+    assert f"the run directory {tmp_path / 'run'} is gone: deleted, or unmounted" in capsys.readouterr().err
+    assert job.fail(UserError("wrong")) == 2  # of the next command, which has none
+
+
 def test_a_second_interrupt_ends_at_once():
     code = f"{BUSY}with job.listen():\n job.stop_requested()\n for _ in range(2): os.kill(os.getpid(), signal.SIGINT); time.sleep(.2)\n time.sleep(60)"
     done = ended(code)
