@@ -1,6 +1,6 @@
 """What a user is told of an error, and the exit code that goes with it.
 
-Exit codes: 0 done; 1 something failed that may work when tried again; 2 the user's mistake (one message, nothing lost);
+Exit codes: 0 done; 1 something failed that may work when tried again; 2 only the user can put it right (one message, nothing lost);
 75 stopped and saved (run it again to go on); 130 ended at once by Ctrl-C.
 """
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from flax_s2s import cluster
 from flax_s2s.cluster import ALONE, Place
-from flax_s2s.errors import FAILURE, INTERRUPTED, PREEMPTED, explain, show
+from flax_s2s.errors import FAILURE, INTERRUPTED, PREEMPTED, USER_ERROR, explain, show
 
 LAPSE_SECS = 8.0  # without a beat a peer counts as gone
 _BEAT_SECS, _HURRY_SECS = 1.0, 0.1
@@ -250,7 +250,8 @@ def fail(error: BaseException) -> int:
     """
     code, text = explain(error)
     if gone := _gone(_this.log):  # whatever it was that could not be read or written
-        code, text = FAILURE, f"the run directory {gone} is gone: deleted, or unmounted; bring it back, then run the same command again"
+        # Not tried again by itself: where its mount point is empty, that would begin a new training there.
+        code, text = USER_ERROR, f"the run directory {gone} is gone: deleted, or unmounted; bring it back, then run the same command again"
     alone = _this.place.count == 1
     if not text:
         if alone:

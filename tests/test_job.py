@@ -219,12 +219,12 @@ def test_a_run_directory_that_has_gone_explains_an_error_of_its_own_command_alon
     (tmp_path / "run" / "logs").mkdir(parents=True)
     log = str(tmp_path / "run" / "logs" / "process-0.log")
     job.keep_log(log)
-    assert job.fail(UserError("wrong")) == 2
+    assert job.fail(Failure("wrong")) == 1
     (tmp_path / "run").rename(tmp_path / "elsewhere")
     job.keep_log(log)
-    assert job.fail(UserError("wrong")) == 1
+    assert job.fail(Failure("wrong")) == 2
     assert f"the run directory {tmp_path / 'run'} is gone: deleted, or unmounted" in capsys.readouterr().err
-    assert job.fail(UserError("wrong")) == 2  # of the next command, which has none
+    assert job.fail(Failure("wrong")) == 1  # of the next command, which has none
 
 
 def test_a_second_interrupt_ends_at_once():

@@ -172,7 +172,7 @@ def test_a_run_directory_that_vanishes_is_named(tmp_path: Path) -> None:
         folder.mkdir()
 
     done = while_training(folder, vanish)
-    assert done.returncode == 1 and f"the run directory {folder} is gone: deleted, or unmounted" in done.stderr
+    assert done.returncode == 2 and f"the run directory {folder} is gone: deleted, or unmounted" in done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     assert not list(folder.glob("checkpoints/*/manifest.json"))
     step = int(final_hash(elsewhere).split()[0])

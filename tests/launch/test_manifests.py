@@ -40,7 +40,9 @@ def check_skypilot(task: dict) -> None:
 
 @pytest.mark.parametrize("name", ["k8s/job.yaml", "k8s/jobset.yaml"])
 def test_a_manifest_fits_its_schema(name):
-    for document in documents(name):
+    found = documents(name)
+    assert found and {"Job", "JobSet"} & {document["kind"] for document in found}
+    for document in found:
         check(document, KINDS[document["kind"]])
 
 
