@@ -81,8 +81,9 @@ class _Job:
     def join(self, place: Place) -> None:
         """Connects the processes, and begins to watch."""
         import jax
-        from jax._src import distributed
         from jaxlib import _jax
+
+        from flax_s2s import parallel
 
         self.place = place
         cluster.make_sure_reachable(place)
@@ -105,7 +106,7 @@ class _Job:
         finally:
             met.set()
             _jax.get_distributed_runtime_service = original
-        self._client = distributed.global_state.client
+        self._client = parallel.board()
         self._post("host", socket.gethostname())
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
 

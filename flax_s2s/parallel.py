@@ -100,10 +100,14 @@ def meet() -> None:
     compiled, or read a checkpoint, for longer. How long is waited here does not matter: who loses a peer ends (see `job`).
     """
     if jax.process_count() > 1:
-        from jax._src import distributed
+        board().wait_at_barrier(f"flax_s2s meeting {next(_meetings)}", 1000 * _LONGEST_SECS)
 
-        client: Any = distributed.global_state.client
-        client.wait_at_barrier(f"flax_s2s meeting {next(_meetings)}", 1000 * _LONGEST_SECS)
+
+def board() -> Any:
+    """The coordination service as this process sees it: its barriers and key-value store, which jax keeps to itself."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
 
 
 def read_rows(array: jax.Array) -> np.ndarray:

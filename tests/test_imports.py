@@ -18,7 +18,7 @@ ALLOWED = {
     "errors": set(),
     "places": set(),
     "cluster": {"places"},
-    "job": {"cluster", "errors"},
+    "job": {"cluster", "errors", "parallel"},
     "coordinator": set(),
     "config": set(),
     "rules": set(),
