@@ -127,6 +127,8 @@ class Checkpoints:
         self.wait()
         if spoilt := not_finite(state):
             return spoilt
+        if self.speaks:
+            self._confirm()
         self._make_sure_of_space(state)
         step = int(state.step)
         copy = jax.tree.map(lambda leaf: np.array(leaf), state) if self.speaks else None
@@ -172,6 +174,7 @@ class Checkpoints:
     def rate(self, step: int, score: float, regular: bool = False) -> None:
         """Gives a score to a checkpoint that was saved before its evaluation, and makes it regular where that makes it so."""
         if self.speaks and step in self.steps():
+            self._confirm()
             manifest = self.manifest(step)
             with _disk_errors(self.folder):
                 self._write(manifest._replace(score=score, metric=self.metric, regular=manifest.regular or regular))
@@ -260,6 +263,7 @@ class Checkpoints:
             UserError: it was made with another corpus, vocabulary or model; or all there are are damaged.
         """
         if self.speaks:
+            self._confirm()
             self._sweep(say)
         chosen, damaged = self._newest_sound(say)
         if chosen == _NONE_SOUND:
@@ -271,7 +275,9 @@ class Checkpoints:
         manifest = self.manifest(chosen)
         manifests.refuse_others(manifest, self.folder.parent, bound, describe_leaves(_parts(abstract)))
         state = self._load(manifest, abstract, say)
-        self._set_aside(damaged)
+        if damaged:
+            self._confirm()
+            self._set_aside(damaged)
         return state
 
     def _newest_sound(self, say: Callable[[str], None], good: bool = False) -> tuple[int, list[int]]:

@@ -7,6 +7,7 @@ A thread of each reads it. Who finds a peer gone or silent says which and ends a
 never complete. All state is the process' own, as jax's is: a process belongs to one job.
 """
 
+import concurrent.futures
 import contextlib
 import os
 import signal
@@ -17,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,12 @@ class _Job:
             while self._frozen is not None and self._stop_at is None:
                 self._changed.wait()
             return self._stop_at is not None and self._polls >= self._stop_at
+
+    def poll_before(self, ready: Future[Any]) -> bool:
+        """As `poll`, once something is ready, or a stop has been asked for meanwhile."""
+        while not ready.done() and self._frozen is None:
+            concurrent.futures.wait([ready], _HURRY_SECS)
+        return self.poll()
 
     def _agree(self, polls: list[int]) -> None:
         """All stop at the first point that none has passed."""
@@ -232,6 +240,11 @@ def keep_log(path: str) -> None:
 def stop_requested() -> bool:
     """Whether to stop; asked by every process at the same points of its program, and answered alike on all of them."""
     return _this.poll()
+
+
+def stop_before(ready: Future[Any]) -> bool:
+    """Whether to stop before something is ready, which is the same for all processes at once; waits until it is, or a stop was asked for."""
+    return _this.poll_before(ready)
 
 
 def end(code: int) -> int:

@@ -12,7 +12,7 @@ import jax
 from etils import epath
 
 from flax_s2s import __version__
-from flax_s2s.config import UserError
+from flax_s2s.config import UserError, differences, from_json
 
 FILE = "manifest.json"
 PARTIAL = f".{FILE}.partial"  # ends the name of one that is being written, beside the checkpoint
@@ -56,7 +56,7 @@ def read(checkpoint: epath.Path) -> Manifest:
     """
     try:
         tree = json.loads((checkpoint / FILE).read_text())
-        if tree.pop("sha256") != _hash_tree(tree):
+        if not isinstance(tree, dict) or tree.pop("sha256") != _hash_tree(tree):
             raise ValueError("its content is not what was written")
         return Manifest(**{**tree, "bound": Bound(**tree["bound"])})
     except (ValueError, TypeError, KeyError, OSError) as error:
@@ -77,7 +77,10 @@ def verify(checkpoint: epath.Path, content: bool = True) -> tuple[Manifest | Non
         manifest = read(checkpoint)
     except UserError as error:
         return None, str(error)
-    found = hash_files(checkpoint, content)
+    try:
+        found = hash_files(checkpoint, content)
+    except OSError as error:
+        return None, f"{error.filename or checkpoint} cannot be read: {error.strerror or error}"
     for name in manifest.files.keys() | found.keys():
         if name not in found or name not in manifest.files or (content and manifest.files[name] != found[name]):
             return None, f"{name} is {'missing' if name not in found else 'not the file that was written'}"
@@ -85,7 +88,7 @@ def verify(checkpoint: epath.Path, content: bool = True) -> tuple[Manifest | Non
 
 
 def refuse_others(manifest: Manifest, run: epath.Path, bound: Bound, leaves: dict[str, str]) -> None:
-    """Refuses a checkpoint of other training pairs, another vocabulary or another model.
+    """Refuses a checkpoint of other training pairs, another vocabulary, another model, or another configuration of what is learned.
 
     Raises:
         UserError: what differs.
@@ -97,6 +100,14 @@ def refuse_others(manifest: Manifest, run: epath.Path, bound: Bound, leaves: dic
         )
     refuse_other_vocabulary(manifest, run, bound.vocab_sha256)
     refuse_other_leaves(manifest.leaves, leaves)
+    if manifest.bound.config != bound.config:
+        different = differences(from_json(manifest.bound.config), from_json(bound.config), "identity")
+        if different:
+            raise UserError(
+                f"checkpoint {manifest.step} of {run} was trained with other values of fields that decide what is learned:\n  "
+                + "\n  ".join(different)
+                + "\ngive the old values, or another --run-dir"
+            )
 
 
 def refuse_other_vocabulary(manifest: Manifest, run: epath.Path, vocab_sha256: str) -> None:

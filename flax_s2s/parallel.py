@@ -93,14 +93,14 @@ def place(abstract: Any, devices: Devices) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.replicated), abstract)
 
 
-def meet() -> None:
-    """Waits until every process has come here; asked by all at the same points of their programs.
+def meet(name: str = "") -> None:
+    """Waits until every process has come here; asked by all at the same points of their programs, or by a name of its own.
 
     Collectives of CPUs give up, and abort, when a process comes to its first one more than 30 s after another: it may have
     compiled, or read a checkpoint, for longer. How long is waited here does not matter: who loses a peer ends (see `job`).
     """
     if jax.process_count() > 1:
-        board().wait_at_barrier(f"flax_s2s meeting {next(_meetings)}", 1000 * _LONGEST_SECS)
+        board().wait_at_barrier(f"flax_s2s meeting {name or next(_meetings)}", 1000 * _LONGEST_SECS)
 
 
 def board() -> Any:

@@ -1,8 +1,10 @@
 """Compiled programs: kept on disk from one start to the next, and compiled ahead for a closed set of shapes."""
 
 import hashlib
+import itertools
 import os
 import platform
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -13,6 +15,7 @@ from flax_s2s import caches, processor
 from flax_s2s.parallel import meet
 
 _AT_ONCE = 4  # programs compiled at the same time: each takes a core and some hundred megabytes
+_numbers = itertools.count()
 _WORTH_KEEPING_SECS = 0.1  # a program that compiles faster is not kept
 
 
@@ -53,26 +56,45 @@ class Programs:
         self._function, self._arguments, self._shape_of = function, arguments, shape_of
         self._pool: ThreadPoolExecutor | None = None
         self._compiling: dict[Any, Future[Any]] = {}
+        self._meeting: dict[Any, Future[None]] = {}
         self._met: set[Any] = set()
+        self._number = next(_numbers)  # the same on every process
 
     def __call__(self, *arguments: Any) -> Any:
         """Calls the program of the arguments' shape."""
         shape = self._shape_of(*arguments)
+        if ready := self.prepare(shape):
+            ready.result()
+        return self._compiling[shape].result()(*arguments)
+
+    def prepare(self, shape: Any) -> "Future[None] | None":
+        """What is done once all processes have compiled the program of a shape; None: it is already."""
         if shape not in self._arguments:
             raise RuntimeError(f"a batch of shape {shape} is not one of {', '.join(map(str, self._arguments))}")
         if self._pool is None:
             self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _AT_ONCE), thread_name_prefix="compile")
             self._compiling = {shape: self._pool.submit(self._compile, shape) for shape in self._arguments}
-        program = self._compiling[shape].result()
-        if shape not in self._met:
-            meet()
+        if shape in self._met:
+            return None
+        if shape not in self._meeting:
+            self._meeting[shape] = Future()
+            threading.Thread(target=self._meet, args=(shape,), name="meeting", daemon=True).start()
+        return self._meeting[shape]
+
+    def _meet(self, shape: Any) -> None:
+        try:
+            self._compiling[shape].result()
+            meet(f"for program {self._number} of {shape}")
+        except BaseException as error:
+            self._meeting[shape].set_exception(error)
+        else:
             self._met.add(shape)
-        return program(*arguments)
+            self._meeting[shape].set_result(None)
 
     def _compile(self, shape: Any) -> Any:
         return self._function.lower(*self._arguments[shape]).compile()
 
     def close(self) -> None:
-        """Compiles nothing more; waits for what is being compiled."""
+        """Compiles nothing more, and waits for nothing: what is being compiled may take minutes."""
         if self._pool:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown(wait=False, cancel_futures=True)

@@ -43,9 +43,10 @@ _sha256() {
   if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi
 }
 
-# make_environment FOLDER LOCK: installs the lock and this package (editable) into FOLDER, once. Everything that is
-# fetched is checked against the lock's hashes, build tools included: setuptools comes from the lock first, then nothing
-# is built in isolation. The stamp is written last, so an interrupted install is made anew by the next run.
+# make_environment FOLDER LOCK: installs the lock and this package (editable) into FOLDER, once. What is fetched is checked
+# against the lock's hashes, build tools included (but not pip, where a Python has none to put into an environment): setuptools
+# comes from the lock first, then nothing is built in isolation. The stamp is written last, so an interrupted install is made
+# anew by the next run.
 make_environment() {
   local folder=$1 lock=$2 python stamp log start=$SECONDS
   stamp=$({ pwd -P; cat "$lock" pyproject.toml; } | _sha256)

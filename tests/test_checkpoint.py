@@ -13,7 +13,7 @@ from etils import epath
 
 from flax_s2s import manifests
 from flax_s2s.checkpoint import Checkpoints
-from flax_s2s.config import Config, ModelConfig, OptimizerConfig, UserError
+from flax_s2s.config import Config, ModelConfig, OptimizerConfig, UserError, to_json
 from flax_s2s.manifests import Bound
 from flax_s2s.parallel import make_devices
 from flax_s2s.training.optimizer import make_optimizer
@@ -176,7 +176,7 @@ def test_an_empty_folder_has_nothing_to_restore_or_choose(tmp_path: Path) -> Non
         checkpoints.choose("best")
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "add", "manifest"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "add", "manifest", "null", "unreadable"])
 def test_damage_is_said_and_the_checkpoint_before_is_used(tmp_path: Path, damage: str) -> None:
     save(tmp_path, [1, 2])
     step = tmp_path / "2"
@@ -192,8 +192,11 @@ def test_damage_is_said_and_the_checkpoint_before_is_used(tmp_path: Path, damage
         victim.unlink()
     elif damage == "add":
         (step / "params" / "stray").write_bytes(b"")
+    elif damage == "unreadable":
+        victim.unlink()
+        victim.symlink_to(tmp_path / "nowhere")
     else:
-        (step / manifests.FILE).write_text("{")
+        (step / manifests.FILE).write_text("{" if damage == "manifest" else "null")
     said: list[str] = []
     restored = Checkpoints(epath.Path(tmp_path)).restore(abstract(), BOUND, said.append)
     assert restored is not None and int(restored.step) == 1
@@ -242,6 +245,19 @@ def test_another_corpus_or_vocabulary_is_refused(tmp_path: Path, bound: Bound, m
         Checkpoints(epath.Path(tmp_path)).restore(abstract(), bound, silent)
 
 
+def test_another_configuration_of_what_is_learned_is_refused_with_the_differing_key(tmp_path: Path) -> None:
+    """Also where config.json is gone, or the checkpoint is of another run."""
+    ours = BOUND._replace(config=to_json(CONFIG))
+    checkpoints = Checkpoints(epath.Path(tmp_path))
+    checkpoints.save(state_at(1), None, ours, lambda manifest: None)
+    checkpoints.close()
+    slower = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, learning_rate=0.125))
+    with pytest.raises(UserError, match=r"(?s)decide what is learned:.*optimizer.learning_rate: .* -> 0.125"):
+        Checkpoints(epath.Path(tmp_path)).restore(abstract(), BOUND._replace(config=to_json(slower)), silent)
+    longer = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, steps=99))
+    assert Checkpoints(epath.Path(tmp_path)).restore(abstract(), BOUND._replace(config=to_json(longer)), silent) is not None
+
+
 def test_another_shape_or_type_is_refused_with_the_differing_key(tmp_path: Path) -> None:
     save(tmp_path, [1])
     wider = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, hidden_size=8))
@@ -286,6 +302,13 @@ def test_who_has_lost_the_lease_completes_and_deletes_nothing(tmp_path: Path) ->
     with pytest.raises(UserError, match="no longer held"):
         save(tmp_path, [3], confirm=lost, keep_last=1)
     assert Checkpoints(epath.Path(tmp_path)).steps() == [1, 2]
+    with pytest.raises(UserError, match="no longer held"):
+        save(tmp_path, [2], confirm=lost)  # which the new holder has made
+    late = Checkpoints(epath.Path(tmp_path), confirm=lost)
+    for change in (lambda: late.rate(2, 0.5), lambda: late.restore(abstract(), BOUND, silent)):
+        with pytest.raises(UserError, match="no longer held"):
+            change()
+    assert manifests.verify(epath.Path(tmp_path) / "2")[1] == ""
 
 
 @pytest.mark.parametrize("part", ["params", "optimizer", "average"])

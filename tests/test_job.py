@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,17 @@ def test_alone_a_stop_is_granted_at_the_next_point():
     alone.ask("SIGTERM")
     alone.ask("SIGTERM")
     assert alone.poll() and alone.poll()
+
+
+def test_what_is_not_ready_does_not_hold_up_a_stop():
+    alone, never, ready = job._Job(), Future(), Future()
+    ready.set_result(None)
+    assert not alone.poll_before(ready)
+    threading.Timer(0.2, alone.ask, ("SIGTERM",)).start()
+    begin = time.monotonic()
+    assert alone.poll_before(never)
+    assert time.monotonic() - begin < 5
+    assert alone.poll_before(ready)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

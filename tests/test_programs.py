@@ -55,19 +55,31 @@ def test_a_shape_outside_the_set_is_named():
         program(jnp.ones(5))
 
 
-def test_closing_compiles_nothing_more():
+def test_closing_compiles_nothing_more_and_waits_for_nothing():
     function = Recorded()
     shapes = [(size,) for size in range(2, 40)]
     function.gates = {shape: threading.Event() for shape in shapes[1:]}
     program = made(function, *shapes)
     program(jnp.ones(2))
-    closing = threading.Thread(target=program.close)
-    closing.start()
+    program.close()  # while the gates are shut
     for gate in function.gates.values():
         gate.set()
-    closing.join(60)
-    assert not closing.is_alive()
     assert len(function.lowered) < len(shapes)
+
+
+def test_what_is_not_yet_compiled_can_be_waited_for_with_other_things():
+    function = Recorded()
+    function.gates = {(3,): threading.Event()}
+    program = made(function, (2,), (3,))
+    ready = program.prepare((3,))
+    assert ready is not None and program.prepare((3,)) is ready
+    assert not ready.done()
+    function.gates[(3,)].set()
+    ready.result(60)
+    assert program.prepare((3,)) is None
+    assert program(jnp.ones(3)) == 3
+    assert program(jnp.ones(2)) == 2 and program.prepare((2,)) is None
+    program.close()
 
 
 def test_an_error_of_the_compiler_is_the_callers():

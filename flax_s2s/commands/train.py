@@ -135,11 +135,15 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
             held.check()
         return job.stop_requested()
 
+    def stop_before(*arguments: Any) -> bool:
+        ready = train_step.prepare(_shape(arguments[1]))
+        return ready is not None and job.stop_before(ready)
+
     # Checkpoints are closed on every way out: what is being saved is finished, and its error comes before that of a smaller write.
     with contextlib.closing(train_step), contextlib.closing(eval_step), contextlib.closing(checkpoints), job.guard():
         reports = Reports(folder, module_names(abstract.params), ready.vocabularies, log)
         roll_back = make_roll_back(checkpoints, abstract, create, config.training, devices, log)
-        work = loop.Work(train_step, evaluations, save, checkpoints.rate, stop_requested, reports, roll_back)
+        work = loop.Work(train_step, evaluations, save, checkpoints.rate, stop_requested, reports, roll_back, stop_before)
         stream = pipeline.stream(position)
         state, outcome = loop.run(state, stream, work, config.training, config.optimizer.accumulate_batches, devices, log)
     _say_next(folder, state, outcome, config, log)
@@ -209,7 +213,7 @@ def _evaluations(
     config: Config, ready: Ready, valid: Corpus, fitting: TokenPairs, model: Model, eval_step: Programs, devices: Devices
 ) -> list[loop.Evaluation]:
     share = Share(*parallel.process())
-    evaluations = [loop.make_loss_evaluation(eval_step, lambda: _polled(in_order(fitting, ready.shapes, share)), devices)]
+    evaluations = [loop.make_loss_evaluation(eval_step, lambda: _polled(in_order(fitting, ready.shapes, share), eval_step), devices)]
     chosen = list(itertools.islice(valid.pairs, config.evaluation.valid_pairs))
     if chosen:
         greedy = dataclasses.replace(config.decoding, beam_size=1)
@@ -223,9 +227,12 @@ def _poll(*_: Any) -> None:
         raise loop.Interrupted
 
 
-def _polled(batches: Iterator[Any]) -> Iterator[Any]:
+def _polled(batches: Iterator[Any], eval_step: Programs) -> Iterator[Any]:
     for batch in batches:
-        _poll()
+        shape = _shape(batch)
+        ready = eval_step.prepare(shape._replace(rows=shape.rows * parallel.process()[1]))
+        if job.stop_requested() if ready is None else job.stop_before(ready):
+            raise loop.Interrupted
         yield batch
 
 

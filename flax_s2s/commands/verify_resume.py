@@ -6,6 +6,7 @@ continued. Started by a place as several processes, each of them trains one part
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -95,6 +96,7 @@ class _Lives:
         before, begin = self._newest(), time.monotonic()
         with self.said.open("wb") as file:  # a pipe that nobody reads would stop the training
             child = subprocess.Popen(self.command, stderr=file)
+        before_signal = signal.signal(signal.SIGTERM, _interrupt)  # else it would leave its training behind
         try:
             while child.poll() is None and not (moment and self._has_come(moment, begin)):
                 time.sleep(0.02)
@@ -104,6 +106,7 @@ class _Lives:
             mine = child.poll() is None
             child.kill()
             child.wait()
+            signal.signal(signal.SIGTERM, before_signal)
         said = self.said.read_text(errors="replace").strip()
         if child.returncode == USER_ERROR:
             raise UserError(f"the training ended with exit code {USER_ERROR}:\n{said}")
@@ -133,6 +136,10 @@ class _Lives:
             self.idle = 0 if self._newest() > before else self.idle + 1
             if code != PREEMPTED and (self.place.count == 1 or self.idle > _MOST_IDLE_LIVES):
                 raise Failure(f"the training ended with exit code {code}:\n{said[-2000:]}")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _prepare(folder: epath.Path, config: Config) -> None:

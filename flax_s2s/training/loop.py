@@ -40,6 +40,7 @@ class Work(NamedTuple):
     stop_requested: Callable[[], bool]
     report: Callable[[BadUpdate], None]
     roll_back: Callable[[TrainState], TrainState]  # the last good state, with the data behind the one given
+    stop_before: Callable[..., bool] = lambda *_: False  # whether to stop while a step with these arguments is still being compiled
 
 
 def run(
@@ -90,12 +91,17 @@ def _train(
         if score is not None:
             work.rate(step, score, _saves(step, config, int(state.bad_evaluations) == 0))
     bad_evaluations = int(state.bad_evaluations)  # read here and after an evaluation: elsewhere it would wait for the device
-    outcome = _outcome(bad_evaluations, config, stopping, step)
+    outcome, saved = _outcome(bad_evaluations, config, stopping, step), step
     while outcome is None:
-        batches = []
-        for _ in range(accumulate):
-            batches.append(next(coming))
-            state, update = work.train_step(state, batches[-1].fed, batches[-1].after)
+        batches = [next(coming) for _ in range(accumulate)]
+        if any(work.stop_before(state, batch.fed, batch.after) for batch in batches):
+            _say(pending, meter, log)
+            guard.read()
+            if saved < step:
+                work.save(state, None, False)
+            return state, "stopped"
+        for batch in batches:
+            state, update = work.train_step(state, batch.fed, batch.after)
         _say(pending, meter, log)  # fetched only now: the device is busy with the next step meanwhile
         pending = None
         too_many = guard.read()  # likewise of the step before, also where that was the last one before a stop
@@ -123,6 +129,7 @@ def _train(
             pending = None
             guard.read()  # a run that begins after this step would not report it
             work.save(state, score, _saves(step, config, improved))
+            saved = step
     return state, outcome
 
 

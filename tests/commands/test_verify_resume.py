@@ -1,6 +1,9 @@
 """`verify-resume` as a user runs it."""
 
 import json
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,19 @@ def test_a_killed_run_ends_as_the_straight_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("equal after 2 kills: step 24, state ")
     assert "kill 2, newest checkpoint" in done.stderr
+
+
+def test_a_stop_leaves_no_training_behind(tmp_path: Path) -> None:
+    (process,) = start([verify(tmp_path / "both", "--training.steps=100000")], 1)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "both/straight").glob("checkpoints/*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in running
 
 
 def test_another_end_is_a_failure(tmp_path: Path, trained_run: Path) -> None:
