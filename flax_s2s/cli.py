@@ -10,17 +10,18 @@ import tyro
 
 from flax_s2s import job
 from flax_s2s.cluster import Flags
-from flax_s2s.config import Config, UserError, load_preset, nearest
+from flax_s2s.config import Config, DecodingConfig, UserError, load_preset, nearest
 
 USAGE = """\
 usage: python -m flax_s2s VERB ...
 
   train CONFIG --run-dir DIR     train a model; given the same DIR again, go on where it stopped
-  evaluate RUN_DIR               translate a split of the corpus and score it
-  decode RUN_DIR                 translate lines, stdin to stdout or a file to a file
+  evaluate RUN_DIR...            translate a split of the corpus and score it
+  decode RUN_DIR...              translate lines, stdin to stdout or a file to a file
   score RUN_DIR --source FILE --target FILE   log-probability of given pairs, and the perplexity
   inspect CONFIG or RUN_DIR      parameters, FLOPs, shapes, padding and memory, before training
   bench CONFIG                   measured speed of training and decoding, as one JSON line
+  shortlist RUN_DIR              learn which target tokens are worth trying for a source, to decode faster
   verify-resume CONFIG           train straight and killed at random moments, and compare the final states
 
 CONFIG is a preset such as configs/quickstart.py; each of its fields can be given as an option.
@@ -71,32 +72,12 @@ class VerifyResume:
 
 
 @dataclasses.dataclass
-class Search:
-    """How to translate; what is not given is as the run was configured."""
+class Evaluate:
+    """Translates a split of the corpus and scores it; several runs translate as one."""
 
+    decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")]
     checkpoint: str = "best"
     """Checkpoint to use: best, last, or a step."""
-    beam_size: int = 0
-    """Live hypotheses of a sentence, 1 is greedy search; 0: as configured."""
-    length_penalty: float = -1.0
-    """Exponent of the length penalty; -1: as configured."""
-    rows: int = 0
-    """Sentences decoded at once; 0: as configured."""
-
-    def overrides(self) -> dict[str, object]:
-        """The fields of `decoding` that were given."""
-        given: dict[str, object] = {"beam_size": self.beam_size, "rows": self.rows}
-        given = {name: value for name, value in given.items() if value != 0}
-        return given if self.length_penalty == -1 else {**given, "length_penalty": self.length_penalty}
-
-
-@dataclasses.dataclass
-class Evaluate:
-    """Translates a split of the corpus and scores it."""
-
-    run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
-    """Folder of a trained run."""
-    search: Annotated[Search, tyro.conf.arg(name="")]
     split: Literal["train", "valid", "test"] = "test"
     """Split to translate."""
     data_folder: str = ""
@@ -109,15 +90,27 @@ class Evaluate:
 
 @dataclasses.dataclass
 class Decode:
-    """Translates lines: one line out for each line in, in order."""
+    """Translates lines, one out for each one in, in order; several runs translate as one."""
 
-    run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
-    """Folder of a trained run."""
-    search: Annotated[Search, tyro.conf.arg(name="")]
+    decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")]
+    checkpoint: str = "best"
+    """Checkpoint to use: best, last, or a step."""
+    blocklist: str = ""
+    """File of phrases, one a line, that no translation contains, whatever their case; empty: none."""
     input: str = ""
     """File to translate; empty: stdin."""
     output: str = ""
     """File for the translations; empty: stdout."""
+
+
+@dataclasses.dataclass
+class LearnShortlist:
+    """Learns from a run's training pairs which target tokens are worth trying for each source token; `--shortlist` then uses it."""
+
+    run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
+    """Folder of a trained run."""
+    data_folder: str = ""
+    """Folder of the corpus, where it has moved; empty: as configured."""
 
 
 @dataclasses.dataclass
@@ -218,19 +211,33 @@ def _verify_resume(arguments: list[str]) -> int:
     return verify_resume.run(given.config, given.run_dir, given.kills, given.seed_of_kills)
 
 
+def _runs(arguments: list[str], verb: str) -> tuple[list[str], list[str], DecodingConfig]:
+    """The run directories, which come first, the options after them, and how the first run is configured to decode."""
+    count = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    run_dirs, options = arguments[:count], arguments[count:]
+    if not run_dirs:
+        if {"-h", "--help"} & set(options):
+            return [], options, DecodingConfig()
+        raise UserError(f"{verb} needs a RUN_DIR as its first argument, or several, for example: {verb} runs/quickstart")
+    from flax_s2s.rundir import make_path, read_config
+
+    return run_dirs, options, read_config(make_path(run_dirs[0])).decoding
+
+
 def _evaluate(arguments: list[str]) -> int:
-    given = _parse(Evaluate, "evaluate", arguments)
+    run_dirs, options, decoding = _runs(arguments, "evaluate")
+    given = _parse(Evaluate, "evaluate RUN_DIR...", options, Evaluate(decoding))
     from flax_s2s.commands import evaluate
 
-    search = given.search
-    return evaluate.run(given.run_dir, given.split, search.checkpoint, given.data_folder, search.overrides(), given.samples, given.json)
+    return evaluate.run(run_dirs, given.checkpoint, given.decoding, given.split, given.data_folder, given.samples, given.json)
 
 
 def _decode(arguments: list[str]) -> int:
-    given = _parse(Decode, "decode", arguments)
+    run_dirs, options, decoding = _runs(arguments, "decode")
+    given = _parse(Decode, "decode RUN_DIR...", options, Decode(decoding))
     from flax_s2s.commands import decode
 
-    return decode.run(given.run_dir, given.search.checkpoint, given.search.overrides(), given.input, given.output)
+    return decode.run(run_dirs, given.checkpoint, given.decoding, given.blocklist, given.input, given.output)
 
 
 def _score(arguments: list[str]) -> int:
@@ -240,6 +247,13 @@ def _score(arguments: list[str]) -> int:
     return score.run(given.run_dir, given.checkpoint, given.source, given.target, given.output)
 
 
+def _shortlist(arguments: list[str]) -> int:
+    given = _parse(LearnShortlist, "shortlist", arguments)
+    from flax_s2s.commands import shortlist
+
+    return shortlist.run(given.run_dir, given.data_folder)
+
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
@@ -247,5 +261,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "score": _score,
     "inspect": _inspect,
     "bench": _bench,
+    "shortlist": _shortlist,
     "verify-resume": _verify_resume,
 }

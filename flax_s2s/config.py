@@ -215,14 +215,42 @@ class DecodingConfig:
 
     beam_size: int = operational(5)
     """Live hypotheses of a sentence; 1 is greedy search."""
+    n_best: int = operational(1)
+    """Hypotheses given out for a sentence, at most beam_size."""
     length_penalty: float = operational(1.0)
     """Exponent alpha of the length penalty ((5 + length) / 6) ** alpha (Wu et al. 2016, equation 14)."""
+    coverage_penalty: float = operational(0.0)
+    """Weight beta of the coverage penalty (Wu et al. 2016, equation 14); needs attention; 0: none."""
+    min_tokens: int = operational(0)
+    """Least tokens of a translation, the end mark not counted."""
     max_length_ratio: float = operational(2.0)
     """A translation has at most max_length_ratio * source tokens + max_length_extra tokens; the end mark counts in the source."""
     max_length_extra: int = operational(10)
     """See max_length_ratio."""
+    end_threshold: float = operational(0.0)
+    """An end mark only where its log-probability is above so many times that of the likeliest other token, as 1.5; 0: wherever it ranks."""
+    no_repeat_ngram: int = operational(0)
+    """No sequence of so many tokens twice in a translation; 0: any."""
+    repetition_penalty: float = operational(1.0)
+    """Factor on the log-probability of tokens that the translation has already (Keskar et al. 2019); 1: none."""
+    groups: int = operational(1)
+    """Groups of a diverse beam (Vijayakumar et al. 2018); they divide beam_size."""
+    diversity: float = operational(0.5)
+    """What a token loses for each hypothesis of an earlier group that chose it at the same step."""
+    temperature: float = operational(0.0)
+    """Sampling instead of search: beam_size draws from the probabilities at this temperature; 0: search."""
+    top_k: int = operational(0)
+    """Sampling from the so many likeliest tokens alone; 0: all."""
+    top_p: float = operational(1.0)
+    """Sampling from the fewest likeliest tokens that have this probability together; 1: all."""
+    seed: int = operational(1)
+    """Seed of sampling; a sentence's draws depend on it and on the source alone."""
+    ensemble: Literal["probabilities", "log-probabilities"] = operational("probabilities")
+    """What is averaged over several runs."""
+    shortlist: int = operational(0)
+    """Target tokens tried for each source token, from the run's shortlist; 0: the whole vocabulary."""
     rows: int = operational(64)
-    """Sentences decoded at once; the number of devices must divide it."""
+    """Sentences decoded at once by each device."""
     max_source_tokens: int = operational(512)
     """Longer sources are cut to this many tokens, and counted."""
 
@@ -292,10 +320,11 @@ def _build(cls: type, tree: object, path: str) -> object:
     for key in tree:
         if key not in hints:
             raise UserError(f"unknown field {_join(path, key)!r}{nearest(key, hints)}")
+    roles = {field.name: field.metadata.get("role") for field in dataclasses.fields(cls)}
     for key in hints:
-        if key not in tree:
+        if key not in tree and roles[key] != "operational":  # those that are newer than the file take their defaults
             raise UserError(f"field {_join(path, key)!r} is missing")
-    return cls(**{key: _convert(hint, tree[key], _join(path, key)) for key, hint in hints.items()})
+    return cls(**{key: _convert(hint, tree[key], _join(path, key)) for key, hint in hints.items() if key in tree})
 
 
 def _convert(hint: Any, value: object, path: str) -> object:

@@ -62,10 +62,28 @@ def devices_of(chosen: Sequence[jax.Device]) -> Devices:
     return Devices(mesh, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
-def make_decoding_devices(most: int, rows: int) -> Devices:
-    """The mesh of as many devices as there are, at most `most` (0: all), and as divide the rows: a run decodes anywhere."""
-    found = jax.devices()
-    return devices_of(found[: _largest_divisor(rows, min(most or len(found), len(found)))])
+def make_decoding_devices(most: int) -> Devices:
+    """The mesh of this process' own devices, at most `most` (0: all): a run decodes anywhere, and no process waits for another."""
+    found = jax.local_devices()
+    return devices_of(found[: most or len(found)])
+
+
+def my_devices(devices: Devices) -> Devices:
+    """Those of the devices that are this process' own, as a mesh of their own."""
+    return devices_of([device for device in devices.mesh.devices.flat if device.process_index == jax.process_index()])
+
+
+def localize(devices: Devices, tree: Any) -> Any:
+    """Arrays that every device of the job has, as arrays of this process' devices alone; nothing is copied."""
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return jax.device_put(leaf, devices.replicated)
+        wanted = set(devices.mesh.devices.flat)
+        parts = [shard.data for shard in leaf.addressable_shards if shard.device in wanted]
+        return jax.make_array_from_single_device_arrays(leaf.shape, devices.replicated, parts)
+
+    return jax.tree.map(one, tree)
 
 
 def _largest_divisor(value: int, most: int) -> int:
@@ -133,6 +151,19 @@ def from_each(value: np.generic) -> np.ndarray:
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(np.asarray(value)))
+
+
+def share(payload: bytes) -> list[bytes]:
+    """Every process' bytes, on every process, in their order."""
+    if process()[1] == 1:
+        return [payload]
+    from jax.experimental import multihost_utils
+
+    lengths = from_each(np.int32(len(payload)))
+    padded = np.zeros(max(1, lengths.max()), np.uint8)
+    padded[: len(payload)] = np.frombuffer(payload, np.uint8)
+    gathered = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(lengths), -1)
+    return [row[:length].tobytes() for row, length in zip(gathered, lengths, strict=True)]
 
 
 def process() -> tuple[int, int]:

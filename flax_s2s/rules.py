@@ -6,12 +6,13 @@ Enters: a `Config` whose fields have the right types. Leaves: the same, or a `Us
 import math
 import re
 
-from flax_s2s.config import Config, ModelConfig, OptimizerConfig, UserError, VocabConfig, flatten
+from flax_s2s.config import Config, DecodingConfig, ModelConfig, OptimizerConfig, UserError, VocabConfig, flatten
 
 _POSITIVE = """data.max_source_tokens data.max_target_tokens data.batch_tokens data.row_multiple data.buckets data.held_out_pairs
     model.embedding_size model.hidden_size model.encoder_layers model.decoder_layers optimizer.learning_rate
     optimizer.accumulate_batches training.steps training.log_every_steps training.evaluate_every_steps
-    optimizer.epsilon training.save_every_steps training.keep_last decoding.beam_size decoding.rows decoding.max_source_tokens""".split()
+    optimizer.epsilon training.save_every_steps training.keep_last decoding.beam_size decoding.n_best decoding.groups
+    decoding.repetition_penalty decoding.top_p decoding.rows decoding.max_source_tokens""".split()
 _PROBABILITY = "model.dropout optimizer.beta1 optimizer.beta2 optimizer.label_smoothing optimizer.average_decay".split()
 
 
@@ -46,6 +47,7 @@ def check(config: Config) -> Config:
             f"training.steps={config.training.steps} goes beyond optimizer.decay_steps={config.optimizer.decay_steps}, where the learning "
             "rate of schedule=cosine is zero and nothing more is learned; use fewer steps, or a new run with more decay_steps"
         )
+    _check_decoding(config.decoding, config.model)
     _check_evaluation(config)
     return config
 
@@ -127,6 +129,28 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
         )
     if optimizer.weight_decay and optimizer.name != "adamw":
         raise UserError(f"optimizer.weight_decay needs optimizer.name=adamw, got {optimizer.name}")
+
+
+def _check_decoding(decoding: DecodingConfig, model: ModelConfig) -> None:
+    size = decoding.beam_size
+    if decoding.n_best > size:
+        raise UserError(f"decoding.n_best={decoding.n_best} must be at most decoding.beam_size={size}; use a larger beam")
+    if size % decoding.groups:
+        raise UserError(
+            f"decoding.groups={decoding.groups} must divide decoding.beam_size={size}; use {size} groups of one, or another beam"
+        )
+    if decoding.temperature and decoding.groups > 1:
+        raise UserError(
+            f"decoding.groups={decoding.groups} is a kind of search, and decoding.temperature={decoding.temperature} samples; use one"
+        )
+    if decoding.top_p > 1:
+        raise UserError(f"decoding.top_p={decoding.top_p} is a probability, at most 1; use 1 for all tokens")
+    if not decoding.temperature and (decoding.top_k or decoding.top_p < 1):
+        raise UserError("decoding.top_k and decoding.top_p cut what is sampled from; give decoding.temperature, for example 1.0")
+    if decoding.coverage_penalty and model.attention == "none":
+        raise UserError(f"decoding.coverage_penalty={decoding.coverage_penalty} needs attention, got model.attention=none; use 0")
+    if decoding.seed >= 2**31:
+        raise UserError(f"decoding.seed={decoding.seed} must be less than 2**31")
 
 
 def _check_evaluation(config: Config) -> None:

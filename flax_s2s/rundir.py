@@ -1,6 +1,7 @@
 """A run directory: its layout and its configuration.
 
 config.json  vocab/  checkpoints/  metrics.jsonl  tensorboard/  logs/  reports/ (on bad updates)  lease.json
+shortlist.npz (made by `shortlist`)
 """
 
 import contextlib
@@ -13,7 +14,7 @@ from etils import epath
 
 from flax_s2s.config import Config, UserError, from_json, to_json
 
-CONFIG, VOCAB, CHECKPOINTS, REPORTS = "config.json", "vocab", "checkpoints", "reports"
+CONFIG, VOCAB, CHECKPOINTS, REPORTS, SHORTLIST = "config.json", "vocab", "checkpoints", "reports", "shortlist.npz"
 
 
 def make_path(name: str) -> epath.Path:

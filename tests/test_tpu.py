@@ -16,7 +16,7 @@ from jax.experimental import topologies
 
 from flax_s2s.config import load_preset
 from flax_s2s.data.batching import rows_of
-from flax_s2s.decoding.translate import make_search
+from flax_s2s.decoding.stream import Sentences, make_stream
 from flax_s2s.model.seq2seq import make_model
 from flax_s2s.parallel import devices_of
 from flax_s2s.training.optimizer import make_optimizer
@@ -77,9 +77,12 @@ def test_the_train_step(preset, topology):
 def test_the_beam_search(preset, topology):
     devices = chips(topology)
     config, model, _, state = described(preset, devices)
-    rows = max(config.decoding.rows, devices.count)  # a run takes fewer devices where rows are fewer
-    sources = jax.ShapeDtypeStruct((rows, LENGTH), np.int32, sharding=devices.by_row)
-    program = make_search(model, config.decoding, devices).lower(state.params, sources).compile()
+    stream, rows = make_stream([model], config.decoding, devices), config.decoding.rows * devices.count
+    ints = [jax.ShapeDtypeStruct(shape, np.int32, sharding=devices.by_row) for shape in ((rows, LENGTH), (rows,), (devices.count,))]
+    take = jax.ShapeDtypeStruct((rows,), bool, sharding=devices.by_row)
+    abstract = jax.eval_shape(stream.admit, [state.params], None, Sentences(*ints[:2]))
+    waiting = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.by_row), abstract)
+    program = stream.go.lower([state.params], None, waiting, waiting, ints[1], take, ints[2]).compile()
     text = program.as_text()
     assert inside_loops(computations(text))
     assert not collectives(text)

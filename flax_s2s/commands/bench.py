@@ -74,11 +74,11 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
         return update
 
     jax.block_until_ready(train())
-    translator = Translator(model, ready.vocabularies, config.decoding, devices)
+    translator = Translator([model], ready.vocabularies, config.decoding, devices)
     lines = [pair.source for pair in itertools.islice(ready.train, _LINES)]
 
     def decode() -> Any:
-        return translator(first_params, lines)
+        return translator([first_params], lines)
 
     decoded = sum(translation.tokens for translation in decode())
     train_secs, decode_secs, products = _interleaved([train, decode], rounds)

@@ -5,35 +5,36 @@ import contextlib
 import gzip
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flax_s2s.commands.wiring import Opened, console, open_run
-from flax_s2s.config import UserError
-from flax_s2s.decoding.translate import Translator
+from flax_s2s.commands.wiring import Opened, console, make_translator, open_runs
+from flax_s2s.config import DecodingConfig, UserError
+from flax_s2s.data.files import read_lines
 from flax_s2s.rundir import make_path, writing
 
 _TOGETHER = 1 << 14  # lines read and sorted by length at a time, so that memory does not grow with the file
 
 
-def run(run_dir: str, checkpoint: str, overrides: dict[str, Any], input_file: str, output_file: str) -> int:
+def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, blocklist: str, input_file: str, output_file: str) -> int:
     """Translates a file or stdin to a file or stdout; an output file appears whole or not at all."""
     _refuse_same_file(input_file, output_file)
+    blocked = [line for line in read_lines(blocklist) if line.strip()] if blocklist else []
     try:
         with (
             _open_input(input_file) as source,
             writing(output_file) if output_file else contextlib.nullcontext(sys.stdout.buffer) as target,
         ):
-            _translate(open_run(run_dir, checkpoint, overrides), source, target, says_all=bool(output_file))
+            _translate(open_runs(run_dirs, checkpoint, decoding), blocked, source, target, says_all=bool(output_file))
     except BrokenPipeError:
         sys.stderr.close()  # the reader of stdout has left, as `head` does: nothing is wrong
     return 0
 
 
-def _translate(opened: Opened, source: Any, target: Any, says_all: bool) -> None:
+def _translate(opened: Opened, blocked: Sequence[str], source: Any, target: Any, says_all: bool) -> None:
     """From an open file to another, a limited number of lines at a time."""
     out = console()
-    translator = Translator(opened.model, opened.vocabularies, opened.config.decoding, opened.devices)
+    translator = make_translator(opened, blocked)
     counts = {"lines": 0, "cut sources": 0, "cut translations": 0, "invalid UTF-8": 0}
     with out.status("translating"):
         while chunk := _read_lines(source, counts):

@@ -4,7 +4,7 @@ import contextlib
 import math
 import sys
 
-from flax_s2s.commands.wiring import console, open_run
+from flax_s2s.commands.wiring import console, open_runs
 from flax_s2s.config import UserError
 from flax_s2s.data.files import read_lines
 from flax_s2s.decoding.forced import Scorer
@@ -19,10 +19,10 @@ def run(run_dir: str, checkpoint: str, source: str, target: str, output: str) ->
     if not sources:
         raise UserError(f"{source} is empty; give at least one pair")
     with writing(output) if output else contextlib.nullcontext(sys.stdout.buffer) as file:
-        opened, out = open_run(run_dir, checkpoint, {}), console()
-        scorer = Scorer(opened.model, opened.vocabularies, opened.config.decoding.rows, opened.devices)
+        opened, out = open_runs([run_dir], checkpoint), console()
+        scorer = Scorer(opened.models[0], opened.vocabularies, opened.config.decoding.rows, opened.devices)
         with out.status("scoring"):
-            found = scorer(opened.params, sources, targets)
+            found = scorer(opened.params[0], sources, targets)
         file.write("".join(f"{pair.logp:.6f}\n" for pair in found).encode())
         file.flush()
     logp, tokens = sum(pair.logp for pair in found), sum(pair.tokens for pair in found)

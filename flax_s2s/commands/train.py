@@ -217,7 +217,7 @@ def _evaluations(
     chosen = list(itertools.islice(valid.pairs, config.evaluation.valid_pairs))
     if chosen:
         greedy = dataclasses.replace(config.decoding, beam_size=1)
-        translator = Translator(model, ready.vocabularies, greedy, devices)
+        translator = Translator([model], ready.vocabularies, greedy, parallel.my_devices(devices))
         evaluations.append(make_translation_evaluation(translator, chosen, config.evaluation, config.data.target, _poll))
     return evaluations
 

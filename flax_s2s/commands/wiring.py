@@ -3,7 +3,8 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +14,14 @@ from rich.console import Console
 
 from flax_s2s import caches, cluster, job, processor, programs, rundir
 from flax_s2s.checkpoint import Checkpoints
-from flax_s2s.config import Config, UserError
+from flax_s2s.config import Config, DecodingConfig, UserError
 from flax_s2s.data import vocab
 from flax_s2s.data.batching import Shape, choose_shapes
 from flax_s2s.data.corpus import Reader
 from flax_s2s.data.tokens import Tokens, open_tokens
 from flax_s2s.data.vocab import Vocabularies
+from flax_s2s.decoding import shortlist
+from flax_s2s.decoding.translate import Translator
 from flax_s2s.model.seq2seq import Model, init_params, make_model
 from flax_s2s.parallel import Devices, make_decoding_devices, place
 from flax_s2s.rules import check
@@ -60,41 +63,68 @@ def make_ready(config: Config, vocab_folder: epath.Path | None) -> Ready:
 
 
 class Opened(NamedTuple):
-    """A trained run, ready to decode."""
+    """Trained runs, ready to decode as one."""
 
-    config: Config
+    config: Config  # of the first run, with the settings of decoding that were asked for
     vocabularies: Vocabularies
-    model: Model
-    params: Params
+    models: list[Model]
+    params: list[Params]
     devices: Devices
-    step: int
+    steps: list[int]
+    folder: epath.Path  # of the first run
 
 
-def open_run(run_dir: str, checkpoint: str, overrides: dict[str, Any]) -> Opened:
-    """Loads configuration, vocabulary and parameters, and nothing else.
+def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig | None = None) -> Opened:
+    """Loads configurations, vocabulary and parameters, and nothing else.
 
     Args:
-        run_dir: the run directory.
+        run_dirs: the run directories, one or more, with one vocabulary.
         checkpoint: best, last, or a step.
-        overrides: fields of `decoding` that are given on the command line.
+        decoding: how to decode; None: as the first run is configured.
+
+    Raises:
+        UserError: one of them is no complete run, or they have different vocabularies.
     """
     begin()
-    folder = rundir.make_path(run_dir)
-    config = rundir.read_config(folder)
-    model_config = dataclasses.replace(config.model, kernel="auto")  # a run decodes anywhere, whatever it was trained with
-    config = check(dataclasses.replace(config, model=model_config, decoding=dataclasses.replace(config.decoding, **overrides)))
-    checkpoints = Checkpoints(folder / rundir.CHECKPOINTS, config.training.best_metric, verify=config.training.verify_checkpoints)
-    step = checkpoints.choose(checkpoint)
-    vocabularies = vocab.load(folder / rundir.VOCAB, config.vocab.joint)
-    if vocabularies is None:
-        raise UserError(f"{folder / rundir.VOCAB} has no vocabulary; the run directory is not complete: restore it from a copy")
-    devices = make_decoding_devices(config.training.devices, config.decoding.rows)
+    folders = [rundir.make_path(run_dir) for run_dir in run_dirs]
+    config = rundir.read_config(folders[0])
+    config = check(dataclasses.replace(config, decoding=decoding or config.decoding))
+    devices = make_decoding_devices(config.training.devices)
+    training = config.training
+    found = [Checkpoints(folder / rundir.CHECKPOINTS, training.best_metric, verify=training.verify_checkpoints) for folder in folders]
+    steps = [checkpoints.choose(checkpoint) for checkpoints in found]
+    vocabularies = _load_vocabularies(folders[0])
     sizes = (len(vocabularies.source), len(vocabularies.target))
-    abstract = place(jax.eval_shape(lambda: init_params(config.model, *sizes, jax.random.key(0))), devices)
-    keep_memory(abstract)
-    params = checkpoints.load_params(step, abstract, vocabularies.sha256)
-    checkpoints.close()
-    return Opened(config, vocabularies, make_model(config.model, *sizes), params, devices, step)
+    models, params = [], []
+    for folder, checkpoints, step in zip(folders, found, steps, strict=True):
+        if _load_vocabularies(folder).sha256 != vocabularies.sha256:
+            raise UserError(f"{folder} has another vocabulary than {folders[0]}; runs that translate as one must share theirs")
+        # A run decodes anywhere, whatever it was trained with, and in float32: else batch size would change translations.
+        model_config = dataclasses.replace(rundir.read_config(folder).model, kernel="auto", compute="float32")
+        abstract = place(jax.eval_shape(partial(init_params, model_config, *sizes, jax.random.key(0))), devices)
+        keep_memory(abstract)
+        params.append(checkpoints.load_params(step, abstract, vocabularies.sha256))
+        models.append(make_model(model_config, *sizes))
+        checkpoints.close()
+    return Opened(config, vocabularies, models, params, devices, steps, folders[0])
+
+
+def _load_vocabularies(folder: epath.Path) -> Vocabularies:
+    found = vocab.load(folder / rundir.VOCAB, rundir.read_config(folder).vocab.joint)
+    if found is None:
+        raise UserError(f"{folder / rundir.VOCAB} has no vocabulary; the run directory is not complete: restore it from a copy")
+    return found
+
+
+def make_translator(opened: Opened, blocklist: Sequence[str] = (), *, attention: bool = False) -> Translator:
+    """A translator with the settings of decoding, and with the run's shortlist where those ask for it."""
+    per_token, chosen = opened.config.decoding.shortlist, None
+    if per_token:
+        chosen = shortlist.load(opened.folder / rundir.SHORTLIST, per_token)
+    decoding = opened.config.decoding
+    return Translator(
+        opened.models, opened.vocabularies, decoding, opened.devices, blocklist=blocklist, shortlist=chosen, attention=attention
+    )
 
 
 def measure_products(rounds: int = 5) -> float:

@@ -9,10 +9,11 @@ import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sentencepiece
 from etils import epath
+from sentencepiece import sentencepiece_model_pb2
 
 from flax_s2s.config import BOS, EOS, PAD, UNK, UserError, VocabConfig
 from flax_s2s.data.corpus import Pair
@@ -33,6 +34,7 @@ class Vocabulary:
         self.model = model
         self._processor = sentencepiece.SentencePieceProcessor()
         self._processor.load_from_serialized_proto(model)  # the constructor would take empty bytes for no model
+        self._inside: Any = None
 
     def __len__(self) -> int:
         """Number of tokens, the special ones included."""
@@ -47,6 +49,27 @@ class Vocabulary:
         """`["Two dogs."]` -> `[[412, 1033, 7]]`; neither BOS nor EOS is added."""
         ids: list[list[int]] = self._processor.encode(list(lines), out_type=int)
         return ids
+
+    def encode_inside(self, text: str) -> list[int]:
+        """The tokens of text that goes on inside a word: without the space that a line is taken to begin with."""
+        if self._inside is None:
+            proto: Any = sentencepiece_model_pb2
+            proto = proto.ModelProto.FromString(self.model)
+            proto.normalizer_spec.add_dummy_prefix = False
+            self._inside = sentencepiece.SentencePieceProcessor()
+            self._inside.load_from_serialized_proto(proto.SerializeToString())
+        ids: list[int] = self._inside.encode(text, out_type=int)
+        return ids
+
+    def folded_texts(self) -> list[bytes]:
+        """What each token adds to a text, in UTF-8 without regard to case (as by str.casefold); special tokens add nothing."""
+        found = []
+        for i, piece in enumerate(self.pieces(range(len(self)))):
+            text = piece.replace("\u2581", " ").casefold().encode()
+            if self._processor.is_byte(i):
+                text = bytes([int(piece[1:-1], 16)]).lower()
+            found.append(b"" if i <= UNK else text)
+        return found
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """`[[412, 1033, 7]]` -> `["Two dogs."]`; special tokens leave no trace."""

@@ -1,14 +1,27 @@
 """Batched beam search over any step function; knows no model and no vocabulary.
 
-Enters: a function from the last tokens to log-probabilities. Leaves: the best hypotheses of every sentence.
+Enters: a function from the last tokens to what may follow. Leaves: the best hypotheses of every sentence.
 
-The search, for K live hypotheses of a sentence: all one-token extensions are ranked by log-probability; those among the
-best K that end become finished hypotheses, scored by log-probability / length penalty; the best K that do not end stay
-alive. A sentence is done when no live hypothesis can still beat the `n_best`-th finished one, or at its limit of tokens. K = 1
-is greedy search: it is done with its first finished hypothesis. Rows never look at each other, and a row that is done is frozen.
-Ties go to the earlier hypothesis, then to the smaller token id.
+The search, for K live hypotheses of a sentence: all one-token extensions are ranked by the sum of their tokens' ranks (the
+log-probability, unless the step function says otherwise); those among the best K that end become ended hypotheses, scored by
+that sum / length penalty; the best K that do not end stay alive. The likeliest continuation of the likeliest continuation ...,
+which is what greedy search finds, is never dropped: where it is not among the best K it takes the place of the last, so that
+a beam never ends worse than greedy search does. A sentence is done when no live hypothesis can still beat the `n_best`-th
+ended one, or at its limit of tokens. K = 1 is greedy search: it is done with its first ended hypothesis.
+
+Ties go to the earlier hypothesis, then to the smaller token id. Rows never look at each other, each counts its own steps, and
+a row that is done is frozen: `start`, `run` and `finish` let a caller give its place to another sentence (`put`).
+
+With `groups` (diverse beam search, Vijayakumar et al. 2018) the beam is cut into groups that search one after the other at each
+step; a token that n live hypotheses of earlier groups have just chosen is ranked n * diversity lower there, for that choice alone.
+A group of one is greedy search.
+
+With phrases (see `lexical`) the extensions are put into banks by how many of the phrases' tokens they have met; an
+extension must be among the best K of its bank to end, and the K that stay alive are the best of every bank, then the second
+of every bank, and so on, the bank that has met most first (after Post and Vilar 2018). Greedy search is not protected then.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,9 +30,45 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-StepFn = Callable[[Any, Array], tuple[Any, Array, Array | None]]
-"""(carry, ids [batch beam]) -> (carry, log-probabilities [batch beam vocab], attention [batch beam src] or None); every leaf of
-the carry begins with the axes batch and beam."""
+from flax_s2s.decoding.lexical import Phrases, all_met, best_of_each_bank, progress_after, tokens_met
+
+
+class Next(NamedTuple):
+    """What a step function says of the next token."""
+
+    logp: Float[Array, "batch beam vocab"]  # the model's log-probabilities: what is reported
+    rank: Float[Array, "batch beam vocab"]  # what is searched for: those, or with penalties, or -inf for what must not follow
+    attention: Float[Array, "batch beam src"] | None = None
+    end_bonus: Float[Array, "batch beam"] | None = None  # added to the score of what ends now; never positive
+    noise: Float[Array, "batch beam vocab"] | None = None  # added to the rank for the choice at this step alone
+
+
+StepFn = Callable[[Any, Array], tuple[Any, Next]]
+"""(carry, ids [batch beam]) -> (carry, Next); every leaf of the carry begins with the axes batch and beam."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How to search; what is fixed when a program is compiled."""
+
+    beam_size: int
+    """Live hypotheses of a sentence, K."""
+    max_steps: int
+    """The largest limit there may be; it fixes the shapes."""
+    bos: int
+    """Token before the first."""
+    eos: int
+    """Token that ends a hypothesis."""
+    alpha: float = 0.0
+    """Exponent of the length penalty, not negative."""
+    n_best: int = 1
+    """Hypotheses returned, at most beam_size."""
+    groups: int = 1
+    """Groups of a diverse beam; they divide the beam."""
+    diversity: float = 0.0
+    """What a token loses for each live hypothesis of an earlier group that chose it at the same step."""
+    attention: bool = False
+    """Whether the attention of the hypotheses is kept and returned."""
 
 
 class Hypotheses(NamedTuple):
@@ -28,104 +77,269 @@ class Hypotheses(NamedTuple):
     ids: Int[Array, "batch n tgt"]  # tokens, the end mark where finished, then zeros
     length: Int[Array, "batch n"]  # tokens, the end mark included
     logp: Float[Array, "batch n"]  # sum over tokens
-    score: Float[Array, "batch n"]  # logp / length penalty
+    score: Float[Array, "batch n"]  # what they are sorted by
     finished: Bool[Array, "batch n"]  # False: cut at the limit
+    token_logp: Float[Array, "batch n tgt"]  # of each token, then zeros
+    attention: Float[Array, "batch n tgt src"] | None  # that each token was chosen with, then zeros
 
 
-class _Search(NamedTuple):
-    step: Int[Array, ""]
-    ids: Int[Array, "batch beam tgt"]
-    logp: Float[Array, "batch beam"]
+class _Live(NamedTuple):
     last: Int[Array, "batch beam"]
+    rank: Float[Array, "batch beam"]
+    logp: Float[Array, "batch beam"]
+    greedy: Bool[Array, "batch beam"]  # at most one of a row
+    progress: Any  # [batch beam phrase variant] of phrases, where there are some
     carry: Any
-    finished: Hypotheses
+
+
+class _Ended(NamedTuple):
+    score: Float[Array, "batch beam"]
+    logp: Float[Array, "batch beam"]
+    length: Int[Array, "batch beam"]
+    parent: Int[Array, "batch beam"]  # the place of the live hypothesis that ended
+    end_logp: Float[Array, "batch beam"]
+
+
+class _History(NamedTuple):
+    """What was chosen at each step; hypotheses are read backwards from it, so that no sequence is ever moved."""
+
+    token: Int[Array, "batch tgt beam"]
+    parent: Int[Array, "batch tgt beam"]
+    logp: Float[Array, "batch tgt beam"]
+    attention: Float[Array, "batch tgt beam src"] | None  # by parent
+
+
+class State(NamedTuple):
+    """A search under way; every leaf begins with the axis batch."""
+
+    limit: Int[Array, " batch"]
+    step: Int[Array, " batch"]
     done: Bool[Array, " batch"]
+    live: _Live
+    ended: _Ended
+    history: _History
 
 
-def length_penalty(length: Any, alpha: float) -> Any:
+class _Extensions(NamedTuple):
+    """Those of a group's hypotheses that may be chosen, best first."""
+
+    rank: Float[Array, "batch extension"]  # the sum; -inf where there is none
+    token: Int[Array, "batch extension"]
+    parent: Int[Array, "batch extension"]
+    greedy: Bool[Array, "batch extension"]
+    turn: Int[Array, "batch extension"]  # better ones in the same bank
+    progress: Any  # [batch extension phrase variant]
+
+
+def length_penalty(length: int, alpha: float) -> float:
     """`((5 + length) / 6) ** alpha`; Wu et al. 2016, equation 14."""
-    return ((5.0 + length) / 6.0) ** alpha
+    return float(((5.0 + length) / 6.0) ** alpha)
 
 
 def search(
-    step_fn: StepFn,
-    carry: Any,
-    limit: Int[Array, " batch"],
-    *,
-    beam_size: int,
-    max_steps: int,
-    bos: int,
-    eos: int,
-    alpha: float = 0.0,
-    n_best: int = 1,
+    step_fn: StepFn, carry: Any, limit: Int[Array, " batch"], how: Search, phrases: Phrases | None = None, src: int = 0
 ) -> Hypotheses:
-    """Searches all sentences at once.
+    """Searches all sentences at once: `start`, `run` to the end, `finish`."""
+    state = start(carry, limit, how, phrases, src)
+    return finish(run(step_fn, state, how, phrases), how, phrases)
+
+
+def start(carry: Any, limit: Int[Array, " batch"], how: Search, phrases: Phrases | None = None, src: int = 0) -> State:
+    """Before the first step.
 
     Args:
-        step_fn: what is searched.
-        carry: its state before the first step, equal for all hypotheses of a sentence.
+        carry: the step function's state, equal for all hypotheses of a sentence.
         limit: most tokens of each sentence's hypotheses, end mark included; 0 for a row that is no sentence.
-        beam_size: live hypotheses of a sentence.
-        max_steps: the largest limit there may be; it fixes the shapes.
-        bos: token before the first.
-        eos: token that ends a hypothesis.
-        alpha: exponent of the length penalty, not negative.
-        n_best: hypotheses returned, at most beam_size.
-
-    Returns:
-        The best finished hypotheses; where none finished, the live ones as they stood at the limit.
+        how: the search.
+        phrases: what each sentence's hypotheses must contain.
+        src: source positions that attention is kept of.
     """
-    rows = limit.shape[0]
-    beams = (rows, beam_size)
-    nothing = jnp.full(beams, -jnp.inf)
-    ids = jnp.zeros((*beams, max_steps), jnp.int32)
-    first = jnp.where(jnp.arange(beam_size) == 0, 0.0, -jnp.inf)  # one live hypothesis, the empty one
-    finished = Hypotheses(ids, jnp.zeros(beams, jnp.int32), nothing, nothing, jnp.zeros(beams, bool))
-    start = _Search(jnp.int32(0), ids, jnp.tile(first, (rows, 1)), jnp.full(beams, bos), carry, finished, limit == 0)
-
-    def advance(now: _Search) -> _Search:
-        after = _advance(step_fn, now, beam_size, eos, alpha)
-        best_possible = after.logp.max(axis=1) / length_penalty(limit, alpha)
-        hopeless = best_possible <= after.finished.score[:, n_best - 1]
-        ended = after.finished.finished[:, 0] if beam_size == 1 else hopeless
-        done = now.done | ended | (after.step >= limit)
-        ids, logp, finished = jax.tree.map(
-            lambda new, old: jnp.where(_like(now.done, new), old, new),
-            (after.ids, after.logp, after.finished),
-            (now.ids, now.logp, now.finished),
-        )
-        return after._replace(ids=ids, logp=logp, finished=finished, done=done)
-
-    end = lax.while_loop(lambda now: ~now.done.all() & (now.step < max_steps), advance, start)
-    cut_length = jnp.where(jnp.isfinite(end.logp), limit[:, None], 0)
-    cut = Hypotheses(end.ids, cut_length, end.logp, end.logp / length_penalty(limit, alpha)[:, None], jnp.zeros(beams, bool))
-    any_finished = end.finished.finished.any(axis=1)
-    best = jax.tree.map(lambda a, b: jnp.where(_like(any_finished, a), a, b), end.finished, cut)
-    return jax.tree.map(lambda part: part[:, :n_best], best)
+    rows, beams, size = limit.shape[0], (limit.shape[0], how.beam_size), how.beam_size // how.groups
+    first = jnp.arange(how.beam_size) % size == 0  # of each group one live hypothesis, the empty one
+    rank = jnp.tile(jnp.where(first, 0.0, -jnp.inf), (rows, 1))
+    greedy = jnp.tile((jnp.arange(how.beam_size) == 0) & (size > 1) & (phrases is None), (rows, 1))
+    progress = None if phrases is None else jnp.zeros((*beams, *phrases.length.shape[1:]), jnp.int32)
+    live = _Live(jnp.full(beams, how.bos), rank, rank, greedy, progress, carry)
+    nothing, zeros = jnp.full(beams, -jnp.inf), jnp.zeros(beams, jnp.int32)
+    ended = _Ended(nothing, nothing, zeros, zeros, nothing)
+    steps = (rows, how.max_steps, how.beam_size)
+    attention = jnp.zeros((*steps, src)) if how.attention else None
+    history = _History(jnp.zeros(steps, jnp.int32), jnp.zeros(steps, jnp.int32), jnp.zeros(steps), attention)
+    return State(limit, jnp.zeros_like(limit), limit == 0, live, ended, history)
 
 
-def _advance(step_fn: StepFn, now: _Search, beam_size: int, eos: int, alpha: float) -> _Search:
+def put(flags: Bool[Array, " batch"], new: Any, old: Any) -> Any:
+    """The rows of one tree where the flags are set, else those of the other."""
+    return jax.tree.map(lambda a, b: jnp.where(_like(flags, a), a, b), new, old)
+
+
+def run(step_fn: StepFn, state: State, how: Search, phrases: Phrases | None = None, until: Any = None) -> State:
+    """Searches until that many rows are done; None: all."""
+    enough = state.limit.shape[0] if until is None else until
+
+    def advance(now: State) -> State:
+        return _advance(step_fn, now, how, phrases)
+
+    return lax.while_loop(lambda now: now.done.sum() < enough, advance, state)
+
+
+def _advance(step_fn: StepFn, now: State, how: Search, phrases: Phrases | None) -> State:
     """One more token of every live hypothesis."""
-    carry, logp, _ = step_fn(now.carry, now.last)
-    vocab = logp.shape[-1]
-    total = (now.logp[:, :, None] + logp).reshape(logp.shape[0], -1)  # [batch beam * vocab]
-    # 2 beam_size are enough: at most beam_size of them end. They are masked below, never sliced: a slice would be moved into
-    # the top-k, which XLA then no longer knows as one and sorts the vocabulary: 414 ms, not 3 (CPU, 64 rows, vocabulary 6,000).
-    ranked, index = lax.top_k(total, 2 * beam_size)
-    parent, token = index // vocab, index % vocab
-    ids = _take(now.ids, parent).at[:, :, now.step].set(token)
+    carry, following = step_fn(now.live.carry, now.live.last)
+    step, size = now.step + 1, how.beam_size // how.groups
+    taken = jnp.zeros((following.rank.shape[0], following.rank.shape[2]))  # how often earlier groups chose each token
+    chosen = []
+    for first in range(0, how.beam_size, size):
+        live, ended, scores = _of_group((now.live._replace(carry=()), now.ended, following), first, size)
+        malus = how.diversity * taken if first else None
+        chosen.append(_choose(live, ended, scores, _extend(live, scores, malus, how, phrases), step, first, how, phrases))
+        live = chosen[-1][0]
+        if how.groups > 1:
+            taken = jax.vmap(lambda row, token, rank: row.at[token].add(jnp.isfinite(rank)))(taken, live.last, live.rank)
+    live, ended, origin, token_logp = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *chosen)
+    entries = _History(live.last, origin, token_logp, following.attention if how.attention else None)
+    rows = jnp.arange(step.shape[0])
+    history = jax.tree.map(lambda kept, entry: kept.at[rows, now.step].set(entry, mode="drop"), now.history, entries)
+    live, ended, step = put(now.done, (now.live._replace(carry=()), now.ended, now.step), (live, ended, step))
+    done = now.done | _hopeless(live, ended, now.limit, how) | (step >= now.limit)
+    return State(now.limit, step, done, live._replace(carry=jax.tree.map(lambda part: _take(part, origin), carry)), ended, history)
 
-    ends = (token == eos) & jnp.isfinite(ranked) & (jnp.arange(2 * beam_size) < beam_size)[None, :]
-    score = jnp.where(ends, ranked / length_penalty(now.step + 1, alpha), -jnp.inf)
-    new = Hypotheses(ids, jnp.full(ends.shape, now.step + 1), jnp.where(ends, ranked, -jnp.inf), score, ends)
-    merged = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), now.finished, new)
-    _, kept = lax.top_k(merged.score, beam_size)
-    finished = jax.tree.map(lambda part: _take(part, kept), merged)
 
-    live_logp, live = lax.top_k(jnp.where(token == eos, -jnp.inf, ranked), beam_size)
-    origin = _take(parent, live)
-    carry = jax.tree.map(lambda part: _take(part, origin), carry)
-    return _Search(now.step + 1, _take(ids, live), live_logp, _take(token, live), carry, finished, now.done)
+def _of_group(tree: Any, first: int, size: int) -> Any:
+    return jax.tree.map(lambda part: part[:, first : first + size], tree)
+
+
+def _extend(live: _Live, scores: Next, malus: Any, how: Search, phrases: Phrases | None) -> _Extensions:
+    """The extensions that may be chosen: enough of them that none is missed."""
+    rows, beams, vocab = scores.rank.shape
+    totals = live.rank[:, :, None] + scores.rank
+    if phrases is not None:
+        return _extend_by_bank(live, totals, how, phrases)
+    order = totals if malus is None else totals - malus[:, None, :]
+    order = (order if scores.noise is None else order + scores.noise).reshape(rows, -1)
+    # 2 beams are enough: at most `beams` of them end. They are masked later, never sliced: a slice would be moved into the
+    # top-k, which XLA then no longer knows as one and sorts the vocabulary: 414 ms, not 3 (CPU, 64 rows, vocabulary 6,000).
+    _, index = lax.top_k(order, min(2 * beams, beams * vocab))
+    rank, parent, token = _take(totals.reshape(rows, -1), index), index // vocab, index % vocab
+    greedy = jnp.zeros_like(rank, bool)
+    if beams > 1:
+        follows, source = live.greedy.any(axis=1), live.greedy.argmax(axis=1)
+        values = jnp.take_along_axis(totals, source[:, None, None], axis=1)[:, 0]  # [batch vocab]
+        likeliest = values.argmax(axis=1)
+        greedy = follows[:, None] & (parent == source[:, None]) & (token == likeliest[:, None])
+        missing = follows & ~greedy.any(axis=1)
+        extra = (jnp.where(missing, values.max(axis=1), -jnp.inf), likeliest, source, missing)
+        rank, token, parent, greedy = (
+            jnp.concatenate([found, more[:, None]], axis=1) for found, more in zip((rank, token, parent, greedy), extra, strict=True)
+        )
+    return _Extensions(rank, token, parent, greedy, jnp.tile(jnp.arange(rank.shape[1]), (rows, 1)), None)
+
+
+def _extend_by_bank(live: _Live, totals: Float[Array, "batch beam vocab"], how: Search, phrases: Phrases) -> _Extensions:
+    is_end = (jnp.arange(totals.shape[2]) == how.eos)[None, None, :]
+    totals = jnp.where(is_end & ~all_met(phrases, live.progress)[:, :, None], -jnp.inf, totals)
+    rank, parent, token = best_of_each_bank(phrases, totals, how.eos)
+    progress = progress_after(phrases, _take(live.progress, parent), jnp.where(token == how.eos, -1, token))
+    turn = _better_in_bank(tokens_met(phrases, progress), jnp.isfinite(rank))
+    return _Extensions(rank, token, parent, jnp.zeros_like(rank, bool), turn, progress)
+
+
+def _better_in_bank(bank: Int[Array, "batch extension"], counts: Bool[Array, "batch extension"]) -> Int[Array, "batch extension"]:
+    """How many that count stand before each one in its own bank."""
+    same = (bank[:, :, None] == bank[:, None, :]) & counts[:, None, :]
+    return jnp.tril(same, -1).sum(axis=2)
+
+
+def _choose(
+    live: _Live, ended: _Ended, scores: Next, found: _Extensions, step: Any, first: int, how: Search, phrases: Phrases | None
+) -> tuple[_Live, _Ended, Array, Array]:
+    """A group's live and ended hypotheses after this step; of the live ones also where they came from, and the token's log-probability."""
+    rows, size = live.rank.shape
+    token_logp = scores.logp[jnp.arange(rows)[:, None], found.parent, found.token]
+    logp, is_end = _take(live.logp, found.parent) + token_logp, found.token == how.eos
+    ends = is_end & jnp.isfinite(found.rank) & ((found.turn < size) | found.greedy)
+    score = found.rank / _penalties(how)[step][:, None]
+    if scores.end_bonus is not None:
+        score += _take(scores.end_bonus, found.parent)
+    parent = found.parent + first
+    new = _Ended(jnp.where(ends, score, -jnp.inf), logp, jnp.broadcast_to(step[:, None], score.shape), parent, token_logp)
+    merged = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), ended, new)
+    ended = jax.tree.map(lambda part: _take(part, lax.top_k(merged.score, size)[1]), merged)
+
+    lives = ~is_end & jnp.isfinite(found.rank)
+    turn = jnp.cumsum(lives, axis=1) - 1  # better ones that live
+    if phrases is not None:
+        bank = tokens_met(phrases, found.progress)
+        most = phrases.goto.shape[1] * phrases.goto.shape[3]
+        turn = _better_in_bank(bank, lives) * (most + 1) + most - bank
+    turn = jnp.where(found.greedy, jnp.minimum(turn, size - 1), turn)
+    if size == 1:
+        lives &= ~jnp.isfinite(ended.score)  # greedy search is over with its first end
+    key, kept = lax.top_k(jnp.where(lives, found.greedy - 2 * turn, jnp.iinfo(jnp.int32).min), size)
+    alive = key > jnp.iinfo(jnp.int32).min
+    rank, logp, token, origin, greedy, token_logp = (
+        _take(part, kept) for part in (found.rank, logp, found.token, parent, found.greedy & lives, token_logp)
+    )
+    progress = None if found.progress is None else _take(found.progress, kept)
+    return _Live(token, jnp.where(alive, rank, -jnp.inf), logp, greedy & alive, progress, ()), ended, origin, token_logp
+
+
+def _penalties(how: Search) -> Float[Array, " lengths"]:
+    return jnp.array([length_penalty(length, how.alpha) for length in range(how.max_steps + 1)], jnp.float32)
+
+
+def _hopeless(live: _Live, ended: _Ended, limit: Int[Array, " batch"], how: Search) -> Bool[Array, " batch"]:
+    """Whether no live hypothesis can become one that is wanted: it cannot rise, and its penalty is at most that of the limit."""
+    size = how.beam_size // how.groups
+    of_groups = (limit.shape[0], how.groups, size)
+    scores, ranks = ended.score.reshape(of_groups), live.rank.reshape(of_groups)
+    if size == 1:
+        return ~jnp.isfinite(ranks).any(axis=(1, 2))
+    wanted = min(size, -(-how.n_best // how.groups))
+    return (ranks.max(axis=2) / _penalties(how)[limit][:, None] <= scores[:, :, wanted - 1]).all(axis=1)
+
+
+def finish(state: State, how: Search, phrases: Phrases | None = None) -> Hypotheses:
+    """The best ended hypotheses of each row; where none ended, the live ones as they stood at the limit."""
+    live, ended, count = state.live, state.ended, how.n_best
+    score, index = lax.top_k(ended.score, count)
+    length, logp, slot, end_logp = (_take(part, index) for part in (ended.length, ended.logp, ended.parent, ended.end_logp))
+    any_ended = jnp.isfinite(ended.score).any(axis=1)[:, None]
+
+    cut_score = live.rank / _penalties(how)[state.limit][:, None]
+    met = jnp.isfinite(live.rank).astype(jnp.int32)  # absent ones come last
+    if phrases is not None:
+        met *= 1 + tokens_met(phrases, live.progress)
+    _, _, place = lax.sort((-met, -cut_score, jnp.broadcast_to(jnp.arange(how.beam_size), met.shape)), num_keys=3)
+    place = place[:, :count]
+    cut_score = _take(cut_score, place)
+
+    is_end = any_ended & jnp.isfinite(score)
+    is_cut = ~any_ended & jnp.isfinite(cut_score)
+    score = jnp.where(is_end, score, jnp.where(is_cut, cut_score, -jnp.inf))
+    logp = jnp.where(is_end, logp, jnp.where(is_cut, _take(live.logp, place), -jnp.inf))
+    body = jnp.where(is_end, length - 1, jnp.where(is_cut, state.step[:, None], 0))
+    ids, token_logp, attention = _read_back(state.history, jnp.where(is_end, slot, place), body, is_end)
+    at_end = is_end[:, :, None] & (jnp.arange(how.max_steps)[None, None, :] == body[:, :, None])
+    ids, token_logp = jnp.where(at_end, how.eos, ids), jnp.where(at_end, end_logp[:, :, None], token_logp)
+    return Hypotheses(ids, body + is_end, logp, score, is_end, token_logp, attention)
+
+
+def _read_back(history: _History, slot: Int[Array, "batch n"], body: Int[Array, "batch n"], is_end: Bool[Array, "batch n"]) -> Any:
+    """Follows each hypothesis from its last place to its first: tokens, their log-probabilities, their attention."""
+
+    def back(slot: Any, now: Any) -> tuple[Any, Any]:
+        position, (token, parent, logp, attention) = now
+        inside = position < body
+        origin = jnp.where(inside, _take(parent, slot), slot)
+        seen = None
+        if attention is not None:
+            seen = jnp.where((position < body + is_end)[:, :, None], _take(attention, origin), 0.0)
+        return origin, (jnp.where(inside, _take(token, slot), 0), jnp.where(inside, _take(logp, slot), 0.0), seen)
+
+    steps = jax.tree.map(lambda part: part.swapaxes(0, 1), history)
+    _, found = lax.scan(back, slot, (jnp.arange(history.token.shape[1]), steps), reverse=True)
+    return jax.tree.map(lambda part: jnp.moveaxis(part, 0, 2), found)  # [batch n tgt ...]
 
 
 def _take(values: Array, index: Int[Array, "batch chosen"]) -> Array:

@@ -15,7 +15,7 @@ from flax_s2s.data.batching import pad
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.translate import padded_length
 from flax_s2s.model.seq2seq import Model
-from flax_s2s.parallel import AXIS, Devices, feed_rows, my_rows, read_rows
+from flax_s2s.parallel import AXIS, Devices, feed_rows
 
 
 class Forced(NamedTuple):
@@ -61,8 +61,8 @@ class Scorer:
     """Scores pairs of lines with any parameters of one model."""
 
     def __init__(self, model: Model, vocabularies: Vocabularies, rows: int, devices: Devices) -> None:
-        """`rows` pairs are scored at once; each shape is compiled when the first pair of it comes."""
-        self.vocabularies, self.rows, self.devices = vocabularies, rows, devices
+        """Each of this process' devices scores `rows` pairs at once; each shape is compiled when the first pair of it comes."""
+        self.vocabularies, self.rows, self.devices = vocabularies, rows * devices.count, devices
         self._forced = make_forced(model, devices)
 
     def __call__(self, params: Any, sources: Sequence[str], targets: Sequence[str]) -> list[Forced]:
@@ -77,7 +77,7 @@ class Scorer:
             for start in range(0, len(members), self.rows):
                 chosen = members[start : start + self.rows]
                 batch = (pad([src[i] for i in chosen], self.rows, src_length), pad([tgt[i] for i in chosen], self.rows, tgt_length))
-                logp = read_rows(self._forced(params, *feed_rows(self.devices, my_rows(batch))))
+                logp = np.asarray(self._forced(params, *feed_rows(self.devices, batch)))
                 for row, i in enumerate(chosen):
                     results[i] = Forced(float(logp[row]), len(tgt[i]))
         return results

@@ -1,41 +1,89 @@
-"""Lines in, lines out: sort by length, batch at fixed shapes, search, restore the order.
+"""Requests in, translations out, in their order: each is put where sentences of its shape stream through the search.
 
-Every sentence is decoded at a shape that depends on its own length alone, so its translation does not depend on its
-neighbors: at a fixed shape a row's result is bitwise independent of the other rows.
+A sentence's shape depends on the sentence alone, and at a fixed shape a row's result is bitwise independent of the other rows:
+neighbors, order, and the number of devices and of processes change no translation.
 """
 
+import hashlib
+from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
-from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig
+from flax_s2s.config import EOS, DecodingConfig, UserError
 from flax_s2s.data.batching import pad
 from flax_s2s.data.vocab import Vocabularies
-from flax_s2s.decoding.beam import Hypotheses, search
-from flax_s2s.model.seq2seq import Model, Seq2Seq
-from flax_s2s.parallel import AXIS, Devices, feed_rows, my_rows, read_rows
+from flax_s2s.decoding.constraints import Automaton, make_automaton
+from flax_s2s.decoding.lexical import make_phrases
+from flax_s2s.decoding.shortlist import Shortlist
+from flax_s2s.decoding.stream import Rows, Sentences, make_stream, most_tokens
+from flax_s2s.model.seq2seq import Model
+from flax_s2s.parallel import Devices, feed_rows, localize
 
 _LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_REFILL = 4  # one part in so many of the rows must be free before others take their places
+
+
+class Request(NamedTuple):
+    """A sentence, and what its translation must be like."""
+
+    source: str
+    prefix: str = ""  # what the translation begins with
+    include: tuple[str, ...] = ()  # what it must contain
+    exclude: tuple[str, ...] = ()  # what it must not contain
+    seed: int | None = None  # for sampling; None: drawn from decoding.seed and the source
 
 
 class Translation(NamedTuple):
-    """One line's result."""
+    """One request's result."""
 
     text: str
     logp: float  # natural log of the probability of the tokens, end mark included; 0 for a blank line
-    score: float  # logp / length penalty
+    score: float  # what hypotheses are sorted by
     tokens: int  # end mark included
     finished: bool  # False: cut at the length limit
     cut_source: bool  # the source was longer than decoding.max_source_tokens
+    ids: tuple[int, ...] = ()  # the tokens
+    token_logp: tuple[float, ...] = ()  # of each
+    attention: Any = None  # [tokens source tokens], the end mark of the source included; where asked for
+    others: tuple["Translation", ...] = ()  # the second best and so on
+
+    @property
+    def reason(self) -> str:
+        """Why it ends: with an end mark; at the limit; because nothing could follow; or because the source is blank."""
+        if self.finished:
+            return "end" if self.tokens else "blank"
+        return "limit" if self.tokens else "impossible"
 
 
 BLANK = Translation("", 0.0, 0.0, 0, True, False)
 """The translation of a blank line: nothing."""
+
+
+class Shape(NamedTuple):
+    """Sizes that a sentence is padded to; sentences of one shape share a program."""
+
+    src: int
+    prefix: int
+    phrases: int
+    phrase_tokens: int
+    states: int
+    candidates: int
+
+
+class _Ready(NamedTuple):
+    """A request as numbers."""
+
+    src: list[int]
+    prefix: list[int]
+    include: list[list[list[int]]]
+    exclude: tuple[np.ndarray, np.ndarray] | None
+    seed: int
+    candidates: np.ndarray | None
+    cut_source: bool
 
 
 def padded_length(tokens: int) -> int:
@@ -43,100 +91,226 @@ def padded_length(tokens: int) -> int:
     return next((length for length in _LENGTHS if length >= tokens), -(-tokens // 256) * 256)
 
 
-def most_tokens(source_tokens: int, config: DecodingConfig) -> int:
-    """Limit of a translation, end mark included, for a source of that many tokens."""
-    return int(source_tokens * config.max_length_ratio) + config.max_length_extra + 1
-
-
-def make_step_fn(bound: Seq2Seq, memory: Any) -> Callable[[Any, Any], tuple[Any, Any, Any]]:
-    """The step function of one model: log-probabilities of the next token; PAD, BOS and UNK are never generated."""
-    table, bias = bound.output()
-
-    def step_fn(carry: Any, ids: Any) -> tuple[Any, Any, Any]:
-        carry, readouts, weights = bound.step(memory, carry, ids)
-        logits = jnp.matmul(readouts, table.T.astype(readouts.dtype), preferred_element_type=jnp.float32) + bias[None, None, :]
-        logp = jax.nn.log_softmax(logits, axis=-1)
-        allowed = ~jnp.isin(jnp.arange(logp.shape[-1]), jnp.array([PAD, BOS, UNK]))
-        return carry, jnp.where(allowed[None, None, :], logp, -jnp.inf), weights
-
-    return step_fn
-
-
-def make_search(model: Model, config: DecodingConfig, devices: Devices) -> Callable[[Any, Any], Hypotheses]:
-    """Makes `(params, source ids [rows src]) -> Hypotheses` with one hypothesis a row, jitted, rows spread over the devices."""
-
-    @partial(
-        jax.shard_map, mesh=devices.mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec(AXIS), check_vma=False
-    )
-    def run(params: Any, src_ids: Any) -> Hypotheses:
-        bound = model.bind(params)
-        memory = bound.encode(src_ids)
-        limits = [0, *(most_tokens(tokens, config) for tokens in range(1, src_ids.shape[1] + 1))]  # in Python, exact for any ratio
-        return search(
-            make_step_fn(bound, memory),
-            bound.start(memory, config.beam_size),
-            jnp.array(limits)[memory.mask.sum(axis=1)],
-            beam_size=config.beam_size,
-            max_steps=most_tokens(src_ids.shape[1], config),
-            bos=BOS,
-            eos=EOS,
-            alpha=config.length_penalty,
-        )
-
-    return jax.jit(run)
+def _padded(size: int) -> int:
+    """0, or the power of two that holds it, at least 4."""
+    return 0 if size == 0 else max(4, 1 << (size - 1).bit_length())
 
 
 class Translator:
-    """Translates with any parameters of one model."""
+    """Translates with any parameters of one model, or of several as one."""
 
-    def __init__(self, model: Model, vocabularies: Vocabularies, config: DecodingConfig, devices: Devices) -> None:
-        """Compiles nothing yet: each shape is compiled when the first sentence of it comes."""
-        self.vocabularies, self.config, self.devices = vocabularies, config, devices
-        self._search = make_search(model, config, devices)
-
-    def __call__(self, params: Any, lines: Sequence[str], on_batch: Callable[[int], None] | None = None) -> list[Translation]:
-        """Translates lines; the results stand in the order of the lines.
+    def __init__(
+        self,
+        models: Sequence[Model],
+        vocabularies: Vocabularies,
+        config: DecodingConfig,
+        devices: Devices,
+        *,
+        blocklist: Sequence[str] = (),
+        shortlist: Shortlist | None = None,
+        attention: bool = False,
+    ) -> None:
+        """Compiles nothing yet: each shape is compiled when the first sentence of it comes.
 
         Args:
-            params: on the devices.
-            lines: text; a blank line gives an empty one.
-            on_batch: called after each batch with the number of sentences in it.
+            models: with the same vocabularies.
+            vocabularies: of both sides.
+            config: how to search.
+            devices: this process' own.
+            blocklist: phrases that no translation contains, whatever their case.
+            shortlist: which tokens may be generated for which source; None: all.
+            attention: whether translations come with it.
         """
-        results = [BLANK] * len(lines)
-        sources = {i: ids for i, ids in enumerate(self.vocabularies.source.encode(lines)) if lines[i].strip()}
-        for chosen, length in self._batches(sources):
-            found = self._decode(params, [sources[i] for i in chosen], length)
-            for i, translation in zip(chosen, found, strict=True):
+        self.vocabularies, self.config, self.devices = vocabularies, config, devices
+        self.rows = config.rows * devices.count
+        self._shortlist = shortlist
+        self._blocklist = Automaton(*(part[None] for part in self._automaton(blocklist))) if blocklist else None
+        self._stream = make_stream(models, config, devices, attention and all(model.config.attention != "none" for model in models))
+        self._idle: tuple[Shape, Rows] | None = None  # rows without sentences, left from the last call
+
+    def __call__(
+        self, params: Sequence[Any], requests: Sequence[Request | str], on_batch: Callable[[int], None] | None = None
+    ) -> list[Translation]:
+        """Translates; the results stand in the order of the requests.
+
+        Args:
+            params: of each model.
+            requests: what to translate; a blank line gives an empty one.
+            on_batch: called again and again with the number of sentences that have been translated since.
+        """
+        results = [BLANK] * len(requests)
+        asked = [Request(request) if isinstance(request, str) else request for request in requests]
+        ready = self._make_ready([i for i, request in enumerate(asked) if request.source.strip()], asked)
+        shapes: dict[Shape, list[int]] = {}
+        for i, one in ready.items():
+            shapes.setdefault(self._shape(one), []).append(i)
+        here = [localize(self.devices, one) for one in params]
+        for shape in sorted(shapes, reverse=True):  # longest first, so that a lack of memory shows at once
+            members = sorted(shapes[shape], key=lambda i: (-len(ready[i].src), i))
+            for i, translation in self._decode(here, shape, {i: ready[i] for i in members}, on_batch or (lambda _: None)):
                 results[i] = translation
-            if on_batch:
-                on_batch(len(chosen))
         return results
 
-    def _batches(self, sources: dict[int, list[int]]) -> list[tuple[list[int], int]]:
-        """Lines of one padded length together, longest first, so that a lack of memory shows at once."""
-        by_length: dict[int, list[int]] = {}
-        for i, ids in sources.items():
-            by_length.setdefault(padded_length(min(len(ids) + 1, self.config.max_source_tokens)), []).append(i)
-        rows = self.config.rows
-        batches = []
-        for length in sorted(by_length, reverse=True):
-            lines = sorted(by_length[length], key=lambda i: (-len(sources[i]), i))
-            batches += [(lines[start : start + rows], length) for start in range(0, len(lines), rows)]
-        return batches
+    # What is asked for, as numbers ---------------------------------------------------------------------------------
 
-    def _decode(self, params: Any, sources: list[list[int]], length: int) -> list[Translation]:
-        cut = [ids[: self.config.max_source_tokens - 1] for ids in sources]
-        padded = pad([np.array([*ids, EOS]) for ids in cut], self.config.rows, length)
-        found = jax.tree.map(read_rows, self._search(params, feed_rows(self.devices, my_rows(padded))))
-        texts = self.vocabularies.target.decode([found.ids[row, 0, : found.length[row, 0]].tolist() for row in range(len(sources))])
-        return [
-            Translation(
-                " ".join(text.split("\n")),
-                float(found.logp[row, 0]),
-                float(found.score[row, 0]),
-                int(found.length[row, 0]),
-                bool(found.finished[row, 0]),
-                len(sources[row]) > len(cut[row]),
+    def _make_ready(self, chosen: Sequence[int], asked: Sequence[Request]) -> dict[int, _Ready]:
+        sources = self.vocabularies.source.encode([asked[i].source for i in chosen])
+        prefixes = self.vocabularies.target.encode([asked[i].prefix for i in chosen])
+        ready = {}
+        for i, source, prefix in zip(chosen, sources, prefixes, strict=True):
+            request, cut = asked[i], source[: self.config.max_source_tokens - 1]
+            if request.include and (self.config.groups > 1 or self.config.temperature):
+                raise UserError("phrases to include need a beam in one group; leave decoding.groups at 1 and decoding.temperature at 0")
+            include = [self._variants(phrase) for phrase in request.include]
+            exclude = self._automaton(request.exclude) if request.exclude else None
+            candidates = None
+            if self._shortlist is not None:
+                wanted = [*prefix, *(token for phrase in include for variant in phrase for token in variant)]
+                candidates = self._shortlist.candidates(cut, wanted)
+            seed = request.seed if request.seed is not None else _draw_seed(self.config.seed, request.source)
+            ready[i] = _Ready([*cut, EOS], prefix, include, exclude, seed, candidates, len(cut) < len(source))
+        return ready
+
+    def _variants(self, phrase: str) -> list[list[int]]:
+        """A phrase as the tokens of whole words, and as those that go on inside of one."""
+        variants = [self.vocabularies.target.encode([phrase])[0], self.vocabularies.target.encode_inside(phrase)]
+        if not variants[0]:
+            raise UserError(f"a phrase to include is empty, got {phrase!r}; give text, or leave it out")
+        return variants if variants[0] != variants[1] else variants[:1]
+
+    def _automaton(self, phrases: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        folded = [phrase.casefold().encode() for phrase in phrases]
+        if not all(folded):
+            raise UserError("a phrase to exclude is empty; give text, or leave it out")
+        return make_automaton(folded, self.vocabularies.target.folded_texts())
+
+    def _shape(self, one: _Ready) -> Shape:
+        longest = max((len(variant) for phrase in one.include for variant in phrase), default=0)
+        states = _padded(len(one.exclude[0])) if one.exclude else 0
+        candidates = 0 if one.candidates is None else _padded(len(one.candidates))
+        return Shape(padded_length(len(one.src)), _padded(len(one.prefix)), _padded(len(one.include)), _padded(longest), states, candidates)
+
+    def _sentences(self, shape: Shape, ready: Sequence[_Ready]) -> Sentences:
+        """The arrays of as many sentences as there are rows; rows without a sentence have a limit of 0."""
+        filler = [()] * (self.rows - len(ready))
+        limit = np.zeros(self.rows, np.int32)
+        limit[: len(ready)] = [most_tokens(len(one.src), self.config) + len(one.prefix) for one in ready]
+        prefix = prefix_length = include = exclude = seed = candidates = None
+        if shape.prefix:
+            prefix = pad([np.array(_local(one.prefix, one.candidates)) for one in ready], self.rows, shape.prefix)
+            prefix_length = np.array([len(one.prefix) for one in ready] + [0] * len(filler), np.int32)
+        if shape.phrases:
+            wanted = [[[_local(variant, one.candidates) for variant in phrase] for phrase in one.include] for one in ready]
+            include = make_phrases([*wanted, *map(list, filler)], shape.phrases, 2, shape.phrase_tokens)
+        if shape.states:
+            tables = [one.exclude for one in ready if one.exclude is not None]
+            exclude = Automaton(*(_stack([table[part] for table in tables], self.rows, shape.states) for part in (0, 1)))
+        if self.config.temperature > 0:
+            seed = np.array([one.seed for one in ready] + [0] * len(filler), np.int32)
+        if shape.candidates:
+            candidates = pad([one.candidates for one in ready if one.candidates is not None], self.rows, shape.candidates)
+        src_ids = pad([np.array(one.src) for one in ready], self.rows, shape.src)
+        return Sentences(src_ids, limit, prefix, prefix_length, include, exclude, seed, candidates)
+
+    # Streaming -----------------------------------------------------------------------------------------------------
+
+    def _decode(self, params: Sequence[Any], shape: Shape, ready: dict[int, _Ready], on_batch: Callable[[int], None]) -> Any:
+        """Yields each sentence's index and translation, as they come."""
+        queue, seats = deque(ready), np.full(self.rows, -1)
+        waiting: Rows | None = None
+        at_door: list[deque[tuple[int, int]]] = [deque() for _ in range(self.devices.count)]  # of each device: (row of waiting, sentence)
+        idle, self._idle = self._idle, None
+        rows = idle[1] if idle and idle[0] == shape else None
+        while queue or any(at_door) or (seats >= 0).any():
+            if queue and not any(at_door):
+                admitted = [queue.popleft() for _ in range(min(self.rows, len(queue)))]
+                dealt = self._deal(admitted)
+                sentences = self._sentences(shape, [ready[i] for i in admitted])
+                waiting = self._stream.admit(params, self._blocklist, feed_rows(self.devices, _rearranged(sentences, dealt, admitted)))
+                for row, i in enumerate(dealt):
+                    if i >= 0:
+                        at_door[row // self.config.rows].append((row % self.config.rows, i))
+            if rows is None:
+                rows = _emptied(waiting)
+            index, take = np.zeros(self.rows, np.int32), np.zeros(self.rows, bool)
+            for row in (place for place, sentence in enumerate(seats) if sentence < 0):
+                door = at_door[row // self.config.rows]
+                if door:
+                    (index[row], seats[row]), take[row] = door.popleft(), True
+            until = self._until(seats, more=bool(queue) or any(at_door))
+            rows, done, found = self._stream.go(params, self._blocklist, rows, waiting, *feed_rows(self.devices, (index, take, until)))
+            done, found = jax.tree.map(np.asarray, (done, found))
+            ended = np.flatnonzero(done & (seats >= 0))
+            members = [int(seats[row]) for row in ended]
+            yield from zip(members, self._read(found, ended, [ready[i] for i in members]), strict=True)
+            seats[ended] = -1
+            on_batch(len(ended))
+        if rows is not None:
+            self._idle = (shape, rows)
+
+    def _deal(self, chosen: Sequence[int]) -> np.ndarray:
+        """Deals sentences out to the devices in turn: the sentence of each row, -1 for none."""
+        dealt = np.full((self.devices.count, self.config.rows), -1)
+        for number, i in enumerate(chosen):
+            dealt[number % self.devices.count, number // self.devices.count] = i
+        return dealt.reshape(-1)
+
+    def _until(self, seats: np.ndarray, more: bool) -> np.ndarray:
+        """How many rows of each device must be free before the search returns: all, or a part where others wait."""
+        free = (seats.reshape(self.devices.count, -1) < 0).sum(axis=1)
+        part = np.minimum(free + max(1, self.config.rows // _REFILL), self.config.rows)
+        return np.asarray(part if more else np.full_like(free, self.config.rows), np.int32)
+
+    def _read(self, found: Any, rows: np.ndarray, ready: Sequence[_Ready]) -> list[Translation]:
+        """The translations of some rows."""
+        hypotheses = []
+        for row, one in zip(rows.tolist(), ready, strict=True):
+            for k in range(found.ids.shape[1]):
+                if k == 0 or found.length[row, k]:
+                    length = int(found.length[row, k])
+                    ids = found.ids[row, k, :length]
+                    hypotheses.append((row, k, tuple((ids if one.candidates is None else one.candidates[ids]).tolist())))
+        texts = self.vocabularies.target.decode([ids for _, _, ids in hypotheses])
+        by_row: dict[int, list[Translation]] = {}
+        place = {row: number for number, row in enumerate(rows.tolist())}
+        for (row, k, ids), text in zip(hypotheses, texts, strict=True):
+            one = ready[place[row]]
+            attention = None if found.attention is None else found.attention[row, k, : len(ids), : len(one.src)]
+            logp, score, finished = (part[row, k].item() for part in (found.logp, found.score, found.finished))
+            token_logp = tuple(found.token_logp[row, k, : len(ids)].tolist())
+            by_row.setdefault(row, []).append(
+                Translation(" ".join(text.split("\n")), logp, score, len(ids), finished, one.cut_source, ids, token_logp, attention)
             )
-            for row, text in enumerate(texts)
-        ]
+        return [by_row[row][0]._replace(others=tuple(by_row[row][1:])) for row in rows.tolist()]
+
+
+def _draw_seed(seed: int, source: str) -> int:
+    """A sentence's own seed: it does not depend on where the sentence stands."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {source}".encode(errors="surrogatepass")).digest()[:4], "big") >> 1
+
+
+def _local(ids: Sequence[int], candidates: np.ndarray | None) -> list[int]:
+    """Tokens as they are counted among a sentence's candidates."""
+    return list(ids) if candidates is None else np.searchsorted(candidates, ids).tolist()
+
+
+def _stack(tables: Sequence[np.ndarray], rows: int, states: int) -> np.ndarray:
+    stacked = np.zeros((rows, states, tables[0].shape[1]), tables[0].dtype)
+    for row, table in enumerate(tables):
+        stacked[row, : len(table)] = table
+    return stacked
+
+
+def _rearranged(sentences: Sentences, dealt: np.ndarray, order: Sequence[int]) -> Sentences:
+    """Rows in the order dealt; a row without a sentence gets one without a limit."""
+    position = {i: row for row, i in enumerate(order)}
+    source = np.array([position.get(int(i), len(dealt) - 1) for i in dealt])
+    moved = jax.tree.map(lambda part: np.asarray(part)[source], sentences)
+    return moved._replace(limit=np.where(dealt >= 0, moved.limit, 0))
+
+
+@jax.jit
+def _emptied(rows: Any) -> Any:
+    """Rows like these, all of them free."""
+    empty = jax.tree.map(jnp.zeros_like, rows)
+    return empty._replace(state=empty.state._replace(done=jnp.ones_like(empty.state.done)))

@@ -3,18 +3,21 @@ import re
 from functools import lru_cache, partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flax_s2s import parallel
-from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig, ModelConfig, VocabConfig
+from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig, ModelConfig, UserError, VocabConfig
 from flax_s2s.data import vocab
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.forced import forced_logp
-from flax_s2s.decoding.translate import BLANK, Translation, Translator, make_search, most_tokens, padded_length
+from flax_s2s.decoding.shortlist import Shortlist
+from flax_s2s.decoding.stream import Sentences, make_stream, most_tokens
+from flax_s2s.decoding.translate import BLANK, Request, Translator, padded_length
 from flax_s2s.model.seq2seq import init_params, make_model
 
 PAIRS = [
@@ -71,17 +74,19 @@ def params(name, end=1.0):
 @lru_cache
 def translator(name, devices=1, **fields):
     config = dataclasses.replace(DECODING, **fields)
-    return Translator(model(name), vocabularies(), config, parallel.make_devices(devices, {"decoding.rows": config.rows}))
+    return Translator([model(name)], vocabularies(), config, parallel.make_devices(devices, {}))
 
 
 @lru_cache
 def translated(name, **options):
-    return translator(name, **options)(params(name), LINES)
+    return translator(name, **options)([params(name)], LINES)
 
 
 def close(found, wanted):
     """The same text, and the same numbers to rounding."""
-    assert [t._replace(logp=0, score=0) for t in found] == [t._replace(logp=0, score=0) for t in wanted]
+    assert [(t.ids, t.text, t.finished, t.cut_source) for t in found] == [(t.ids, t.text, t.finished, t.cut_source) for t in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one.token_logp, other.token_logp, atol=1e-5, rtol=0)
     np.testing.assert_allclose([t.logp for t in found], [t.logp for t in wanted], atol=1e-5, rtol=0)
     np.testing.assert_allclose([t.score for t in found], [t.score for t in wanted], atol=1e-5, rtol=0)
 
@@ -95,7 +100,7 @@ def test_every_line_is_translated_by_itself(name):
     assert len({t.text for t in together}) > len(LINES) // 2  # the cases exercise it
     assert {t.finished for t in together} == {True, False}
     for line, found in zip(LINES, together, strict=True):
-        assert translate(params(name), [line]) == [found]  # bitwise
+        assert translate([params(name)], [line]) == [found]  # bitwise
 
 
 @each_model
@@ -104,46 +109,37 @@ def test_neighbors_order_and_number_of_lines_change_nothing(name):
     rng = np.random.default_rng(1)
     for count in (2, 5, 11, 40):
         lines = [LINES[i] for i in rng.integers(0, len(LINES), count)]
-        assert translate(params(name), lines) == [known[line] for line in lines]  # bitwise
+        assert translate([params(name)], lines) == [known[line] for line in lines]  # bitwise
 
 
 def test_lines_of_all_lengths_come_back_in_their_order():
     translate, lines = translator("attention"), [*SHORT, *LONG, *LINES, ""]
-    known = dict(zip(lines, translate(params("attention"), lines), strict=True))
+    known = dict(zip(lines, translate([params("attention")], lines), strict=True))
     for order in np.random.default_rng(2).permuted(np.tile(np.arange(len(lines)), (5, 1)), axis=1):
         mixed = [lines[i] for i in order]
-        assert translate(params("attention"), mixed) == [known[line] for line in mixed]
+        assert translate([params("attention")], mixed) == [known[line] for line in mixed]
     assert {line: known[line] for line in LINES} == dict(zip(LINES, translated("attention"), strict=True))
 
 
 def test_blank_lines_stay_blank_in_their_places():
     translate, known = translator("attention"), dict(zip(LINES, translated("attention"), strict=True))
     lines = ["", LINES[0], "  ", LINES[1], "\t", "\u3000", ""]
-    found = translate(params("attention"), lines)
+    found = translate([params("attention")], lines)
     assert found == [known.get(line, BLANK) for line in lines]
     assert [t.text for t in found if t.tokens == 0] == [""] * 5
 
 
 def test_no_lines():
-    assert translator("attention")(params("attention"), []) == []
-    assert translator("attention")(params("attention"), ["", " "]) == [BLANK, BLANK]
+    assert translator("attention")([params("attention")], []) == []
+    assert translator("attention")([params("attention")], ["", " "]) == [BLANK, BLANK]
 
 
-def test_batches_are_announced():
+def test_progress_is_announced():
     counts = []
-    translator("attention")(params("attention"), [*LINES, "", *LINES], on_batch=counts.append)
+    translator("attention")([params("attention")], [*LINES, "", *LINES], on_batch=counts.append)
     assert sum(counts) == 2 * len(LINES)
     assert max(counts) <= DECODING.rows
-
-
-@given(lengths=st.lists(st.integers(0, 40), max_size=30), rows=st.integers(1, 9))
-def test_every_sentence_is_in_one_batch_of_its_own_length(lengths, rows):
-    made = Translator(model("attention"), vocabularies(), dataclasses.replace(DECODING, rows=rows), parallel.make_devices(1, {}))
-    batches = made._batches({i: [4] * length for i, length in enumerate(lengths)})
-    assert sorted(i for lines, _ in batches for i in lines) == list(range(len(lengths)))
-    assert all(1 <= len(lines) <= rows for lines, _ in batches)
-    assert all(padded_length(lengths[i] + 1) == length for lines, length in batches for i in lines)
-    assert [length for _, length in batches] == sorted((length for _, length in batches), reverse=True)
+    assert len(counts) > 3
 
 
 @pytest.mark.parametrize(
@@ -167,7 +163,7 @@ def test_batch_size_and_devices_change_nothing(name, options):
 @each_model
 def test_a_translation_ends_at_its_limit(name):
     sources = vocabularies().source.encode(LINES)
-    found = translator(name)(params(name, end=-30.0), LINES)
+    found = translator(name)([params(name, end=-30.0)], LINES)
     for source, translation in zip(sources, found, strict=True):
         assert not translation.finished
         assert translation.tokens == most_tokens(len(source) + 1, DECODING) == len(source) + 6
@@ -176,15 +172,15 @@ def test_a_translation_ends_at_its_limit(name):
 def test_the_limit_follows_ratio_and_extra():
     sources = vocabularies().source.encode(LINES)
     ratio = 0.5 - 1e-9  # in float32 it would be 0.5
-    found = translator("attention", max_length_ratio=ratio, max_length_extra=1, beam_size=2)(params("attention", end=-30.0), LINES)
+    found = translator("attention", max_length_ratio=ratio, max_length_extra=1, beam_size=2)([params("attention", end=-30.0)], LINES)
     assert [t.tokens for t in found] == [len(source) // 2 + 2 for source in sources]
 
 
 def test_long_sources_are_cut_and_marked():
     made = translator("attention", max_source_tokens=8)
-    found = made(params("attention"), ["a dog", "a dog runs", "a dog says no to tea", "tea"])  # cut after the space
+    found = made([params("attention")], ["a dog", "a dog runs", "a dog says no to tea", "tea"])  # cut after the space
     assert [t.cut_source for t in found] == [False, True, True, False]
-    assert [t._replace(cut_source=False) for t in found] == made(params("attention"), ["a dog", "a dog ", "a dog ", "tea"])
+    assert [t._replace(cut_source=False) for t in found] == made([params("attention")], ["a dog", "a dog ", "a dog ", "tea"])
 
 
 @given(st.integers(1, 5000))
@@ -207,20 +203,15 @@ def test_most_tokens_allows_the_end_mark_and_grows_with_the_source(tokens, ratio
 # What the search returns
 
 
-@lru_cache
-def searched(name, **fields):
-    """Sources as ids, some rows without any, and the hypotheses that the translator's search finds for them."""
-    src_ids = pad([np.array([*ids, EOS]) for ids in vocabularies().source.encode(LINES[:6])], DECODING.rows, 16)
-    translate = translator(name, **fields)
-    return src_ids, jax.tree.map(np.asarray, translate._search(params(name), parallel.feed_rows(translate.devices, src_ids)))
-
-
 @each_model
 def test_the_sum_is_what_forced_scoring_gives_the_same_tokens(name):
-    src_ids, found = searched(name)
-    forced = jax.jit(partial(forced_logp, model(name)))(params(name), src_ids, found.ids[:, 0])
-    np.testing.assert_allclose(found.logp[:6, 0], forced[:6], atol=1e-4, rtol=0)
-    assert len(set(found.logp[:6, 0].tolist())) == 6
+    found = translated(name)
+    src_ids = pad([np.array([*ids, EOS]) for ids in vocabularies().source.encode(LINES)], len(LINES), 16)
+    tgt_ids = pad([np.array(t.ids) for t in found], len(LINES), max(t.tokens for t in found))
+    forced = jax.jit(partial(forced_logp, model(name)))(params(name), src_ids, tgt_ids)
+    np.testing.assert_allclose([t.logp for t in found], forced, atol=1e-4, rtol=0)
+    np.testing.assert_allclose([sum(t.token_logp) for t in found], forced, atol=1e-4, rtol=0)
+    assert len({t.logp for t in found}) == len(LINES)
 
 
 def test_the_score_is_the_sum_over_the_length_penalty():
@@ -242,29 +233,12 @@ def test_a_beam_finds_no_less_than_greedy_search(name):
 @each_model
 @pytest.mark.parametrize("options", [{"beam_size": 1}, {}], ids=str)
 def test_special_tokens_are_never_generated(name, options):
-    _, found = searched(name, **options)
-    real = np.arange(found.ids.shape[2]) < found.length[:, :, None]
-    assert real.any()
-    assert not np.isin(found.ids[real], [PAD, BOS, UNK]).any()
-    assert not found.ids[~real].any()
-    assert ((found.ids == EOS).sum(axis=2) == found.finished).all()
-
-
-@each_model
-def test_rows_that_are_no_sentences_stay_empty(name):
-    _, found = searched(name)
-    assert not found.ids[6:].any()
-    assert not found.length[6:].any()
-    assert (found.length[:6] > 0).all()
-    assert np.isfinite(found.logp).all()
-
-
-@each_model
-def test_the_translation_is_the_decoded_best_hypothesis(name):
-    _, found = searched(name)
-    texts = vocabularies().target.decode([found.ids[row, 0, : found.length[row, 0]].tolist() for row in range(6)])
-    fields = [[part[row, 0].item() for part in (found.logp, found.score, found.length, found.finished)] for row in range(6)]
-    assert translated(name)[:6] == [Translation(text, *rest, False) for text, rest in zip(texts, fields, strict=True)]
+    for found in translated(name, **options):
+        assert found.tokens == len(found.ids) == len(found.token_logp) > 0
+        assert not set(found.ids) & {PAD, BOS, UNK}
+        assert found.ids.count(EOS) == found.finished == (found.ids[-1] == EOS)
+        assert found.text == vocabularies().target.decode([found.ids])[0]
+        assert found.reason == ("end" if found.finished else "limit")
 
 
 def test_a_translation_is_one_line():
@@ -273,9 +247,9 @@ def test_a_translation_is_one_line():
     drawn = draw(MODELS["attention"], bytewise, 2)
     drawn["output_bias"][newline] = 9.0
     made = Translator(
-        make_model(MODELS["attention"], len(bytewise.source), len(bytewise.target)), bytewise, DECODING, parallel.make_devices(1, {})
+        [make_model(MODELS["attention"], len(bytewise.source), len(bytewise.target))], bytewise, DECODING, parallel.make_devices(1, {})
     )
-    found = made(drawn, ["dogs", "no"])
+    found = made([drawn], ["dogs", "no"])
     for translation in found:
         assert translation.tokens > 4
         assert "\n" not in translation.text
@@ -287,9 +261,195 @@ def test_a_translation_is_one_line():
 def test_the_vocabulary_is_never_sorted(devices, beam_size):
     """XLA sorts what it does not know as a top-k: over a hundred times slower."""
     config, size = ModelConfig(embedding_size=4, hidden_size=4, attention="none"), 1000
-    search = make_search(make_model(config, size, size), DecodingConfig(beam_size=beam_size, rows=8), parallel.make_devices(devices, {}))
-    abstract = jax.eval_shape(lambda: init_params(config, size, size, jax.random.key(0)))
-    compiled = search.lower(abstract, jax.ShapeDtypeStruct((8, 8), np.int32)).compile().as_text()
+    stream = make_stream([make_model(config, size, size)], DecodingConfig(beam_size=beam_size, rows=1), parallel.make_devices(devices, {}))
+    abstract = [jax.eval_shape(lambda: init_params(config, size, size, jax.random.key(0)))]
+    ints = [jax.ShapeDtypeStruct(shape, np.int32) for shape in ((8, 8), (8,), (8,), (devices,))]
+    rows = jax.eval_shape(stream.admit, abstract, None, Sentences(*ints[:2]))
+    compiled = stream.go.lower(abstract, None, rows, rows, ints[2], jax.ShapeDtypeStruct((8,), bool), ints[3]).compile().as_text()
     sorts = re.findall(r"f32\[([\d,]+)\]\S* sort\(|\(f32\[([\d,]+)\][^=]* sort\(", compiled)
     assert "TopK" in compiled
     assert all(int(shape.split(",")[-1]) < size for shape in map("".join, sorts))
+
+
+# What a request asks for
+
+
+@lru_cache
+def asked(name, requests, **fields):
+    return translator(name, **fields)([params(name)], requests)
+
+
+def text_of(*ids):
+    return vocabularies().target.decode([ids])[0]
+
+
+@each_model
+def test_a_prefix_begins_the_translation_and_is_scored(name):
+    requests = tuple(
+        Request(line, prefix=prefix) for line, prefix in zip(LINES, ("ein ", "z", "", "so geht es nicht jetzt", "k") * 3, strict=False)
+    )
+    for request, found in zip(requests, asked(name, requests), strict=True):
+        prefix = vocabularies().target.encode([request.prefix])[0]
+        assert list(found.ids[: len(prefix)]) == prefix
+        assert found.logp == pytest.approx(sum(found.token_logp), abs=1e-4)
+    free = [i for i, request in enumerate(requests) if not request.prefix]
+    assert free and [asked(name, requests)[i] for i in free] == [translated(name)[i] for i in free]
+
+
+@each_model
+def test_phrases_to_include_are_in_the_translation(name):
+    phrases = ("Katze", "geht", "au", "ihre Hun", "jetzt")
+    requests = tuple(Request(line, include=phrases[i % 5 : i % 5 + 1 + i % 2]) for i, line in enumerate(LINES))
+    options = {"beam_size": 8, "max_length_extra": 30}
+    plain = [t.text for t in translated(name, **options)]
+    finished = 0
+    for request, found, without in zip(requests, asked(name, requests, **options), plain, strict=True):
+        missing = [phrase for phrase in request.include if phrase not in found.text]
+        assert not (found.finished and missing)
+        finished += found.finished
+        assert any(phrase not in without for phrase in request.include)
+    assert finished > len(LINES) // 2
+
+
+@each_model
+@pytest.mark.parametrize("everywhere", [False, True], ids=["request", "blocklist"])
+def test_phrases_to_exclude_are_never_generated(name, everywhere):
+    options = {} if everywhere else {"beam_size": 1}
+    plain = translated(name, **options)
+    taken = [t.text[1:4] or "qq" for t in plain]
+    if everywhere:
+        phrases = tuple(sorted({phrase.upper() for phrase in taken[:4]}))
+        made = Translator([model(name)], vocabularies(), DECODING, parallel.make_devices(1, {}), blocklist=phrases)
+        found, excluded = made([params(name)], LINES), [phrases] * len(LINES)
+    else:
+        requests = tuple(Request(line, exclude=(phrase.upper(), "nicht da")) for line, phrase in zip(LINES, taken, strict=True))
+        found, excluded = asked(name, requests, **options), [request.exclude for request in requests]
+    for one, phrases in zip(found, excluded, strict=True):
+        assert not any(phrase.casefold() in one.text.casefold() for phrase in phrases)
+        assert one.tokens
+    untouched = [i for i, t in enumerate(plain) if not any(phrase.casefold() in t.text.casefold() for phrase in excluded[i])]
+    assert len(untouched) < len(LINES)
+    if not everywhere:  # in a beam what is excluded may have kept out others
+        assert [found[i].text for i in untouched] == [plain[i].text for i in untouched]
+
+
+def test_the_n_best_come_best_first_and_the_first_is_the_best_alone():
+    for found, alone in zip(translated("attention", n_best=3), translated("attention"), strict=True):
+        every = [found._replace(others=()), *found.others]
+        assert every[0] == alone
+        assert [one.score for one in every] == sorted((one.score for one in every), reverse=True)
+        assert len({one.ids for one in every}) == len(every)
+    assert max(len(found.others) for found in translated("attention", n_best=3)) == 2
+
+
+def test_samples_depend_on_the_seed_and_the_source_alone():
+    options = {"temperature": 1.0, "beam_size": 2, "n_best": 2}
+    found = translated("attention", **options)
+    known = dict(zip(LINES, found, strict=True))
+    rng = np.random.default_rng(1)
+    for count in (1, 5, 30):
+        lines = [LINES[i] for i in rng.integers(0, len(LINES), count)]
+        assert translator("attention", **options)([params("attention")], lines) == [known[line] for line in lines]
+    other = translated("attention", **options, seed=2)
+    assert sum(one.text != two.text for one, two in zip(found, other, strict=True)) > len(LINES) // 2
+    own = asked("attention", tuple(Request(line, seed=7) for line in LINES), **options)
+    assert own == asked("attention", tuple(Request(line, seed=7) for line in LINES), **options | {"seed": 3})
+    assert sum(one.text != two.text for one, two in zip(found, own, strict=True)) > len(LINES) // 2
+
+
+@each_model
+def test_attention_is_that_of_the_tokens_and_sums_to_one(name):
+    made = Translator([model(name)], vocabularies(), DECODING, parallel.make_devices(1, {}), attention=True)
+    if MODELS[name].attention == "none":
+        assert all(found.attention is None for found in made([params(name)], LINES))
+        return
+    for line, found, plain in zip(LINES, made([params(name)], LINES), translated(name), strict=True):
+        assert found._replace(attention=None) == plain
+        assert found.attention.shape == (found.tokens, len(vocabularies().source.encode([line])[0]) + 1)
+        np.testing.assert_allclose(found.attention.sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mean", ["probabilities", "log-probabilities"])
+def test_an_ensemble_is_scored_as_the_mean_of_its_members(mean):
+    names = ("attention", "input feeding")
+    config = dataclasses.replace(DECODING, ensemble=mean)
+    made = Translator([model(name) for name in names], vocabularies(), config, parallel.make_devices(1, {}))
+    found = made([params(name) for name in names], LINES)
+    for line, one in zip(LINES, found, strict=True):
+        src = np.array([[*vocabularies().source.encode([line])[0], EOS]], np.int32)
+        members = np.stack([token_logps(name, src, one.ids) for name in names])
+        wanted = members.mean(axis=0) if mean == "log-probabilities" else np.log(np.exp(members).mean(axis=0))
+        np.testing.assert_allclose(one.token_logp, wanted, atol=1e-4, rtol=0)
+    twice = Translator([model("attention")] * 2, vocabularies(), config, parallel.make_devices(1, {}))
+    close(twice([params("attention")] * 2, LINES), translated("attention"))
+
+
+def token_logps(name, src_ids, ids):
+    """Of each token given those before, as teacher forcing computes them."""
+    bound = model(name).bind(jax.tree.map(jnp.asarray, params(name)))
+    table, bias = bound.output()
+    logits = bound(jnp.asarray(src_ids), jnp.array([[BOS, *ids[:-1]]]))[0] @ table.T + bias[None, :]
+    return np.asarray(jax.nn.log_softmax(logits, axis=-1))[np.arange(len(ids)), np.array(ids)]
+
+
+@each_model
+def test_a_shortlist_of_everything_changes_nothing_and_one_of_little_keeps_to_it(name):
+    size, target = len(vocabularies().source), len(vocabularies().target)
+    everything = Shortlist(np.zeros((size, 1), np.int32), np.arange(target, dtype=np.int32))
+    made = Translator([model(name)], vocabularies(), DECODING, parallel.make_devices(1, {}), shortlist=everything)
+    close(made([params(name)], LINES), translated(name))
+    rng = np.random.default_rng(3)
+    table, frequent = rng.integers(4, target, (size, 2)).astype(np.int32), np.arange(4, 8, dtype=np.int32)
+    little = Shortlist(table, frequent, 1)
+    made = Translator([model(name)], vocabularies(), DECODING, parallel.make_devices(1, {}), shortlist=little, blocklist=("q",))
+    phrase = vocabularies().target.encode_inside("se")
+    found = made([params(name)], [Request(line, include=("se",), prefix="w", exclude=("x",)) for line in LINES])
+    first = vocabularies().target.encode(["w"])[0]
+    for line, one in zip(LINES, found, strict=True):
+        allowed = {EOS, *frequent.tolist(), *table[vocabularies().source.encode([line])[0], 0].tolist(), *first, *phrase}
+        allowed |= set(vocabularies().target.encode(["se"])[0])
+        assert set(one.ids) <= allowed
+        assert "se" in one.text or not one.finished
+        assert list(one.ids[: len(first)]) == first
+
+
+@each_model
+def test_the_other_settings_of_a_search(name):
+    for found in translated(name, min_tokens=7):
+        assert found.tokens >= 8 or not found.finished
+    for found in translated(name, no_repeat_ngram=1, beam_size=2):
+        body = [token for token in found.ids if token != EOS]
+        assert len(set(body)) == len(body)
+    for found, plain in zip(translated(name, repetition_penalty=3.0), translated(name), strict=True):
+        assert found.score <= found.logp + 1e-5
+        assert len(found.ids) - len(set(found.ids)) <= len(plain.ids) - len(set(plain.ids)) or found.ids != plain.ids
+    assert any(found.others for found in translated(name, groups=3, diversity=2.0, n_best=3))
+
+
+def test_a_coverage_penalty_lowers_the_score_of_what_was_not_looked_at():
+    for found in translated("attention", coverage_penalty=0.5):
+        assert found.score < found.logp or not found.finished
+
+
+@pytest.mark.parametrize("request_", [Request("a dog", include=("",)), Request("a dog", exclude=("",))], ids=["include", "exclude"])
+def test_an_empty_phrase_is_refused(request_):
+    with pytest.raises(UserError, match=r"is empty.*; give text, or leave it out"):
+        asked("attention", (request_,))
+
+
+def test_phrases_to_include_need_one_beam():
+    with pytest.raises(UserError, match="need a beam in one group"):
+        asked("attention", (Request("a dog", include=("Hund",)),), groups=3)
+
+
+def test_sentences_of_one_length_take_each_others_places():
+    """More sentences than rows, of limits that differ: the search is not begun anew for each set of rows."""
+    lines = LINES * 8
+    made, calls = translator("attention"), []
+    go = made._stream.go
+    made._stream = made._stream._replace(go=lambda *arguments: calls.append(np.asarray(arguments[5])) or go(*arguments))
+    found = made([params("attention")], lines)
+    made._stream = made._stream._replace(go=go)
+    assert found == [translated("attention")[LINES.index(line)] for line in lines]
+    assert sum(take.sum() for take in calls) == len(lines)
+    assert any(0 < take.sum() < DECODING.rows for take in calls[:-1])  # some are seated while others go on

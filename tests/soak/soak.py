@@ -403,6 +403,7 @@ PARTS: dict[str, Callable[[Soak], bool]] = {
     "damage": damage,
     "nan": nan,
 }
+STEPS = {"kills": 14_000, "pairs": 3000}  # not to end before the last kill
 COUNTS = {"kills": 50, "pairs": 20, "failures": 20, "sigterm": 20, "topology": 4, "damage": 140, "nan": 10}
 
 
@@ -412,7 +413,12 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--count", type=int, default=0, help="trials of each part; 0: as many as are asked for")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=6000, help="steps of a run that is killed: enough not to end before its last kill")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=0,
+        help="steps of a run that is killed: enough not to end before its last kill; 0: enough for as many trials as are asked for",
+    )
     parser.add_argument("--root", default="", help="folder for the runs; empty: a temporary one, removed at the end")
     given = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -421,7 +427,7 @@ def main() -> int:
         root = Path(given.root or tempfile.mkdtemp(prefix="soak_")) / part
         root.mkdir(parents=True)
         begin = time.monotonic()
-        fine &= PARTS[part](Soak(root, random.Random(given.seed), given.count or COUNTS[part], given.steps))
+        fine &= PARTS[part](Soak(root, random.Random(given.seed), given.count or COUNTS[part], given.steps or STEPS.get(part, 6000)))
         print(f"  {part}: {time.monotonic() - begin:.0f} s", flush=True)
         if not given.root:
             shutil.rmtree(root.parent)

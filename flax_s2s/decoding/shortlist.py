@@ -1,0 +1,87 @@
+"""Which target tokens are worth trying for a source: a lexical table, learned from the training pairs.
+
+Enters: token pairs. Leaves: for each source token its likeliest translations, and of them the candidates of a sentence. With
+some hundred candidates instead of the whole vocabulary the softmax layer, most of a step's work, is done in a fraction of the time.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+
+from flax_s2s.config import UNK, UserError
+from flax_s2s.data.batching import TokenPairs
+
+_MOST_ENTRIES = 30_000_000  # pairs of a source and a target position that are counted: about 1 GB
+_ITERATIONS = 4
+_KEPT, _FREQUENT = 64, 128  # translations of a source token, and tokens that are always tried
+
+
+class Shortlist(NamedTuple):
+    """The table, and how much of it is used."""
+
+    table: np.ndarray  # [source vocabulary, kept]: likeliest first, filled up with PAD
+    frequent: np.ndarray  # [frequent]
+    per_token: int = _KEPT
+
+    def candidates(self, source: Sequence[int], wanted: Sequence[int] = ()) -> np.ndarray:
+        """The tokens that are tried for a source, in order: special ones, frequent ones, translations of its tokens, and those wanted."""
+        likely = self.table[np.asarray(source, np.int64), : self.per_token].ravel()
+        return np.unique(np.concatenate([np.arange(UNK + 1), self.frequent, likely, np.asarray(wanted, np.int64)])).astype(np.int32)
+
+
+def learn(pairs: TokenPairs, source_vocab: int, target_vocab: int) -> Shortlist:
+    """Learns translation probabilities by IBM model 1 (Brown et al. 1993), with a null word, from as many pairs as fit into memory."""
+    chosen = _fitting(pairs)
+    keys, positions, count = [], [], 0
+    for i in chosen:
+        source, target = (side.flat[side.starts[i] : side.starts[i + 1] - 1].astype(np.int64) for side in (pairs.source, pairs.target))
+        source = np.append(source, 0)  # PAD stands for the null word
+        keys.append((source[:, None] * target_vocab + target[None, :]).ravel())
+        positions.append(np.tile(np.arange(count, count + len(target)), len(source)))
+        count += len(target)
+    unique, key = np.unique(np.concatenate(keys), return_inverse=True)
+    position, source_of = np.concatenate(positions), unique // target_vocab
+    probability = np.ones(len(unique))
+    for _ in range(_ITERATIONS):
+        weight = probability[key]
+        expected = np.bincount(key, weight / np.bincount(position, weight)[position], len(unique))
+        probability = expected / np.bincount(source_of, expected, source_vocab)[source_of]
+    order = np.lexsort((unique, -probability, source_of))
+    starts = np.searchsorted(source_of[order], np.arange(source_vocab + 1))
+    table = np.zeros((source_vocab, _KEPT), np.int32)
+    for token in range(1, source_vocab):
+        best = unique[order[starts[token] : starts[token + 1]][:_KEPT]] % target_vocab
+        table[token, : len(best)] = best
+    often = np.bincount(np.asarray(pairs.target.flat[:_MOST_ENTRIES], np.int64), minlength=target_vocab)
+    return Shortlist(table, np.argsort(-often, kind="stable")[:_FREQUENT].astype(np.int32))
+
+
+def _fitting(pairs: TokenPairs) -> np.ndarray:
+    """Every n-th pair, so many that their entries fit."""
+    entries = pairs.source.lengths.astype(np.int64) * pairs.target.lengths
+    return np.arange(0, len(pairs), -(-int(entries.sum()) // _MOST_ENTRIES) or 1)
+
+
+def save(shortlist: Shortlist, file: epath.Path) -> None:
+    """Writes it; the file appears whole or not at all."""
+    partial = file.with_name(file.name + ".partial")
+    with partial.open("wb") as opened:
+        np.savez(opened, table=shortlist.table, frequent=shortlist.frequent)
+    partial.replace(file)
+
+
+def load(file: epath.Path, per_token: int) -> Shortlist:
+    """Reads what `save` wrote.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as read:
+            return Shortlist(read["table"], read["frequent"], per_token)
+    except FileNotFoundError:
+        raise UserError(f"{file} is not there; make it once: python -m flax_s2s shortlist {file.parent}") from None
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(f"{file} is damaged ({error}); make it again: python -m flax_s2s shortlist {file.parent}") from None

@@ -1,0 +1,159 @@
+"""Sentences streaming through the rows of one search: where one is done, the next takes its place.
+
+Enters: parameters, and sentences as arrays of one shape. Leaves: hypotheses. Two programs for each shape: `admit` encodes as
+many sentences as there are rows, and `go` seats some of them where rows are free, and searches until some rows are done.
+
+Every device has rows of its own and looks at no other's, so a sentence's result depends neither on their number nor on its
+place: only on the shape (rows, source length, ...), which depends on the sentence alone.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array
+
+from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig
+from flax_s2s.decoding import beam, constraints
+from flax_s2s.decoding.beam import Hypotheses, Next
+from flax_s2s.decoding.constraints import Automaton, Steps
+from flax_s2s.decoding.lexical import Phrases
+from flax_s2s.decoding.sampling import sample
+from flax_s2s.model.seq2seq import Memory, Model, Seq2Seq
+from flax_s2s.parallel import AXIS, Devices
+
+NEVER = (PAD, BOS, UNK)
+"""Tokens that are never generated."""
+
+
+class Sentences(NamedTuple):
+    """What is asked for, a row each: arrays of NumPy on the way in, of jax inside. What is None none of them asks for."""
+
+    src_ids: Any  # [batch src]
+    limit: Any  # [batch] most tokens, end mark included; 0 for a row without a sentence
+    prefix: Any = None  # [batch prefix]
+    prefix_length: Any = None  # [batch]
+    include: Phrases | None = None
+    exclude: Automaton | None = None
+    seed: Any = None  # [batch]
+    candidates: Any = None  # [batch shortlist] tokens that may be generated, in order, filled up with PAD
+
+
+class Rows(NamedTuple):
+    """Sentences in search; every leaf begins with the axis batch."""
+
+    sentences: Sentences
+    memories: tuple[Memory, ...]  # of each model
+    layers: tuple[tuple[Array, Array], ...] | None  # of each model the softmax layer of the candidates
+    state: Any  # beam.State
+
+
+class Stream(NamedTuple):
+    """The two programs, jitted; arrays are spread over the devices by row."""
+
+    admit: Callable[..., Rows]
+    """`(params of each model, blocklist, Sentences) -> Rows` before the first step"""
+    go: Callable[..., Any]
+    """`(params of each model, blocklist, rows, waiting, index [batch], take [batch], until [devices]) -> rows, done [batch], Hypotheses`;
+    where `take` is set the waiting row `index` is seated, and each device searches until so many of its rows are done"""
+
+
+def make_step_fn(bound: Seq2Seq, memory: Memory, candidates: Any = None, layer: Any = None) -> beam.StepFn:
+    """The step function of one model: log-probabilities of the next token; some tokens are never generated.
+
+    Args:
+        bound: the model.
+        memory: of the sources.
+        candidates: tokens that may be generated, [batch shortlist]; then tokens are counted among those.
+        layer: table and bias of the candidates, [batch shortlist readout] and [batch shortlist].
+    """
+
+    def step_fn(carry: Any, ids: Any) -> tuple[Any, Next]:
+        tokens = ids if candidates is None else jnp.take_along_axis(candidates, ids, axis=1)
+        carry, readouts, weights = bound.step(memory, carry, tokens)
+        if layer is None:
+            table, bias = bound.output()
+            logits = jnp.matmul(readouts, table.T.astype(readouts.dtype), preferred_element_type=jnp.float32) + bias[None, None, :]
+        else:
+            table, bias = layer
+            logits = (
+                jnp.einsum("bkr,bvr->bkv", readouts, table.astype(readouts.dtype), preferred_element_type=jnp.float32) + bias[:, None, :]
+            )
+        logp = jax.nn.log_softmax(logits, axis=-1)
+        never = jnp.isin(jnp.arange(logp.shape[-1]), jnp.array(NEVER))
+        return carry, Next(logp, jnp.where(never[None, None, :], -jnp.inf, logp), weights)
+
+    return step_fn
+
+
+def make_stream(models: Sequence[Model], config: DecodingConfig, devices: Devices, keep_attention: bool = False) -> Stream:
+    """Makes the programs of a search with these settings; each shape is compiled when it first comes."""
+    by_row, everywhere = PartitionSpec(AXIS), PartitionSpec()
+    spread = partial(jax.shard_map, mesh=devices.mesh, out_specs=by_row, check_vma=False)
+
+    def how(sentences: Sentences) -> beam.Search:
+        most = most_tokens(sentences.src_ids.shape[1], config) + (0 if sentences.prefix is None else sentences.prefix.shape[1])
+        sampled = config.temperature > 0
+        groups, diversity = (config.beam_size, 0.0) if sampled else (config.groups, config.diversity)
+        return beam.Search(config.beam_size, most, BOS, EOS, config.length_penalty, config.n_best, groups, diversity, keep_attention)
+
+    def steps(params: Any, blocklist: Automaton | None, rows: Rows) -> Steps:
+        members = []
+        for index, (model, weights) in enumerate(zip(models, params, strict=True)):
+            bound, memory = model.bind(weights), rows.memories[index]
+            step_fn = make_step_fn(bound, memory, rows.sentences.candidates, None if rows.layers is None else rows.layers[index])
+            members.append(Steps(step_fn, bound.start(memory, config.beam_size)))
+        said = members[0] if len(members) == 1 else constraints.ensemble(members, config.ensemble)
+        return _lay_rules(said, rows, blocklist, config, how(rows.sentences).max_steps)
+
+    @jax.jit
+    @partial(spread, in_specs=(everywhere, everywhere, by_row))
+    def admit(params: Any, blocklist: Any, sentences: Sentences) -> Rows:
+        bound = [model.bind(weights) for model, weights in zip(models, params, strict=True)]
+        memories, layers, chosen = tuple(one.encode(sentences.src_ids) for one in bound), None, sentences.candidates
+        if chosen is not None:
+            filler = jnp.where((chosen == PAD) & (jnp.arange(chosen.shape[1]) > 0)[None, :], -jnp.inf, 0.0)
+            layers = tuple((table[chosen], bias[chosen] + filler) for table, bias in (one.output() for one in bound))
+        # The carry of the search depends on the memories alone, so rows without a search yet are enough to make it.
+        carry = steps(params, blocklist, Rows(sentences, memories, layers, None)).carry
+        state = beam.start(carry, sentences.limit, how(sentences), sentences.include, sentences.src_ids.shape[1])
+        return Rows(sentences, memories, layers, state)
+
+    @partial(jax.jit, donate_argnums=2)
+    @partial(spread, in_specs=(everywhere, everywhere, by_row, by_row, by_row, by_row, by_row))
+    def go(params: Any, blocklist: Any, rows: Rows, waiting: Rows, index: Any, take: Any, until: Any) -> tuple[Rows, Any, Hypotheses]:
+        rows = beam.put(take, jax.tree.map(lambda part: part[index], waiting), rows)
+        search = how(rows.sentences)
+        state = beam.run(steps(params, blocklist, rows).step_fn, rows.state, search, rows.sentences.include, until[0])
+        return rows._replace(state=state), state.done, beam.finish(state, search, rows.sentences.include)
+
+    return Stream(admit, go)
+
+
+def _lay_rules(steps: Steps, rows: Rows, blocklist: Automaton | None, config: DecodingConfig, max_steps: int) -> Steps:
+    """What the settings and the sentences ask for, over a model or several."""
+    sentences, size, batch = rows.sentences, config.beam_size, rows.sentences.limit.shape[0]
+    if config.repetition_penalty != 1 or config.no_repeat_ngram:
+        steps = constraints.avoid_repetition(steps, config.no_repeat_ngram, config.repetition_penalty, EOS, size, max_steps)
+    if config.end_threshold:
+        steps = constraints.end_if_likely(steps, config.end_threshold, EOS)
+    if config.min_tokens:
+        steps = constraints.end_after(steps, jnp.full(batch, config.min_tokens + 1), EOS, size)
+    for automaton in (blocklist, sentences.exclude):
+        if automaton is not None:
+            steps = constraints.block(steps, automaton, size, batch, sentences.candidates)
+    if config.coverage_penalty:
+        steps = constraints.cover(steps, rows.memories[0].mask, config.coverage_penalty, size)
+    if sentences.seed is not None:
+        steps = sample(steps, sentences.seed, size, config.temperature, config.top_k, config.top_p)
+    if sentences.prefix is not None:
+        steps = constraints.force_prefix(steps, sentences.prefix, sentences.prefix_length, size)
+    return steps
+
+
+def most_tokens(source_tokens: int, config: DecodingConfig) -> int:
+    """Limit of a translation, end mark included, for a source of that many tokens."""
+    return int(source_tokens * config.max_length_ratio) + config.max_length_extra + 1
