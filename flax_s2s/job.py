@@ -72,7 +72,10 @@ class _Job:
         """As `poll`, once something is ready, or a stop has been asked for meanwhile."""
         while not ready.done() and self._frozen is None:
             concurrent.futures.wait([ready], _HURRY_SECS)
-        return self.poll()
+        if self.poll():
+            return True
+        concurrent.futures.wait([ready])  # the stop is further on: whoever asks again finds it ready, as the others do
+        return False
 
     def _agree(self, polls: list[int]) -> None:
         """All stop at the first point that none has passed."""

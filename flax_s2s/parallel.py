@@ -95,12 +95,6 @@ def feed_rows(devices: Devices, tree: Any) -> Any:
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(devices.by_row, rows), tree)
 
 
-def my_rows(tree: Any) -> Any:
-    """The slice of whole batches that this process feeds."""
-    index, count = process()
-    return jax.tree.map(lambda rows: rows[index * len(rows) // count : (index + 1) * len(rows) // count], tree)
-
-
 def feed_all(devices: Devices, tree: Any) -> Any:
     """Host arrays, equal on every process, onto every device."""
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(devices.replicated, np.asarray(array)), tree)
@@ -126,15 +120,6 @@ def board() -> Any:
     from jax._src import distributed
 
     return distributed.global_state.client
-
-
-def read_rows(array: jax.Array) -> np.ndarray:
-    """All rows of a global array, on every process."""
-    if array.is_fully_addressable:
-        return np.asarray(array)
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def from_first(array: np.ndarray) -> np.ndarray:

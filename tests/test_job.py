@@ -171,6 +171,16 @@ def test_what_is_not_ready_does_not_hold_up_a_stop():
     assert alone.poll_before(ready)
 
 
+def test_where_the_stop_is_further_on_what_is_not_ready_is_waited_for():
+    """Else this process would be asked once more than those that found it ready."""
+    ahead, later = job._Job(), Future()
+    ahead._frozen, ahead._stop_at = 0, 2  # a peer has come one point further
+    threading.Timer(0.3, later.set_result, (None,)).start()
+    assert not ahead.poll_before(later)
+    assert later.done()
+    assert ahead.poll()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_heard_while_the_main_thread_is_busy_and_handlers_come_back(number):
     before = signal.getsignal(number)

@@ -7,7 +7,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from flax_s2s import parallel
 from flax_s2s.config import UserError
-from flax_s2s.parallel import AXIS, feed_all, feed_rows, make_decoding_devices, make_devices, my_rows, place, read_rows
+from flax_s2s.parallel import AXIS, feed_all, feed_rows, localize, make_decoding_devices, make_devices, my_devices, place
 
 
 @pytest.mark.parametrize(("count", "found"), [(0, 8), (1, 1), (2, 2), (8, 8)])
@@ -51,7 +51,7 @@ def test_rows_go_to_the_devices_and_come_back():
         for shard in array.addressable_shards:
             np.testing.assert_array_equal(np.asarray(shard.data), rows[shard.index])
         assert [shard.data.shape[0] for shard in array.addressable_shards] == [len(rows) // 8] * 8
-        np.testing.assert_array_equal(read_rows(array), rows)
+        np.testing.assert_array_equal(np.asarray(array), rows)
 
 
 def test_everything_goes_to_every_device():
@@ -69,16 +69,15 @@ def test_abstract_arrays_are_placed_on_every_device():
     assert (placed.shape, placed.dtype, placed.sharding) == ((2, 3), np.int32, devices.replicated)
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_the_rows_of_all_processes_are_the_whole_batch(monkeypatch, count):
-    batch = (np.arange(24).reshape(8, 3), np.arange(8))
-    parts = []
-    for index in range(count):
-        monkeypatch.setattr(parallel, "process", lambda index=index: (index, count))
-        parts.append(my_rows(batch))
-    for whole, *slices in zip(batch, *parts, strict=True):
-        assert {len(rows) for rows in slices} == {8 // count}
-        np.testing.assert_array_equal(np.concatenate(slices), whole)
+def test_a_process_takes_its_own_devices_and_what_they_hold():
+    devices = make_devices(4, {})
+    mine = my_devices(devices)
+    assert mine.mesh.devices.tolist() == devices.mesh.devices.tolist()
+    held = feed_all(devices, {"a": np.arange(6.0, dtype=np.float32)})
+    here = localize(mine, held)["a"]
+    assert here.sharding == mine.replicated
+    np.testing.assert_array_equal(np.asarray(here), np.arange(6.0))
+    assert localize(mine, {"a": np.ones(3, np.float32)})["a"].sharding == mine.replicated
 
 
 def test_this_process_is_the_only_one():

@@ -43,9 +43,7 @@ def run(config: Config, rounds: int) -> int:
     if parallel.process()[1] > 1:
         raise UserError(f"bench measures one process with all its devices, got {parallel.process()[1]}; train shows the rate of several")
     out = console()
-    devices = parallel.make_devices(
-        config.training.devices, {"data.row_multiple": config.data.row_multiple, "decoding.rows": config.decoding.rows}
-    )
+    devices = parallel.make_devices(config.training.devices, {"data.row_multiple": config.data.row_multiple})
     with out.status("preparing the corpus"):
         ready = make_ready(config, None)
     with out.status("measuring"):

@@ -49,9 +49,7 @@ def run(config: Config, run_dir: str, flags: Flags | None = None) -> int:
     """
     config, folder = check(config), rundir.make_path(run_dir)
     begin(flags)
-    devices = parallel.make_devices(
-        config.training.devices, {"data.row_multiple": config.data.row_multiple, "decoding.rows": config.decoding.rows}
-    )
+    devices = parallel.make_devices(config.training.devices, {"data.row_multiple": config.data.row_multiple})
     index, _ = parallel.process()
     _make_folder(folder)
     log = RunLog(folder, index)
