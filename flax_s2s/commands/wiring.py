@@ -87,8 +87,9 @@ def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig
     """
     begin()
     folders = [rundir.make_path(run_dir) for run_dir in run_dirs]
-    config = rundir.read_config(folders[0])
-    config = check(dataclasses.replace(config, decoding=decoding or config.decoding))
+    decoding = decoding or rundir.read_config(folders[0]).decoding
+    configs = [check(dataclasses.replace(rundir.read_config(folder), decoding=decoding)) for folder in folders]
+    config = configs[0]
     devices = make_decoding_devices(config.training.devices)
     training = config.training
     found = [Checkpoints(folder / rundir.CHECKPOINTS, training.best_metric, verify=training.verify_checkpoints) for folder in folders]
@@ -96,11 +97,11 @@ def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig
     vocabularies = _load_vocabularies(folders[0])
     sizes = (len(vocabularies.source), len(vocabularies.target))
     models, params = [], []
-    for folder, checkpoints, step in zip(folders, found, steps, strict=True):
+    for folder, own, checkpoints, step in zip(folders, configs, found, steps, strict=True):
         if _load_vocabularies(folder).sha256 != vocabularies.sha256:
             raise UserError(f"{folder} has another vocabulary than {folders[0]}; runs that translate as one must share theirs")
         # A run decodes anywhere, whatever it was trained with, and in float32: else batch size would change translations.
-        model_config = dataclasses.replace(rundir.read_config(folder).model, kernel="auto", compute="float32")
+        model_config = dataclasses.replace(own.model, kernel="auto", compute="float32")
         abstract = place(jax.eval_shape(partial(init_params, model_config, *sizes, jax.random.key(0))), devices)
         keep_memory(abstract)
         params.append(checkpoints.load_params(step, abstract, vocabularies.sha256))

@@ -100,6 +100,28 @@ def test_a_run_of_more_devices_decodes_here(trained_run: Path, tmp_path: Path) -
     assert decode(tmp_path / "run", tmp_path, b"3 hours\n") == plain
 
 
+def test_every_run_of_several_must_fit_the_settings(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(trained_run, tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["model"] |= {"attention": "none", "input_feeding": False}
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    (tmp_path / "in").write_text("3 hours\n")
+    options = ["--input", str(tmp_path / "in"), "--coverage-penalty", "0.2"]
+    assert main(["decode", str(trained_run), str(tmp_path / "run"), *options]) == 2
+    assert "decoding.coverage_penalty=0.2 needs attention" in capsys.readouterr().err
+
+
+def test_runs_with_different_vocabularies_do_not_translate_as_one(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained_run, tmp_path / "run")
+    other = vocab.train([Pair("3 hours of other text", "3小时")] * 9, VocabConfig(kind="char", size=30)).source
+    (tmp_path / "run/vocab/joint.model").write_bytes(other.model)
+    (tmp_path / "in").write_text("3 hours\n")
+    assert main(["decode", str(trained_run), str(tmp_path / "run"), "--input", str(tmp_path / "in")]) == 2
+    assert "has another vocabulary than" in capsys.readouterr().err
+
+
 def test_another_vocabulary_than_the_runs_is_refused(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(trained_run, tmp_path / "run")
     model = tmp_path / "run/vocab/joint.model"
