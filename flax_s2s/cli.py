@@ -11,6 +11,7 @@ import tyro
 from flax_s2s import job
 from flax_s2s.cluster import Flags
 from flax_s2s.config import Config, DecodingConfig, UserError, load_preset, nearest
+from flax_s2s.files import Files
 
 USAGE = """\
 usage: python -m flax_s2s VERB ...
@@ -97,10 +98,12 @@ class Decode:
     """Checkpoint to use: best, last, or a step."""
     blocklist: str = ""
     """File of phrases, one a line, that no translation contains, whatever their case; empty: none."""
-    input: str = ""
-    """File to translate; empty: stdin."""
-    output: str = ""
-    """File for the translations; empty: stdout."""
+    abstain_below: float = 0.0
+    """The placeholder instead of a translation whose confidence, the mean probability of a token, is below this; 0: never."""
+    placeholder: str = "[uncertain]"
+    """What stands for a translation that is not confident enough."""
+    files: Annotated[Files, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Files)
+    """Of columns, the first is translated. Objects have a source, and by choice id, prefix, include, exclude, seed; objects answer them."""
 
 
 @dataclasses.dataclass
@@ -237,7 +240,8 @@ def _decode(arguments: list[str]) -> int:
     given = _parse(Decode, "decode RUN_DIR...", options, Decode(decoding))
     from flax_s2s.commands import decode
 
-    return decode.run(run_dirs, given.checkpoint, given.decoding, given.blocklist, given.input, given.output)
+    chosen = decode.Options(**{name: getattr(given, name) for name in decode.Options._fields})
+    return decode.run(run_dirs, given.checkpoint, given.decoding, given.files, chosen)
 
 
 def _score(arguments: list[str]) -> int:

@@ -102,6 +102,30 @@ def find(environment: Mapping[str, str], flags: Flags | None = None) -> Place:
     return Place(name, address, count.value, index.value, _connect_secs(environment, flags, host))
 
 
+def find_share(environment: Mapping[str, str]) -> tuple[int, int]:
+    """This process' number and how many there are, of processes that work apart: tasks of a Slurm array, or any others.
+
+    Raises:
+        UserError: what the environment says is no number, or is only a part.
+    """
+    index, count = read_number(environment, "SLURM_ARRAY_TASK_ID"), read_number(environment, "SLURM_ARRAY_TASK_COUNT")
+    if index and count:
+        first = read_number(environment, "SLURM_ARRAY_TASK_MIN") or Number(0, "")
+        step = read_number(environment, "SLURM_ARRAY_TASK_STEP") or Number(1, "")
+        return (index.value - first.value) // max(1, step.value), count.value
+    count, index = _given_count(environment, Flags()), _given_index(environment, Flags())
+    if found := places.find(environment):
+        count, index = _combine(found, count, index)
+    if count is None and index is None:
+        return 0, 1
+    if count is None or index is None:
+        said = index or count
+        raise UserError(f"{said.source}={said.value} is only a part; set {COUNT} too, or give --shard I/N" if said else "")
+    if not 0 <= index.value < count.value:
+        raise _out_of_range(index, count)
+    return index.value, count.value
+
+
 def bind_address(place: Place, environment: Mapping[str, str] = os.environ) -> str:
     """What the coordination service of process 0 listens at: only the address that the others connect to.
 

@@ -14,7 +14,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("
 ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
-    "cli": {"cluster", "commands", "job", "rundir"},
+    "cli": {"cluster", "commands", "files", "job", "rundir"},
     "errors": set(),
     "places": set(),
     "cluster": {"places"},
@@ -27,6 +27,7 @@ ALLOWED = {
     "processor": set(),
     "programs": {"caches", "parallel", "processor"},
     "rundir": set(),
+    "files": {"cluster", "rundir"},
     "lease": set(),
     "runlog": set(),
     "manifests": set(),
@@ -34,7 +35,7 @@ ALLOWED = {
     "data": {"data"},
     "model": {"model", "processor"},
     "training": {"training", "model", "parallel", "runlog"},
-    "decoding": {"decoding", "model", "data", "parallel", "runlog"},
+    "decoding": {"decoding", "model", "data", "files", "parallel", "runlog"},
     "commands": {
         *("commands", "data", "model", "training", "decoding"),
         *(
@@ -51,6 +52,7 @@ ALLOWED = {
             "job",
             "cluster",
             "errors",
+            "files",
         ),
     },
 }

@@ -1,89 +1,88 @@
-"""`decode RUN_DIR`: translates lines, one out for each one in, in order."""
+"""`decode RUN_DIR...`: translates lines, one out for each one in, in order: as they come, or files as jobs that may be killed."""
 
-import codecs
-import contextlib
-import gzip
-import sys
-import zlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+import dataclasses
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from flax_s2s.commands.wiring import Opened, console, make_translator, open_runs
+from flax_s2s import rundir
+from flax_s2s.commands import answering
+from flax_s2s.commands.wiring import Opened, make_translator, open_runs
 from flax_s2s.config import DecodingConfig, UserError
 from flax_s2s.data.files import read_lines
-from flax_s2s.rundir import make_path, writing
-
-_TOGETHER = 1 << 14  # lines read and sorted by length at a time, so that memory does not grow with the file
-
-
-def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, blocklist: str, input_file: str, output_file: str) -> int:
-    """Translates a file or stdin to a file or stdout; an output file appears whole or not at all."""
-    _refuse_same_file(input_file, output_file)
-    blocked = [line for line in read_lines(blocklist) if line.strip()] if blocklist else []
-    try:
-        with (
-            _open_input(input_file) as source,
-            writing(output_file) if output_file else contextlib.nullcontext(sys.stdout.buffer) as target,
-        ):
-            _translate(open_runs(run_dirs, checkpoint, decoding), blocked, source, target, says_all=bool(output_file))
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of stdout has left, as `head` does: nothing is wrong
-    return 0
+from flax_s2s.decoding import lines
+from flax_s2s.decoding.lines import Raw, Translated
+from flax_s2s.files import Files, Form, find_form, find_inputs
 
 
-def _translate(opened: Opened, blocked: Sequence[str], source: Any, target: Any, says_all: bool) -> None:
-    """From an open file to another, a limited number of lines at a time."""
-    out = console()
-    translator = make_translator(opened, blocked)
-    counts = {"lines": 0, "cut sources": 0, "cut translations": 0, "invalid UTF-8": 0}
-    with out.status("translating"):
-        while chunk := _read_lines(source, counts):
-            found = translator(opened.params, chunk)
-            counts["lines"] += len(found)
-            counts["cut sources"] += sum(t.cut_source for t in found)
-            counts["cut translations"] += sum(not t.finished for t in found)
-            target.write("".join(t.text + "\n" for t in found).encode())
-            target.flush()
-    if says_all or any(count for name, count in counts.items() if name != "lines"):
-        out.print(", ".join(f"{count:,} {name}" for name, count in counts.items() if count or name == "lines"))
+class Options(NamedTuple):
+    """What is asked of the translations."""
+
+    blocklist: str
+    abstain_below: float
+    placeholder: str
 
 
-@contextlib.contextmanager
-def _open_input(name: str) -> Iterator[Any]:
-    if not name:
-        yield sys.stdin.buffer
-        return
-    path = make_path(name)
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
-    with file, gzip.open(file) if path.suffix == ".gz" else contextlib.nullcontext(file) as lines:
-        yield lines
+def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, files: Files, options: Options) -> int:
+    """Translates stdin, files or a folder of files."""
+    _check(options, decoding, files)
+    blocked = [line for line in read_lines(options.blocklist) if line.strip()] if options.blocklist else []
+
+    def open_answer(interactive: bool) -> tuple[answering.Answer, dict[str, Any]]:
+        chosen = dataclasses.replace(decoding, rows=1) if interactive else decoding
+        opened = open_runs(run_dirs, checkpoint, chosen, join=False)
+        return _Answerer(opened, options, blocked), _identify(opened, run_dirs, options, blocked)
+
+    return answering.run(files, open_answer)
 
 
-def _refuse_same_file(input_file: str, output_file: str) -> None:
-    if input_file and output_file and make_path(input_file).resolve() == make_path(output_file).resolve():
-        raise UserError(f"--input and --output are both {input_file}; give another --output")
+class _Answerer:
+    """Answers lines with a model."""
+
+    def __init__(self, opened: Opened, options: Options, blocked: Sequence[str]) -> None:
+        self._opened, self._options = opened, options
+        self._translator = make_translator(opened, blocked)
+
+    def __call__(self, read: Sequence[Raw], form: Form) -> tuple[bytes, Counter[str]]:
+        """The translations of lines, and what was seen in them."""
+        asked = [lines.ask(raw, form) for raw in read]
+        found = self._translator(self._opened.params, [one.request for one in asked])
+        source_tokens = [len(ids) for ids in self._opened.vocabularies.source.encode([one.request.source for one in asked])]
+        counts: Counter[str] = Counter()
+        answers = []
+        for one, translation, tokens in zip(asked, found, source_tokens, strict=True):
+            flags = lines.find_flags(one.request.source, translation, tokens)
+            confidence = math.exp(translation.logp / translation.tokens) if translation.tokens else 1.0
+            abstained = bool(translation.tokens) and confidence < self._options.abstain_below
+            answers.append(Translated(one, translation, flags, confidence, abstained))
+            counts.update(one.problems)
+            counts.update(flags)
+            counts["tokens"] += translation.tokens
+            counts["cut sources"] += translation.cut_source
+            counts["cut translations"] += translation.reason == "limit"
+            counts["impossible"] += translation.reason == "impossible"
+            counts["abstained"] += abstained
+        pieces = self._opened.vocabularies.target.pieces
+        return b"".join(lines.write(answer, form, self._options.placeholder, pieces) for answer in answers), +counts
 
 
-def _next_line(source: Any) -> bytes:
-    try:
-        line: bytes = source.readline()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"the input is not a whole gzip file: {error}; copy or compress it again") from None
-    return line
+def _check(options: Options, decoding: DecodingConfig, files: Files) -> None:
+    if decoding.n_best > 1 and any(find_form(files, source) != "jsonl" for source in find_inputs(files) or [None]):
+        raise UserError(f"n_best={decoding.n_best} needs --form jsonl, which has a place for the others")
+    if not 0 <= options.abstain_below <= 1:
+        raise UserError(f"--abstain-below {options.abstain_below} is a probability, from 0 to 1")
+    if "\n" in options.placeholder:
+        raise UserError("--placeholder must be one line")
 
 
-def _read_lines(source: Any, counts: dict[str, int]) -> list[str]:
-    r"""The next lines; a line ends with `\n` alone, what is not UTF-8 becomes U+FFFD and is counted."""
-    lines: list[str] = []
-    while len(lines) < _TOGETHER and (raw := _next_line(source)):
-        raw = raw if counts["lines"] or lines else raw.removeprefix(codecs.BOM_UTF8)
-        line = raw.removesuffix(b"\n").removesuffix(b"\r")
-        try:
-            lines.append(line.decode())
-        except UnicodeDecodeError:
-            counts["invalid UTF-8"] += 1
-            lines.append(line.decode(errors="replace"))
-    return lines
+def _identify(opened: Opened, run_dirs: Sequence[str], options: Options, blocked: Sequence[str]) -> dict[str, Any]:
+    """What the translations depend on besides the input."""
+    settings = dataclasses.asdict(opened.config.decoding)
+    if opened.config.decoding.shortlist:
+        settings["shortlist_sha256"] = hashlib.sha256((opened.folder / rundir.SHORTLIST).read_bytes()).hexdigest()
+    settings |= {"blocklist_sha256": hashlib.sha256(json.dumps(list(blocked)).encode()).hexdigest()}
+    settings |= {"abstain_below": options.abstain_below, "placeholder": options.placeholder}
+    return {**answering.identify(opened, run_dirs), **settings}

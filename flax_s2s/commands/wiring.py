@@ -31,11 +31,11 @@ from flax_s2s.training.state import Params, count_parameters
 _KEPT_PARAMETERS = 64_000_000  # with 195 M the heap grew from 4.9 to 8.5 GiB, to save 4% of a step
 
 
-def begin(flags: cluster.Flags | None = None) -> None:
-    """What comes before any use of a device: the folder of compiled programs, and the other processes."""
-    place = cluster.find(os.environ, flags)
+def begin(flags: cluster.Flags | None = None, *, join: bool = True) -> None:
+    """What comes before any use of a device: the folder of compiled programs, and the other processes where they work together."""
     programs.keep()
-    job.join(place)
+    if join:
+        job.join(cluster.find(os.environ, flags))
 
 
 def keep_memory(params: Params) -> None:
@@ -74,18 +74,19 @@ class Opened(NamedTuple):
     folder: epath.Path  # of the first run
 
 
-def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig | None = None) -> Opened:
+def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig | None = None, *, join: bool = True) -> Opened:
     """Loads configurations, vocabulary and parameters, and nothing else.
 
     Args:
         run_dirs: the run directories, one or more, with one vocabulary.
         checkpoint: best, last, or a step.
         decoding: how to decode; None: as the first run is configured.
+        join: whether the processes of this place work together.
 
     Raises:
         UserError: one of them is no complete run, or they have different vocabularies.
     """
-    begin()
+    begin(join=join)
     folders = [rundir.make_path(run_dir) for run_dir in run_dirs]
     decoding = decoding or rundir.read_config(folders[0]).decoding
     configs = [check(dataclasses.replace(rundir.read_config(folder), decoding=decoding)) for folder in folders]

@@ -4,12 +4,14 @@ import gzip
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from soak.decode import kill_decoding
 from tiny import REPOSITORY
 
 from flax_s2s.cli import main
@@ -21,6 +23,8 @@ LINES = ["May 5, 2023", "", "   ", "3 hours", "¥100", "x" * 300, "一 二", "Ma
 
 
 def decode(run: Path, tmp_path: Path, content: bytes, *options: str) -> list[str]:
+    for old in tmp_path.glob("out*"):
+        old.unlink()
     (tmp_path / "in").write_bytes(content)
     assert main(["decode", str(run), "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), *options]) == 0
     text = (tmp_path / "out").read_bytes().decode()
@@ -33,7 +37,7 @@ def test_lines_keep_their_number_and_order(trained_run: Path, tmp_path: Path) ->
     assert len(found) == len(LINES)
     assert found[1] == found[2] == "" and found[0] == found[7]
     assert decode(trained_run, tmp_path, "\n".join(reversed(LINES)).encode()) == found[::-1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "out.summary.json"]
 
 
 def test_hostile_bytes_keep_the_number_of_lines(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +65,15 @@ def test_stdin_to_stdout(trained_run: Path, capfdbinary: pytest.CaptureFixture[b
     ("options", "message"),
     [
         (["--input", "{tmp}/none"], "none cannot be read"),
-        (["--input", "{tmp}"], "cannot be read: Is a directory"),
+        (["--input", "{tmp}/empty"], "has no file; give at least one"),
+        (["--input", "{tmp}/in", "{tmp}/in", "--output", "{tmp}/new"], "two of the input files have one name"),
+        (["--input", "{tmp}/in", "--output", "{tmp}/out", "--shard", "4/4"], "--shard 4/4 must be I/N"),
+        (["--input", "{tmp}/in", "--output", "{tmp}/out", "--shard", "one"], "--shard one must be I/N"),
+        (["--input", "{tmp}/in", "--output", "{tmp}/out", "--n-best", "2"], "n_best=2 needs --form jsonl"),
+        (["--input", "{tmp}/in", "--output", "{tmp}/out", "--abstain-below", "2"], "--abstain-below 2.0 is a probability"),
+        (["--input", "{tmp}/in", "--output", "{tmp}/out", "--blocklist", "{tmp}/none"], "there is no file"),
+        (["--input", "{tmp}/in", "--output", "{tmp}/out", "--shortlist", "9"], "shortlist.npz is not there; make it once"),
+        (["--groups", "3"], "decoding.groups=3 must divide decoding.beam_size"),
         (["--input", "{tmp}/in", "--output", "{tmp}/in"], "--input and --output are both"),
         (["--input", "{tmp}/in", "--output", "{tmp}/none/out"], "cannot be written"),
         (["--checkpoint", "99"], "there is no checkpoint '99'; use best, last, or one of 2, 4"),
@@ -74,15 +86,18 @@ def test_bad_input_is_one_message(
     trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     (tmp_path / "in").write_text("3 hours\n")
+    (tmp_path / "empty").mkdir()
     assert main(["decode", str(trained_run), *(option.replace("{tmp}", str(tmp_path)) for option in options)]) == 2
     assert message in capsys.readouterr().err
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"in": "3 hours\n"}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == {"in": "3 hours\n"}
 
 
 def test_gzip_and_a_byte_order_mark_are_read(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = decode(trained_run, tmp_path, b"3 hours\nMay 5, 2023\n")
     assert decode(trained_run, tmp_path, b"\xef\xbb\xbf3 hours\nMay 5, 2023\n") == plain
     (tmp_path / "in.gz").write_bytes(gzip.compress(b"3 hours\nMay 5, 2023\n"))
+    for old in tmp_path.glob("out*"):
+        old.unlink()
     assert main(["decode", str(trained_run), "--input", str(tmp_path / "in.gz"), "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out").read_text().split("\n")[:-1] == plain
     (tmp_path / "in.gz").write_bytes(gzip.compress(b"3 hours\n" * 99)[:-9])
@@ -142,3 +157,142 @@ def test_a_reader_that_leaves_is_no_error(trained_run: Path) -> None:
     for command in (decoding, asking):
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
         assert (done.stdout.strip(), done.stderr) == ("0", "")
+
+
+# Jobs
+
+
+def plain(trained_run: Path, tmp_path: Path, lines: list[str], *options: str) -> bytes:
+    """What an undisturbed job makes of lines."""
+    decode(trained_run, tmp_path, "".join(line + "\n" for line in lines).encode(), *options)
+    return (tmp_path / "out").read_bytes()
+
+
+def job_of(run: Path, tmp_path: Path, *options: str) -> list[str]:
+    arguments = [
+        "decode",
+        str(run),
+        "--input",
+        str(tmp_path / "in"),
+        "--output",
+        str(tmp_path / "out"),
+        "--beam-size",
+        "2",
+        "--part-bytes",
+        "60",
+    ]
+    return [*arguments, *options]
+
+
+def some_lines(count: int, seed: int) -> list[str]:
+    draw = random.Random(seed)
+    return [draw.choice(["May 5, 2023", "3 hours", "", "12 minutes", "Tuesday", "1/2/2019", "¥100", "x"]) for _ in range(count)]
+
+
+def test_shards_restarts_order_and_neighbors_change_no_byte(trained_run: Path, tmp_path: Path) -> None:
+    lines, out = some_lines(60, 1), tmp_path / "out"
+    wanted = plain(trained_run, tmp_path, lines, "--beam-size", "2")
+    known = dict(zip(lines, wanted.split(b"\n"), strict=False))
+    for count in (1, 2, 4):
+        for old in tmp_path.glob("out*"):
+            old.unlink()
+        for index in range(count):
+            assert not out.exists()
+            assert main(job_of(trained_run, tmp_path, "--shard", f"{index}/{count}")) == 0
+        assert out.read_bytes() == wanted
+    for shuffled in (random.Random(2).sample(lines, len(lines)), lines[::7], [*lines[:9], "some other neighbors", "7 o'clock"]):
+        found = plain(trained_run, tmp_path, shuffled, "--beam-size", "2", "--part-bytes", "35").split(b"\n")
+        assert [one for one, line in zip(found, shuffled, strict=False) if line in known] == [
+            known[line] for line in shuffled if line in known
+        ]
+
+
+def test_a_finished_job_is_left_and_another_in_its_place_refused(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = plain(trained_run, tmp_path, ["3 hours"], "--beam-size", "2", "--part-bytes", "60")
+    assert main(job_of(trained_run, tmp_path)) == 0
+    assert "is whole: 1 lines" in capsys.readouterr().err
+    assert main(job_of(trained_run, tmp_path, "--length-penalty", "0.5")) == 2
+    assert "was begun with another length_penalty (" in capsys.readouterr().err
+    assert (tmp_path / "out").read_bytes() == wanted
+
+
+def test_a_shard_is_found_in_a_slurm_array(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = plain(trained_run, tmp_path, some_lines(30, 3), "--beam-size", "2")
+    for old in tmp_path.glob("out*"):
+        old.unlink()
+    for name, value in (("COUNT", "2"), ("MIN", "1"), ("MAX", "3"), ("STEP", "2")):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    for task in ("3", "1"):
+        assert not (tmp_path / "out").exists()
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
+        assert main(job_of(trained_run, tmp_path)) == 0
+    assert (tmp_path / "out").read_bytes() == wanted
+
+
+def test_a_job_that_is_killed_again_and_again_ends_with_the_same_bytes(trained_run: Path, tmp_path: Path) -> None:
+    """The short version of `tests/soak/soak.py decode`."""
+    (tmp_path / "in").write_text("".join(line + "\n" for line in some_lines(400, 4)))
+    killed = kill_decoding(trained_run, tmp_path, random.Random(5), kills=4, options=("--part-bytes", "60", "--beam-size", "2"))
+    assert killed.same and killed.kills == 4 and killed.left == []
+
+
+def test_a_folder_of_files(trained_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for name, lines in (("a", ["3 hours"]), ("b", ["May 5, 2023", "", "Tuesday"]), ("empty", [])):
+        (tmp_path / "texts" / name).write_text("".join(line + "\n" for line in lines))
+    assert main(["decode", str(trained_run), "--input", str(tmp_path / "texts"), "--output", str(tmp_path / "made")]) == 0
+    assert [(tmp_path / "made" / name).read_text().count("\n") for name in ("a", "b", "empty")] == [1, 3, 0]
+
+
+def test_objects_with_prefix_and_phrases_and_what_is_wrong_with_some(trained_run: Path, tmp_path: Path) -> None:
+    records = [{"id": 1, "source": "3 hours", "prefix": "1"}, {"id": "two", "source": "May 5", "exclude": ["2"]}, {"source": ""}]
+    text = "".join(json.dumps(record) + "\n" for record in records) + "no object\n"
+    (tmp_path / "in").write_text(text)
+    options = ["--form", "jsonl", "--n-best", "2", "--output", str(tmp_path / "out")]
+    assert main(["decode", str(trained_run), "--input", str(tmp_path / "in"), *options]) == 0
+    found = [json.loads(line) for line in (tmp_path / "out").read_text().split("\n")[:-1]]
+    assert [one.get("id") for one in found] == [1, "two", None, None]
+    assert found[0]["text"].startswith("1") and found[0]["reason"] in ("end", "limit") and len(found[0]["others"]) == 1
+    assert "2" not in found[1]["text"] + found[1]["others"][0]["text"]
+    assert (found[2]["text"], found[2]["reason"]) == ("", "blank")
+    assert "Expecting value" in found[3]["error"]
+    assert json.loads((tmp_path / "out.summary.json").read_text())["bad JSON"] == 1
+
+
+def test_abstaining_and_a_blocklist_are_counted_and_kept(trained_run: Path, tmp_path: Path) -> None:
+    lines = ["3 hours", "", "May 5, 2023"]
+    free = decode(trained_run, tmp_path, "\n".join(lines).encode())
+    assert decode(trained_run, tmp_path, "\n".join(lines).encode(), "--abstain-below", "1", "--placeholder", "???") == ["???", "", "???"]
+    assert json.loads((tmp_path / "out.summary.json").read_text())["abstained"] == 2
+    (tmp_path / "blocked").write_text("".join(f"{letter}\n" for letter in sorted(set("".join(free).replace(" ", "")))))
+    blocked = decode(trained_run, tmp_path, "\n".join(lines).encode(), "--blocklist", str(tmp_path / "blocked"))
+    assert not set("".join(blocked)) & set("".join(free).replace(" ", ""))
+
+
+def test_lines_are_answered_as_they_come(trained_run: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "flax_s2s", "decode", str(trained_run), "--beam-size", "1"]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        for line in (b"3 hours\n", b"\n", b"May 5\n"):
+            process.stdin.write(line)
+            process.stdin.flush()
+            assert process.stdout.readline().endswith(b"\n")  # though the input has not ended
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+def test_clean_lines_come_out_the_same_among_hostile_ones(trained_run: Path, tmp_path: Path) -> None:
+    draw, clean = random.Random(6), [line.encode() for line in some_lines(40, 7)]
+    wanted = plain(trained_run, tmp_path, [line.decode() for line in clean], "--beam-size", "2").split(b"\n")[:-1]
+    hostile = [draw.randbytes(draw.randrange(30)).replace(b"\n", b"") for _ in range(150)]
+    hostile += [b"x" * 1_000_000, b"y " * 100_000, b"\x00", "\u2028\u0085".encode(), b"\r", b"\xef\xbb\xbf", b"\xed\xa0\x80"]
+    mixed = [(line, True) for line in clean] + [(line, False) for line in hostile]
+    order = sorted(range(len(mixed)), key=lambda i: draw.random())
+    place = {i: number for number, i in enumerate(order)}
+    decode(trained_run, tmp_path, b"\n".join(mixed[i][0] for i in order), "--beam-size", "2")
+    found = (tmp_path / "out").read_bytes().split(b"\n")[:-1]
+    assert len(found) == len(mixed)
+    assert [found[place[i]] for i in range(len(clean))] == wanted

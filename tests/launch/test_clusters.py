@@ -102,6 +102,21 @@ def test_a_job_that_is_stopped_goes_back_into_the_queue_and_goes_on(tmp_path, li
     assert newest(run_dir) == expected
 
 
+def test_the_tasks_of_an_array_decode_together(tmp_path, live_slurm):
+    run, output, log = tmp_path / "run", tmp_path / "out", tmp_path / "log"
+    train = [live_slurm["PYTHON"], "-m", "flax_s2s", *train_arguments(run, 2)]
+    subprocess.run(train, env=live_slurm, check=True, capture_output=True)
+    (tmp_path / "in").write_text("May 5, 2023\n3 hours\n\n" * 40)
+    arguments = [str(run), "--input", str(tmp_path / "in"), "--output", str(output), "--part-bytes", "200"]
+    submit = ["sbatch", "--parsable", "--array=3-7:2", f"--output={log}-%a", str(LAUNCH / "decode.sbatch"), *arguments]
+    subprocess.run(submit, env=live_slurm, capture_output=True, check=True)
+    told = lambda: "".join(path.read_text() for path in tmp_path.glob("log-*"))  # noqa: E731
+    wait_for(lambda: told().count("exit code 0") == 3, 300, lambda: told() + states(live_slurm))
+    found = output.read_bytes()
+    assert found.count(b"\n") == 120 and found == (found[: len(found) // 40] * 40)
+    assert told().count("are left to the other 2 shards") in (1, 2)  # two may find nothing missing at once
+
+
 def tasks_of(run_dir: Path, srun: int) -> dict[int, int]:
     """Process ids of the tasks that train in a folder, by their numbers."""
     told = subprocess.run(["pgrep", "-f", f"flax_s2s train .*{run_dir}"], capture_output=True, text=True, check=False).stdout

@@ -38,7 +38,7 @@ def check_skypilot(task: dict) -> None:
         check(mounted, "skypilot.storage")
 
 
-@pytest.mark.parametrize("name", ["k8s/job.yaml", "k8s/jobset.yaml"])
+@pytest.mark.parametrize("name", ["k8s/job.yaml", "k8s/jobset.yaml", "k8s/decode.yaml"])
 def test_a_manifest_fits_its_schema(name):
     found = documents(name)
     assert found and {"Job", "JobSet"} & {document["kind"] for document in found}
@@ -63,7 +63,7 @@ def paths(node: object, path: tuple = ()) -> list[tuple]:
 OPEN = {"selector", "labels", "limits", "requests", "emptyDir", "file_mounts"}
 
 
-@pytest.mark.parametrize("name", ["k8s/job.yaml", "k8s/jobset.yaml", "skypilot.yaml"])
+@pytest.mark.parametrize("name", ["k8s/job.yaml", "k8s/jobset.yaml", "k8s/decode.yaml", "skypilot.yaml"])
 def test_a_typo_anywhere_is_found(name):
     planted = 0
     for document in documents(name):
@@ -130,6 +130,21 @@ def test_a_manifest_agrees_with_itself(name):
     ]
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in job["template"]["spec"]["volumes"]}
+
+
+def test_each_pod_that_decodes_has_its_share():
+    (document,) = documents("k8s/decode.yaml")
+    job = document["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    variables = {entry["name"]: entry["value"] for entry in container["env"]}
+    shares = [cluster.find_share({**variables, "JOB_COMPLETION_INDEX": str(index)}) for index in range(job["completions"])]
+    assert shares == [(index, job["completions"]) for index in range(job["completions"])]
+    assert job["completionMode"] == "Indexed" and container["command"][:4] == ["python", "-m", "flax_s2s", "decode"]
+    codes = {rule["onExitCodes"]["values"][0]: rule["action"] for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule}
+    assert codes == {2: "FailJob", 75: "Ignore"}
+    assert {rule["onExitCodes"]["containerName"] for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule} == {
+        container["name"]
+    }
 
 
 def test_the_service_leads_to_the_pods_of_the_job():

@@ -62,8 +62,28 @@ def test_a_job_of_slurm_goes_back_into_the_queue(stand_ins, code, restarts, requ
     assert done.returncode == (0 if requeued else code)
 
 
-def test_a_job_of_slurm_names_the_python_that_lacks(stand_ins):
-    done = stand_ins.run(str(LAUNCH / "slurm.sbatch"), "configs/x.py", PYTHON="no-such-python", SLURM_JOB_ID="7")
+@pytest.mark.parametrize(
+    ("code", "restarts", "requeued"), [(0, "0", False), (2, "0", False), (75, "99", True), (1, "3", True), (1, "20", False)]
+)
+def test_a_task_that_decodes_goes_back_into_the_queue(stand_ins, code, restarts, requeued):
+    stand_ins.add("srun", ENDS, code)
+    stand_ins.add("scontrol", CALLED)
+    told = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": restarts, "SLURM_ARRAY_TASK_ID": "1"}
+    done = stand_ins.run(str(LAUNCH / "decode.sbatch"), "runs/x", "--input", "a b", **told)
+    assert stand_ins.calls[0] == "srun python-of-mine -m flax_s2s decode runs/x --input a b"
+    assert stand_ins.calls[1:] == (["scontrol requeue 7"] if requeued else [])
+    assert done.returncode == (0 if requeued else code)
+
+
+def test_what_is_no_task_of_an_array_decodes_nothing(stand_ins):
+    done = stand_ins.run(str(LAUNCH / "decode.sbatch"), "runs/x", SLURM_JOB_ID="7")
+    assert (done.returncode, stand_ins.calls) == (2, [])
+    assert "submit it with sbatch --array=0-7" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["slurm.sbatch", "decode.sbatch"])
+def test_a_job_of_slurm_names_the_python_that_lacks(stand_ins, script):
+    done = stand_ins.run(str(LAUNCH / script), "configs/x.py", PYTHON="no-such-python", SLURM_JOB_ID="7")
     assert (done.returncode, stand_ins.calls) == (2, [])
     assert "there is no no-such-python" in done.stderr
 

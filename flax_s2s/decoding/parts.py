@@ -1,0 +1,199 @@
+"""A file decoded in parts, by any number of processes that need not know of each other, and again after any of them was killed.
+
+Enters: a file of lines. Leaves: a file of as many lines, which appears whole or not at all. The input is cut at line ends into
+parts of about so many bytes; each part's result is written beside its place in OUTPUT.parts/, synced, and renamed; its first line
+says what it was made of. Who comes again makes only what is missing; who finds nothing missing puts the parts together.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections import Counter
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from flax_s2s.config import UserError
+
+_BLOCK = 1 << 20
+
+
+class Part(NamedTuple):
+    """A range of the input that begins and ends with lines."""
+
+    number: int
+    begin: int  # bytes
+    end: int
+    first_line: int
+    lines: int
+
+
+class Plan(NamedTuple):
+    """The parts of an input, and the hash of it."""
+
+    parts: list[Part]
+    sha256: str
+    lines: int
+
+
+class Job(NamedTuple):
+    """What is decoded, where to, and what it is made with."""
+
+    source: epath.Path
+    output: epath.Path
+    identity: dict[str, Any]
+    plan: Plan
+
+    @property
+    def folder(self) -> epath.Path:
+        """Where the parts are."""
+        return self.output.parent / f"{self.output.name}.parts"
+
+    @property
+    def summary(self) -> epath.Path:
+        """What says that the output is whole, and what it was made with."""
+        return self.output.parent / f"{self.output.name}.summary.json"
+
+
+def make_plan(source: epath.Path, part_bytes: int) -> Plan:
+    """Cuts a file: part k ends with the first line end at or behind `part_bytes` bytes. Reads it once, in little memory."""
+    parts: list[Part] = []
+    digest, begin, first = hashlib.sha256(), 0, 0
+    with source.open("rb") as file:
+        while True:
+            position, lines, last = begin, 0, b""
+            while position - begin < part_bytes and (block := file.read(min(_BLOCK, part_bytes - (position - begin)))):
+                digest.update(block)
+                position, lines, last = position + len(block), lines + block.count(b"\n"), block
+            while last and not last.endswith(b"\n") and (block := file.readline(_BLOCK)):
+                digest.update(block)
+                position, lines, last = position + len(block), lines + block.count(b"\n"), block
+            if position == begin:
+                return Plan(parts, digest.hexdigest(), first)
+            lines += not last.endswith(b"\n")
+            parts.append(Part(len(parts), begin, position, first, lines))
+            begin, first = position, first + lines
+
+
+def open_job(source: epath.Path, output: epath.Path, part_bytes: int, made_with: dict[str, Any]) -> Job:
+    """A job, new or begun before.
+
+    Raises:
+        UserError: what is there was begun with something else.
+    """
+    plan = make_plan(source, part_bytes)
+    identity = {"input_sha256": plan.sha256, "lines": plan.lines, "part_bytes": part_bytes, **made_with}
+    identity = json.loads(json.dumps(identity))
+    job = Job(source, output, identity, plan)
+    for file, remedy in ((job.summary, f"{output} and {job.summary}"), (job.folder / "job.json", str(job.folder))):
+        with contextlib.suppress(FileNotFoundError):
+            _refuse_other(json.loads(file.read_text())["job"], identity, output, remedy)
+    if not is_whole(job):
+        job.folder.mkdir(parents=True, exist_ok=True)
+        _write(job.folder / "job.json", json.dumps({"job": identity}, indent=1).encode())
+    return job
+
+
+def _refuse_other(there: dict[str, Any], identity: dict[str, Any], output: epath.Path, remedy: str) -> None:
+    for key in sorted(there.keys() | identity.keys()):
+        if there.get(key) != identity.get(key):
+            raise UserError(
+                f"{output} was begun with another {key} ({there.get(key)!r}, now {identity.get(key)!r}); "
+                f"give the same, or another --output, or remove {remedy}"
+            )
+
+
+def is_whole(job: Job) -> bool:
+    """Whether the output is there, made by this job."""
+    return job.summary.exists() and job.output.exists()
+
+
+def missing(job: Job) -> list[Part]:
+    """The parts that are not there, or not as they were written; none where the output is whole."""
+    return [] if is_whole(job) else [part for part in job.plan.parts if _read_part(job, part) is None]
+
+
+def write_part(job: Job, part: Part, body: bytes, counts: Counter[str]) -> None:
+    """Puts a part's result in its place, whole.
+
+    Raises:
+        RuntimeError: it has another number of lines than the part; a bug.
+    """
+    if (lines := body.count(b"\n")) != part.lines:
+        raise RuntimeError(f"part {part.number} has {part.lines} lines, and {lines} came out")
+    header = {"job": job.identity, "part": part._asdict(), "counts": counts, "sha256": hashlib.sha256(body).hexdigest()}
+    _write(_place(job, part), json.dumps(header).encode() + b"\n" + body)
+
+
+def merge(job: Job, seconds: float) -> dict[str, Any]:
+    """Puts the parts together, checked, under the final name; the parts go. Another process may be doing the same.
+
+    Returns:
+        The summary, which is also written beside the output.
+    """
+    counts: Counter[str] = Counter()
+    partial = job.output.parent / f".{job.output.name}.{uuid.uuid4().hex}.partial"
+    try:
+        with partial.open("wb") as file:
+            for part in job.plan.parts:
+                found = _read_part(job, part)
+                if found is None:
+                    raise FileNotFoundError(str(_place(job, part)))
+                body, counted = found
+                file.write(body)
+                counts.update(counted)
+            _sync(file)
+        partial.replace(job.output)
+        summary = {"job": job.identity, "lines": job.plan.lines, **counts, "seconds": seconds}
+        _write(job.summary, (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
+        job.folder.rmtree()
+    except FileNotFoundError:
+        if not is_whole(job):  # else another process was faster
+            raise
+    finally:
+        partial.unlink(missing_ok=True)
+    return dict(json.loads(job.summary.read_text()))
+
+
+def done_lines(job: Job) -> int:
+    """How many lines are made, by all processes."""
+    if is_whole(job):
+        return job.plan.lines
+    there = {path.name for path in job.folder.iterdir()} if job.folder.exists() else set()
+    return sum(part.lines for part in job.plan.parts if _place(job, part).name in there)
+
+
+def _place(job: Job, part: Part) -> epath.Path:
+    return job.folder / f"{part.number:06d}"
+
+
+def _read_part(job: Job, part: Part) -> tuple[bytes, Counter[str]] | None:
+    """A part's result if it is there and whole."""
+    try:
+        head, _, body = _place(job, part).read_bytes().partition(b"\n")
+        header = json.loads(head)
+    except (FileNotFoundError, ValueError):
+        return None
+    same = header.get("job") == job.identity and header.get("part") == part._asdict()
+    whole = body.count(b"\n") == part.lines and hashlib.sha256(body).hexdigest() == header.get("sha256")
+    return (body, Counter(header["counts"])) if same and whole else None
+
+
+def _write(path: epath.Path, content: bytes) -> None:
+    partial = path.parent / f".{path.name}.{uuid.uuid4().hex}.partial"
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            _sync(file)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync(file: Any) -> None:
+    """Onto the disk, where there is one: a bucket's file is synced when it is closed."""
+    with contextlib.suppress(OSError, AttributeError, NotImplementedError):
+        file.flush()
+        os.fsync(file.fileno())
