@@ -10,7 +10,7 @@ import tyro
 
 from flax_s2s import job
 from flax_s2s.cluster import Flags
-from flax_s2s.config import Config, DecodingConfig, UserError, load_preset, nearest
+from flax_s2s.config import Config, DecodingConfig, Metric, UserError, load_preset, nearest
 from flax_s2s.files import Files
 
 USAGE = """\
@@ -18,8 +18,9 @@ usage: python -m flax_s2s VERB ...
 
   train CONFIG --run-dir DIR     train a model; given the same DIR again, go on where it stopped
   evaluate RUN_DIR...            translate a split of the corpus and score it
+  compare RUN_A RUN_B            translate a split with both, and say where they differ and whether chance explains it
   decode RUN_DIR...              translate lines, stdin to stdout or a file to a file
-  score RUN_DIR --source FILE --target FILE   log-probability of given pairs, and the perplexity
+  score RUN_DIR...               log-probability of given pairs or candidates, and the perplexity
   inspect CONFIG or RUN_DIR      parameters, FLOPs, shapes, padding and memory, before training
   bench CONFIG                   measured speed of training and decoding, as one JSON line
   shortlist RUN_DIR              learn which target tokens are worth trying for a source, to decode faster
@@ -85,8 +86,42 @@ class Evaluate:
     """Folder of the corpus, where it has moved; empty: as configured."""
     samples: int = 0
     """Translations printed next to their references."""
+    metrics: tuple[Metric, ...] = ()
+    """Metrics, see `train CONFIG --help`; none: as configured."""
+    merge_sources: bool = False
+    """Pairs with the same source are one sentence with several right targets, also where evaluation.merge_sources does not say so."""
+    references: tuple[str, ...] = ()
+    """Files of further references, a line for each pair of the split; a blank line is none."""
+    resamples: int = 1000
+    """Bootstrap resamples for the confidence intervals; 0: no intervals."""
+    calibration: str = ""
+    """Picture (.png, .pdf or .svg) of how often the model is right at a given confidence, for which a temperature is fitted on the
+    validation split; it is also printed, and written to --json. Empty: none."""
     json: str = ""
     """File that the scores are written to; empty: none."""
+
+
+@dataclasses.dataclass
+class Compare:
+    """Translates a split of the corpus with two runs, and says where they differ and whether chance explains it."""
+
+    decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")]
+    checkpoint: str = "best"
+    """Checkpoint of each run to use: best, last, or a step."""
+    split: Literal["train", "valid", "test"] = "test"
+    """Split to translate."""
+    data_folder: str = ""
+    """Folder of the corpus, where it has moved; empty: as configured."""
+    samples: int = 3
+    """Sentences printed where the second run is better by most, and as many where the first is."""
+    metrics: tuple[Metric, ...] = ()
+    """Metrics, see `train CONFIG --help`; none: as configured."""
+    merge_sources: bool = False
+    """Pairs with the same source are one sentence with several right targets, also where evaluation.merge_sources does not say so."""
+    resamples: int = 1000
+    """Bootstrap resamples for the confidence intervals and p-values."""
+    json: str = ""
+    """File that the comparison is written to; empty: none."""
 
 
 @dataclasses.dataclass
@@ -102,8 +137,14 @@ class Decode:
     """The placeholder instead of a translation whose confidence, the mean probability of a token, is below this; 0: never."""
     placeholder: str = "[uncertain]"
     """What stands for a translation that is not confident enough."""
+    attention: str = ""
+    """File for what each translation looked at, one JSON object a line; empty: none."""
+    pictures: str = ""
+    """Folder for pictures of that; empty: none."""
+    picture_lines: tuple[int, ...] = tuple(range(1, 11))
+    """Numbers of the lines that are drawn, from 1."""
     files: Annotated[Files, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Files)
-    """Of columns, the first is translated. Objects have a source, and by choice id, prefix, include, exclude, seed; objects answer them."""
+    """Of columns, the first is translated, and a second one is a reference: where every line has one, the summary has BLEU and chrF. Objects have a source, and by choice id, prefix, include, exclude, seed; objects answer them."""
 
 
 @dataclasses.dataclass
@@ -118,18 +159,23 @@ class LearnShortlist:
 
 @dataclasses.dataclass
 class Score:
-    """Prints the natural log-probability of each target line given its source line; the perplexity goes to stderr."""
+    """Natural log-probability of each target given its source, one line out for each one in, and the perplexity; several runs score as one."""
 
-    run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
-    """Folder of a trained run."""
-    source: str
-    """File of source lines."""
-    target: str
-    """File of as many target lines."""
+    length_penalty: float
+    """Exponent of the length penalty, over which the log-probability is the score; candidates are sorted by it."""
+    ensemble: Literal["probabilities", "log-probabilities"]
+    """What is averaged over several runs."""
+    rows: int
+    """Pairs scored at once by each device."""
     checkpoint: str = "best"
     """Checkpoint to use: best, last, or a step."""
-    output: str = ""
-    """File for the log-probabilities; empty: stdout."""
+    source: str = ""
+    """File of source lines, instead of --input."""
+    target: str = ""
+    """File of as many target lines."""
+    files: Annotated[Files, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Files)
+    """Of columns, the second is the target of the first; so is stdin, unless --form says jsonl. Objects have a source, and a target or a
+    list of candidates, or are what `decode --form jsonl` writes; objects answer them, the best candidate first."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -232,7 +278,17 @@ def _evaluate(arguments: list[str]) -> int:
     given = _parse(Evaluate, "evaluate RUN_DIR...", options, Evaluate(decoding))
     from flax_s2s.commands import evaluate
 
-    return evaluate.run(run_dirs, given.checkpoint, given.decoding, given.split, given.data_folder, given.samples, given.json)
+    chosen = evaluate.Options(**{name: getattr(given, name) for name in evaluate.Options._fields})
+    return evaluate.run(run_dirs, given.checkpoint, given.decoding, chosen)
+
+
+def _compare(arguments: list[str]) -> int:
+    run_dirs, options, decoding = _runs(arguments, "compare")
+    given = _parse(Compare, "compare RUN_A RUN_B", options, Compare(decoding))
+    from flax_s2s.commands import compare
+
+    chosen = compare.Options(**{name: getattr(given, name) for name in compare.Options._fields})
+    return compare.run(run_dirs, given.checkpoint, given.decoding, chosen)
 
 
 def _decode(arguments: list[str]) -> int:
@@ -245,10 +301,13 @@ def _decode(arguments: list[str]) -> int:
 
 
 def _score(arguments: list[str]) -> int:
-    given = _parse(Score, "score", arguments)
+    run_dirs, options, decoding = _runs(arguments, "score")
+    chosen = ("length_penalty", "ensemble", "rows")
+    given = _parse(Score, "score RUN_DIR...", options, Score(*(getattr(decoding, name) for name in chosen)))
     from flax_s2s.commands import score
 
-    return score.run(given.run_dir, given.checkpoint, given.source, given.target, given.output)
+    decoding = dataclasses.replace(decoding, **{name: getattr(given, name) for name in chosen})
+    return score.run(run_dirs, given.checkpoint, decoding, given.files, given.source, given.target)
 
 
 def _shortlist(arguments: list[str]) -> int:
@@ -261,6 +320,7 @@ def _shortlist(arguments: list[str]) -> int:
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
+    "compare": _compare,
     "decode": _decode,
     "score": _score,
     "inspect": _inspect,

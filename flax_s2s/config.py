@@ -15,7 +15,7 @@ import sys
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
@@ -249,20 +249,27 @@ class DecodingConfig:
     """What is averaged over several runs."""
     shortlist: int = operational(0)
     """Target tokens tried for each source token, from the run's shortlist; 0: the whole vocabulary."""
+    compute: Literal["auto", "float32", "bfloat16"] = operational("auto")
+    """Type of products; auto: bfloat16 on CPUs with instructions for it, on which batch size changes no translation then, else float32."""
     rows: int = operational(64)
     """Sentences decoded at once by each device."""
     max_source_tokens: int = operational(512)
     """Longer sources are cut to this many tokens, and counted."""
 
 
+Metric: TypeAlias = Literal["bleu", "chrf", "exact_match", "wer", "ter", "per", "ser"]
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """What is measured on translations."""
 
-    metrics: tuple[Literal["bleu", "chrf", "exact_match", "wer"], ...] = operational(("bleu", "chrf", "exact_match"))
-    """Metrics that are computed; wer is the edit distance over white-space tokens (the phone error rate where those are phones)."""
+    metrics: tuple[Metric, ...] = operational(("bleu", "chrf", "exact_match"))
+    """Metrics that are computed. wer: edits over white-space tokens; per: the same, of phones; ser: share of wrong lines."""
     tokenizer: Literal["auto", "13a", "intl", "zh", "char", "none"] = operational("auto")
     """sacreBLEU's tokenizer; auto: by the target's language, zh for Chinese, char for Japanese, Thai, Lao, Khmer, Burmese, else 13a."""
+    merge_sources: bool = operational(False)
+    """Pairs with the same source are one sentence with several right targets, as in a pronunciation dictionary; else each is its own."""
     valid_pairs: int = operational(1000)
     """Validation pairs translated (greedily) at each evaluation during training; 0: none."""
     samples: int = operational(3)

@@ -6,7 +6,7 @@ Enters: a `Config` whose fields have the right types. Leaves: the same, or a `Us
 import math
 import re
 
-from flax_s2s.config import Config, DecodingConfig, ModelConfig, OptimizerConfig, UserError, VocabConfig, flatten
+from flax_s2s.config import Config, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, UserError, VocabConfig, flatten
 
 _POSITIVE = """data.max_source_tokens data.max_target_tokens data.batch_tokens data.row_multiple data.buckets data.held_out_pairs
     model.embedding_size model.hidden_size model.encoder_layers model.decoder_layers optimizer.learning_rate
@@ -155,12 +155,17 @@ def _check_decoding(decoding: DecodingConfig, model: ModelConfig) -> None:
 
 def _check_evaluation(config: Config) -> None:
     best, metrics = config.training.best_metric, config.evaluation.metrics
-    if "bleu" in metrics and config.evaluation.tokenizer == "auto" and not re.fullmatch(_LANGUAGE, config.data.target):
-        raise UserError(
-            f"evaluation.tokenizer=auto goes by the target's language, which data.target={config.data.target!r} does not tell; "
-            "give one: zh for Chinese, char for Japanese or Thai, 13a for languages written with spaces"
-        )
+    check_tokenizer(config.evaluation, config.data.target)
     if best != "loss" and best not in metrics:
         raise UserError(f"training.best_metric={best} must be loss or one of evaluation.metrics: {', '.join(metrics)}")
     if best != "loss" and config.evaluation.valid_pairs == 0:
         raise UserError(f"training.best_metric={best} needs translations; raise evaluation.valid_pairs from 0")
+
+
+def check_tokenizer(evaluation: EvaluationConfig, target: str) -> None:
+    """Whether it is clear how BLEU takes the target language apart."""
+    if "bleu" in evaluation.metrics and evaluation.tokenizer == "auto" and not re.fullmatch(_LANGUAGE, target):
+        raise UserError(
+            f"evaluation.tokenizer=auto goes by the target's language, which data.target={target!r} does not tell; "
+            "give one: zh for Chinese, char for Japanese or Thai, 13a for languages written with spaces"
+        )

@@ -19,7 +19,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 _WIDTH_OF_A_FILE = 160  # of tables; lines are never wrapped
-LOWER_IS_BETTER = ("loss", "perplexity", "wer")
+LOWER_IS_BETTER = ("loss", "perplexity", "wer", "ter", "per", "ser")
 
 
 class Report(NamedTuple):

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -26,6 +27,15 @@ from flax_s2s import processor  # noqa: E402
 
 processor.features = lambda: ""  # what is exact is tested in float32, whatever this processor is fast in
 from tiny import DEBUG, TINY  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _few_programs() -> Iterator[None]:
+    """Forgets the compiled programs now and then: each is some mapped memory, of which Linux allows a process 65,530 pieces."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -116,7 +116,7 @@ def edited(room, **fields):
         (edited("vocab", kind="bqe"), "vocab.kind='bqe' is not one of unigram, bpe, char, word"),
         (edited("vocab", kind=["bpe"]), "vocab.kind=['bpe'] is not one of unigram, bpe, char, word"),
         (edited("evaluation", metrics="bleu"), "evaluation.metrics must be a list, got 'bleu'"),
-        (edited("evaluation", metrics=["blue"]), "evaluation.metrics='blue' is not one of bleu, chrf, exact_match, wer"),
+        (edited("evaluation", metrics=["blue"]), "evaluation.metrics='blue' is not one of bleu, chrf, exact_match, wer, ter, per, ser"),
         (edited("", model=5), "model must be an object of fields, got int"),
         ("[]", "config must be an object of fields, got list"),
         ("{", "config.json is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),

@@ -35,7 +35,7 @@ ALLOWED = {
     "data": {"data"},
     "model": {"model", "processor"},
     "training": {"training", "model", "parallel", "runlog"},
-    "decoding": {"decoding", "model", "data", "files", "parallel", "runlog"},
+    "decoding": {"decoding", "model", "data", "files", "parallel", "rundir", "runlog"},
     "commands": {
         *("commands", "data", "model", "training", "decoding"),
         *(
@@ -57,7 +57,14 @@ ALLOWED = {
     },
 }
 # Who alone may import a library.
-ONLY = {"orbax": {"checkpoint"}, "tyro": {"cli"}, "tensorflow_datasets": {"data"}, "sentencepiece": {"data"}, "sacrebleu": {"decoding"}}
+ONLY = {
+    "orbax": {"checkpoint"},
+    "tyro": {"cli"},
+    "tensorflow_datasets": {"data"},
+    "sentencepiece": {"data"},
+    "sacrebleu": {"decoding"},
+    "matplotlib": {"decoding"},
+}
 
 
 def room(module: str) -> str:

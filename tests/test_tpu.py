@@ -5,6 +5,8 @@ Vocabularies are as large as configured and batches as the token budget allows; 
 
 import dataclasses
 import functools
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -56,6 +58,15 @@ def check_memory(program):
     assert memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes < V5E_BYTES
 
 
+@pytest.fixture(autouse=True)
+def _environment_as_before() -> Iterator[None]:
+    """jax writes into the environment what it thinks of a TPU, for all tests that follow."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.mark.parametrize(("preset", "topology"), CASES)
 def test_the_train_step(preset, topology):
     devices = chips(topology)
@@ -80,9 +91,10 @@ def test_the_beam_search(preset, topology):
     stream, rows = make_stream([model], config.decoding, devices), config.decoding.rows * devices.count
     ints = [jax.ShapeDtypeStruct(shape, np.int32, sharding=devices.by_row) for shape in ((rows, LENGTH), (rows,), (devices.count,))]
     take = jax.ShapeDtypeStruct((rows,), bool, sharding=devices.by_row)
-    abstract = jax.eval_shape(stream.admit, [state.params], None, Sentences(*ints[:2]))
+    weights = jax.eval_shape(stream.lay_out, [state.params])
+    abstract = jax.eval_shape(stream.admit, weights, None, Sentences(*ints[:2]))
     waiting = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.by_row), abstract)
-    program = stream.go.lower([state.params], None, waiting, waiting, ints[1], take, ints[2]).compile()
+    program = stream.go.lower(weights, None, waiting, waiting, ints[1], take, ints[2]).compile()
     text = program.as_text()
     assert inside_loops(computations(text))
     assert not collectives(text)

@@ -8,8 +8,8 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from etils import epath
 from rich.console import Console
@@ -23,30 +23,82 @@ from flax_s2s.errors import PREEMPTED
 from flax_s2s.files import Files, Form, find_form, find_inputs, find_outputs, find_shard
 from flax_s2s.rundir import make_path, writing
 
-_TOGETHER = 1 << 13  # lines read and answered together, so that memory does not grow with the file
+_TOGETHER, _TOGETHER_BYTES = 1 << 13, 1 << 20  # lines read and answered together, so that memory does not grow with the file
 _SAY_EVERY_SECS = 10.0
 
-Answer = Callable[[Sequence[Raw], Form], tuple[bytes, Counter[str]]]
-"""Lines in, as many out in their order, and what is counted."""
+
+class Answers(NamedTuple):
+    """To some lines."""
+
+    body: bytes  # as many lines
+    counts: Counter[str]  # what was seen
+    beside: bytes = b""  # as many lines of the second output, where there is one
 
 
-def run(files: Files, open_answer: Callable[[bool], tuple[Answer, dict[str, Any]]]) -> int:
-    """Answers stdin, files or a folder of files, and returns the exit code.
+class Made(NamedTuple):
+    """A whole output, and what it answers."""
+
+    form: Form
+    source: epath.Path
+    output: epath.Path
+
+
+@runtime_checkable
+class Answerer(Protocol):
+    """What a verb does with lines."""
+
+    def answer(self, read: Sequence[Raw], form: Form, first_line: int) -> Answers:
+        """The answers to lines, in their order; the first of them has this number, from 0."""
+
+    def conclude(self, counts: Counter[str], made: Made | None) -> dict[str, Any]:
+        """What is said of the whole, by name, the counts among it; `made` is None for what was streamed."""
+
+
+class Outcome(NamedTuple):
+    """How it ended."""
+
+    code: int
+    whole: bool  # all outputs are there
+
+
+def run(files: Files, open_answerer: Callable[[bool], tuple[Answerer, dict[str, Any]]], *, aligned: str = "", beside: str = "") -> Outcome:
+    """Answers stdin, files or a folder of files.
 
     Args:
         files: what is read and written.
-        open_answer: `interactive -> (answer, what the answers depend on)`; called once what is read and written has been found good.
+        open_answerer: `interactive -> (answerer, what the answers depend on)`; called once what is read and written has been found good.
+        aligned: file of as many lines as the input, which are read together; empty: none.
+        beside: file of as many lines as the output, which is written together with it; empty: none.
     """
     inputs = find_inputs(files)
     outputs = find_outputs(files, inputs)
-    if inputs and outputs and not any(path.suffix == ".gz" for path in inputs):
+    second = _find_second(inputs, outputs, aligned, beside)
+    if inputs and outputs and not any(path.suffix == ".gz" for path in (*inputs, *second[:1]) if path):
         shard = find_shard(files)
         with job.listen():
-            answer, made_with = open_answer(False)
-            return _run_jobs(files, list(zip(inputs, outputs, strict=True)), answer, made_with, shard)
+            answerer, made_with = open_answerer(False)
+            return _run_jobs(files, list(zip(inputs, outputs, strict=True)), second, answerer, made_with, shard)
     interactive = not inputs and sys.stdin.isatty()
-    answer, _ = open_answer(interactive)
-    return _stream(files, inputs, outputs, answer, interactive)
+    answerer, _ = open_answerer(interactive)
+    return _stream(files, inputs, outputs, second, answerer, interactive)
+
+
+def _find_second(
+    inputs: Sequence[epath.Path], outputs: Sequence[epath.Path], aligned: str, beside: str
+) -> tuple[epath.Path | None, epath.Path | None]:
+    """The aligned file and the second output, checked."""
+    paths = [*(path.resolve() for path in (*inputs, *outputs))]
+    if (aligned or beside) and len(inputs) > 1:
+        raise UserError(f"{aligned or beside} belongs to one input, and {len(inputs)} are given; give one at a time")
+    if aligned:
+        find_inputs(Files(input=(aligned,)))
+        if make_path(aligned).is_dir() or make_path(aligned).resolve() in paths[len(inputs) :]:
+            raise UserError(f"{aligned} must be a file of lines, and no output")
+    if beside and make_path(beside).resolve() in paths:
+        raise UserError(f"{beside} is read or written already; give another file")
+    if beside and (make_path(beside).is_dir() or not make_path(beside).parent.is_dir()):
+        raise UserError(f"{beside} cannot be written: its folder is not there, or it is one itself")
+    return make_path(aligned) if aligned else None, make_path(beside) if beside else None
 
 
 def identify(opened: Opened, run_dirs: Sequence[str]) -> dict[str, Any]:
@@ -60,41 +112,70 @@ def identify(opened: Opened, run_dirs: Sequence[str]) -> dict[str, Any]:
 
 
 def _run_jobs(
-    files: Files, pairs: Sequence[tuple[epath.Path, epath.Path]], answer: Answer, made_with: dict[str, Any], shard: tuple[int, int]
-) -> int:
+    files: Files,
+    pairs: Sequence[tuple[epath.Path, epath.Path]],
+    second: tuple[epath.Path | None, epath.Path | None],
+    answerer: Answerer,
+    made_with: dict[str, Any],
+    shard: tuple[int, int],
+) -> Outcome:
     """Makes this process' share of every file's parts."""
-    (index, count), out, before = shard, console(), 0
+    (index, count), out, before, whole = shard, console(), 0, True
     for source, output in pairs:
         form = find_form(files, source)
-        one = parts.open_job(source, output, files.part_bytes, {**made_with, "form": form})
+        one = parts.open_job(source, output, files.part_bytes, {**made_with, "form": form}, aligned=second[0], beside=second[1])
         begin, progress = time.monotonic(), _Progress(one, out)
         for part in parts.missing(one):
             if job.stop_requested():
                 out.print(f"stopped; {parts.done_lines(one):,} of {one.plan.lines:,} lines are made, the same command goes on from here")
-                return PREEMPTED
+                return Outcome(PREEMPTED, False)
             if (before + part.number) % count == index:
-                parts.write_part(one, part, *answer(_read_part(one, part), form))
+                answers = answerer.answer(_read_part(one, part), form, part.first_line)
+                parts.write_part(one, part, *answers)
                 progress.say()
-        _finish(one, out, time.monotonic() - begin, count)
+        whole &= _finish(one, answerer, out, time.monotonic() - begin, count)
         before += len(one.plan.parts)
-    return 0
+    return Outcome(0, whole)
 
 
 def _read_part(one: parts.Job, part: parts.Part) -> list[Raw]:
     with one.source.open("rb") as file:
         file.seek(part.begin)
-        return list(raw_lines(file, part.end))
+        found = list(raw_lines(file, part.end))
+    if one.aligned is None:
+        return found
+    with one.aligned.open("rb") as file:
+        file.seek(part.aligned_begin)
+        return [raw._replace(beside=other) for raw, other in zip(found, raw_lines(file, part.aligned_end), strict=True)]
 
 
-def _finish(one: parts.Job, out: Console, seconds: float, count: int) -> None:
+def _finish(one: parts.Job, answerer: Answerer, out: Console, seconds: float, count: int) -> bool:
+    """Puts the parts together if none is missing; whether the output is whole."""
     if parts.is_whole(one):
         out.print(f"{one.output} is whole: {one.plan.lines:,} lines")
-        return
+        return True
     if left := parts.missing(one):
         out.print(f"{len(left)} of {len(one.plan.parts)} parts of {one.output} are left to the other {count - 1} shards")
-        return
-    summary = parts.merge(one, round(seconds, 3))
-    out.print(f"{one.output}: " + ", ".join(f"{value:,} {name}" for name, value in summary.items() if name != "job" and value))
+        return False
+    form: Form = one.identity["form"]
+    summary = parts.merge(one, round(seconds, 3), lambda counts, output: answerer.conclude(counts, Made(form, one.source, output)))
+    out.print(f"{one.output}: {_sentence({name: value for name, value in summary.items() if name != 'job'})}")
+    return True
+
+
+def _sentence(said: dict[str, Any]) -> str:
+    """What a summary says, in a line."""
+    words = []
+    for name, value in said.items():
+        if isinstance(value, dict):
+            words.append(f"{name} {value['score']:.2f} ({value['signature']})")
+        elif isinstance(value, float):
+            words.append(f"{name} {value:,.3f}")
+        elif isinstance(value, str):
+            words.append(value)
+        elif value or name == "lines":
+            words.append(f"{value:,} {name}")
+    return ", ".join(words)
 
 
 class _Progress:
@@ -119,25 +200,55 @@ class _Progress:
 # As lines come --------------------------------------------------------------------------------------------------------
 
 
-def _stream(files: Files, inputs: Sequence[epath.Path], outputs: Sequence[epath.Path], answer: Answer, interactive: bool) -> int:
+def _stream(
+    files: Files,
+    inputs: Sequence[epath.Path],
+    outputs: Sequence[epath.Path],
+    second: tuple[epath.Path | None, epath.Path | None],
+    answerer: Answerer,
+    interactive: bool,
+) -> Outcome:
     """From stdin or files to stdout, or to a file that appears whole or not at all."""
     counts: Counter[str] = Counter()
+    aligned, beside = second
     try:
-        for i, source in enumerate(inputs or [None]):
-            name = str(outputs[i]) if outputs else ""
-            with _open_input(source) as file, writing(name) if name else contextlib.nullcontext(sys.stdout.buffer) as target:
-                form = find_form(files, source)
-                for read in _batches(file, files.batch_wait, interactive):
-                    answers, counted = answer(read, form)
-                    counts.update({"lines": len(read), **counted})
-                    target.write(answers)
-                    target.flush()
+        with writing(str(beside)) if beside else contextlib.nullcontext() as file_beside:
+            for i, source in enumerate(inputs or [None]):
+                name, first_line = str(outputs[i]) if outputs else "", 0
+                with contextlib.ExitStack() as stack:
+                    raws: Iterable[Raw] = raw_lines(stack.enter_context(_open_input(source)))
+                    if aligned:
+                        raws = _beside(raws, raw_lines(stack.enter_context(_open_input(aligned))), source, aligned)
+                    target = stack.enter_context(writing(name)) if name else sys.stdout.buffer
+                    form = find_form(files, source)
+                    for read in _batches(raws, files.batch_wait, interactive):
+                        answers = answerer.answer(read, form, first_line)
+                        first_line += len(read)
+                        counts.update({"lines": len(read), **answers.counts})
+                        target.write(answers.body)
+                        target.flush()
+                        if file_beside:
+                            file_beside.write(answers.beside)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of stdout has left, as `head` does: nothing is wrong
-        return 0
-    if outputs or counts.keys() - {"lines", "tokens"}:
-        console().print(", ".join(f"{value:,} {name}" for name, value in counts.items() if value or name == "lines"))
-    return 0
+        return Outcome(0, False)
+    said = answerer.conclude(counts, None)
+    if outputs or said.keys() - {"lines", "tokens"}:
+        console().print(_sentence(said))
+    return Outcome(0, True)
+
+
+def _beside(raws: Iterable[Raw], others: Iterable[Raw], source: Any, aligned: Any) -> Iterator[Raw]:
+    """Lines of two files, each with the one at its place."""
+    lines = 0
+    rest = iter(others)
+    for raw in raws:
+        other = next(rest, None)
+        lines += 1
+        if other is None:
+            parts.refuse_different(source, lines + sum(1 for _ in raws), aligned, lines - 1)
+        yield raw._replace(beside=other)
+    parts.refuse_different(source, lines, aligned, lines + sum(1 for _ in rest))
 
 
 @contextlib.contextmanager
@@ -149,13 +260,13 @@ def _open_input(path: epath.Path | None) -> Iterator[Any]:
         yield opened
 
 
-def _batches(file: Any, wait: float, interactive: bool) -> Iterator[list[Raw]]:
+def _batches(raws: Iterable[Raw], wait: float, interactive: bool) -> Iterator[list[Raw]]:
     """Lines that are there together: after the first, all that come within `wait` seconds. A thread reads, so that none is waited for."""
-    arrived: queue.Queue[Raw | Exception | None] = queue.Queue(_TOGETHER)
+    arrived: queue.Queue[Raw | Exception | None] = queue.Queue(64)  # few: each may have megabytes
 
     def read() -> None:
         try:
-            for raw in raw_lines(file):
+            for raw in raws:
                 arrived.put(raw)
             arrived.put(None)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -168,10 +279,12 @@ def _batches(file: Any, wait: float, interactive: bool) -> Iterator[list[Raw]]:
         if interactive:
             print("> ", end="", file=sys.stderr, flush=True)
         batch: list[Raw] = []
+        size = 0
         end, deadline = arrived.get(), time.monotonic() + wait
         while isinstance(end, Raw):
             batch.append(end)
-            if len(batch) == _TOGETHER:
+            size += len(end.content)
+            if len(batch) == _TOGETHER or size >= _TOGETHER_BYTES:
                 break
             try:
                 end = arrived.get(timeout=max(0.0, deadline - time.monotonic()))

@@ -3,19 +3,23 @@
 import dataclasses
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from flax_s2s import rundir
 from flax_s2s.commands import answering
-from flax_s2s.commands.wiring import Opened, make_translator, open_runs
-from flax_s2s.config import DecodingConfig, UserError
+from flax_s2s.commands.answering import Answers, Made
+from flax_s2s.commands.wiring import Opened, console, make_translator, open_runs
+from flax_s2s.config import EOS, DecodingConfig, UserError
 from flax_s2s.data.files import read_lines
-from flax_s2s.decoding import lines
+from flax_s2s.decoding import heatmap, lines
 from flax_s2s.decoding.lines import Raw, Translated
+from flax_s2s.decoding.score import score
 from flax_s2s.files import Files, Form, find_form, find_inputs
+from flax_s2s.rundir import make_path
+
+_MOST_SCORED_LINES = 1_000_000  # of an output with references: more are not held in memory
 
 
 class Options(NamedTuple):
@@ -24,19 +28,28 @@ class Options(NamedTuple):
     blocklist: str
     abstain_below: float
     placeholder: str
+    attention: str
+    pictures: str
+    picture_lines: tuple[int, ...]
 
 
 def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, files: Files, options: Options) -> int:
     """Translates stdin, files or a folder of files."""
     _check(options, decoding, files)
+    if options.attention:
+        _check_attention(run_dirs)
     blocked = [line for line in read_lines(options.blocklist) if line.strip()] if options.blocklist else []
 
-    def open_answer(interactive: bool) -> tuple[answering.Answer, dict[str, Any]]:
+    def open_answerer(interactive: bool) -> tuple[answering.Answerer, dict[str, Any]]:
         chosen = dataclasses.replace(decoding, rows=1) if interactive else decoding
         opened = open_runs(run_dirs, checkpoint, chosen, join=False)
         return _Answerer(opened, options, blocked), _identify(opened, run_dirs, options, blocked)
 
-    return answering.run(files, open_answer)
+    outcome = answering.run(files, open_answerer, beside=options.attention)
+    if outcome.whole and options.pictures:
+        for said in heatmap.draw(make_path(options.attention), make_path(options.pictures), options.picture_lines):
+            console().print(said)
+    return outcome.code
 
 
 class _Answerer:
@@ -44,20 +57,20 @@ class _Answerer:
 
     def __init__(self, opened: Opened, options: Options, blocked: Sequence[str]) -> None:
         self._opened, self._options = opened, options
-        self._translator = make_translator(opened, blocked)
+        self._translator = make_translator(opened, blocked, attention=bool(options.attention))
 
-    def __call__(self, read: Sequence[Raw], form: Form) -> tuple[bytes, Counter[str]]:
+    def answer(self, read: Sequence[Raw], form: Form, first_line: int) -> Answers:
         """The translations of lines, and what was seen in them."""
         asked = [lines.ask(raw, form) for raw in read]
         found = self._translator(self._opened.params, [one.request for one in asked])
-        source_tokens = [len(ids) for ids in self._opened.vocabularies.source.encode([one.request.source for one in asked])]
+        sources, pieces = self._opened.vocabularies.source, self._opened.vocabularies.target.pieces
+        source_ids = sources.encode([one.request.source for one in asked])
         counts: Counter[str] = Counter()
-        answers = []
-        for one, translation, tokens in zip(asked, found, source_tokens, strict=True):
-            flags = lines.find_flags(one.request.source, translation, tokens)
-            confidence = math.exp(translation.logp / translation.tokens) if translation.tokens else 1.0
-            abstained = bool(translation.tokens) and confidence < self._options.abstain_below
-            answers.append(Translated(one, translation, flags, confidence, abstained))
+        answers, alignments = [], []
+        for number, (one, translation, ids) in enumerate(zip(asked, found, source_ids, strict=True), first_line + 1):
+            flags = lines.find_flags(one.request.source, translation, len(ids))
+            abstained = bool(translation.tokens) and translation.confidence < self._options.abstain_below
+            answers.append(Translated(one, translation, flags, translation.confidence, abstained))
             counts.update(one.problems)
             counts.update(flags)
             counts["tokens"] += translation.tokens
@@ -65,17 +78,55 @@ class _Answerer:
             counts["cut translations"] += translation.reason == "limit"
             counts["impossible"] += translation.reason == "impossible"
             counts["abstained"] += abstained
-        pieces = self._opened.vocabularies.target.pieces
-        return b"".join(lines.write(answer, form, self._options.placeholder, pieces) for answer in answers), +counts
+            counts["references"] += bool(one.reference.strip())
+            if self._options.attention:
+                seen = [] if translation.attention is None else [*ids[: translation.attention.shape[1] - 1], EOS]
+                alignments.append(lines.write_alignment(number, answers[-1], sources.pieces(seen), pieces(translation.ids)))
+        body = b"".join(lines.write(answer, form, self._options.placeholder, pieces) for answer in answers)
+        return Answers(body, +counts, b"".join(alignments))
+
+    def conclude(self, counts: Counter[str], made: Made | None) -> dict[str, Any]:
+        """The counts, and how good the translations are where every line of a whole output has a reference."""
+        said: dict[str, Any] = dict(counts)
+        if made is None or made.form != "tsv" or not counts["references"]:
+            return said
+        texts: list[str] = []
+        references: list[str] = []
+        with made.source.open("rb") as source, made.output.open("rb") as output:
+            for raw, text in zip(lines.raw_lines(source), output, strict=True):
+                reference = lines.ask(raw, "tsv").reference
+                if not reference.strip() or len(texts) == _MOST_SCORED_LINES:
+                    why = (
+                        f"there are more than {_MOST_SCORED_LINES:,} lines"
+                        if reference.strip()
+                        else f"line {len(texts) + 1} has no reference"
+                    )
+                    return said | {"unscored": f"not scored, since {why}"}
+                texts.append(text.decode().removesuffix("\n"))
+                references.append(reference)
+        config = self._opened.config
+        evaluation = dataclasses.replace(config.evaluation, metrics=tuple(dict.fromkeys(("bleu", "chrf", *config.evaluation.metrics))))
+        scores = score(texts, [(reference,) for reference in references], evaluation, config.data.target)
+        return said | {name: {"score": value.score, "signature": value.signature} for name, value in scores.items()}
 
 
 def _check(options: Options, decoding: DecodingConfig, files: Files) -> None:
     if decoding.n_best > 1 and any(find_form(files, source) != "jsonl" for source in find_inputs(files) or [None]):
         raise UserError(f"n_best={decoding.n_best} needs --form jsonl, which has a place for the others")
+    if options.pictures and not options.attention:
+        raise UserError(f"--pictures {options.pictures} are drawn from what --attention FILE writes; give it too")
+    if any(number < 1 for number in options.picture_lines):
+        raise UserError(f"--picture-lines {' '.join(map(str, options.picture_lines))} are numbers of lines, from 1")
     if not 0 <= options.abstain_below <= 1:
         raise UserError(f"--abstain-below {options.abstain_below} is a probability, from 0 to 1")
     if "\n" in options.placeholder:
         raise UserError("--placeholder must be one line")
+
+
+def _check_attention(run_dirs: Sequence[str]) -> None:
+    for run_dir in run_dirs:
+        if rundir.read_config(make_path(run_dir)).model.attention == "none":
+            raise UserError(f"--attention needs models that have it, and {run_dir} was trained with model.attention=none; leave it out")
 
 
 def _identify(opened: Opened, run_dirs: Sequence[str], options: Options, blocked: Sequence[str]) -> dict[str, Any]:
@@ -84,5 +135,5 @@ def _identify(opened: Opened, run_dirs: Sequence[str], options: Options, blocked
     if opened.config.decoding.shortlist:
         settings["shortlist_sha256"] = hashlib.sha256((opened.folder / rundir.SHORTLIST).read_bytes()).hexdigest()
     settings |= {"blocklist_sha256": hashlib.sha256(json.dumps(list(blocked)).encode()).hexdigest()}
-    settings |= {"abstain_below": options.abstain_below, "placeholder": options.placeholder}
+    settings |= {"abstain_below": options.abstain_below, "placeholder": options.placeholder, "attention": bool(options.attention)}
     return {**answering.identify(opened, run_dirs), **settings}

@@ -1,57 +1,83 @@
 """`evaluate RUN_DIR`: decodes a split and scores it."""
 
-import contextlib
-import dataclasses
-import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from rich.table import Table
 
-from flax_s2s.commands.wiring import Opened, console, make_translator, open_runs
-from flax_s2s.config import DecodingConfig
+from flax_s2s.commands.wiring import Opened, choose_metrics, console, load_split, make_translator, open_runs, optional_file, write_json
+from flax_s2s.config import DecodingConfig, Metric, UserError
 from flax_s2s.data import corpus
-from flax_s2s.decoding.evaluate import family_scores, show, translate_together
-from flax_s2s.decoding.score import Score, score
-from flax_s2s.rundir import writing
+from flax_s2s.data.corpus import Pair
+from flax_s2s.data.files import read_lines
+from flax_s2s.decoding import reliability
+from flax_s2s.decoding.calibration import Forecaster, Group, Reliability, calibrate, group_by_confidence, spearman
+from flax_s2s.decoding.evaluate import Example, family_scores, make_examples, show, spread, translate_together
+from flax_s2s.decoding.score import Score, measure, score
+from flax_s2s.decoding.translate import Translation
 from flax_s2s.runlog import make_console
 
 
-def run(
-    run_dirs: Sequence[str],
-    checkpoint: str,
-    decoding: DecodingConfig,
-    split: corpus.Split,
-    data_folder: str,
-    samples: int,
-    json_file: str,
-) -> int:
+class Options(NamedTuple):
+    """What is evaluated, and what is said of it."""
+
+    split: corpus.Split
+    data_folder: str
+    samples: int
+    metrics: tuple[Metric, ...]
+    merge_sources: bool
+    references: tuple[str, ...]
+    resamples: int
+    calibration: str
+    json: str
+
+
+def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, options: Options) -> int:
     """Prints a table of scores with their signatures, and writes it as JSON where asked."""
-    with writing(json_file) if json_file else contextlib.nullcontext() as file:
-        result = _evaluate(open_runs(run_dirs, checkpoint, decoding), run_dirs, split, data_folder, samples)
+    if options.resamples < 0:
+        raise UserError(f"--resamples {options.resamples} must be 0 (no confidence intervals) or more, for example 1000")
+    form = options.calibration.rpartition(".")[2].lower()
+    if options.calibration and form not in ("png", "pdf", "svg"):
+        raise UserError(f"--calibration {options.calibration} must be a picture; end its name with .png, .pdf or .svg")
+    with optional_file(options.json) as file, optional_file(options.calibration) as picture:
+        opened = open_runs(run_dirs, checkpoint, decoding)
+        opened = opened._replace(config=choose_metrics(opened.config, options.metrics, options.merge_sources))
+        chosen = load_split(opened.config, options.split, options.data_folder)
+        fitting = load_split(opened.config, "valid", options.data_folder) if picture else chosen
+        examples = _examples(chosen, opened.config.evaluation.merge_sources, options.references)
+        result, found = _evaluate(opened, run_dirs, chosen, examples, options)
+        if picture:
+            calibration = _calibrate(opened, fitting.pairs, chosen.pairs, examples, found)
+            result["calibration"] = _describe(calibration)
+            reliability.draw(picture, form, (calibration.before, calibration.after), calibration.groups)
+            print_calibration(calibration)
         if file:
-            file.write((json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+            write_json(file, result)
     return 0
 
 
-def _evaluate(opened: Opened, run_dirs: Sequence[str], split: corpus.Split, data_folder: str, samples: int) -> dict[str, Any]:
+def _evaluate(
+    opened: Opened, run_dirs: Sequence[str], chosen: corpus.Corpus, examples: Sequence[Example], options: Options
+) -> tuple[dict[str, Any], list[Translation]]:
     config, out = opened.config, console()
-    data = config.data if not data_folder else dataclasses.replace(config.data, folder=data_folder)
-    chosen = corpus.load(data, split, config.seed)
     runs = ", ".join(f"step {step} of {run_dir}" for step, run_dir in zip(opened.steps, run_dirs, strict=True))
-    out.print(f"{runs}: {len(chosen.pairs):,} pairs of {chosen.name}, beam {config.decoding.beam_size}")
+    merged = f" with {len(examples):,} sources" if config.evaluation.merge_sources else ""
+    out.print(f"{runs}: {len(chosen.pairs):,} pairs of {chosen.name}{merged}, beam {config.decoding.beam_size}")
     translator = make_translator(opened)
     with out.status("translating"):
-        found = translate_together(translator, opened.params, [pair.source for pair in chosen.pairs])
+        found = translate_together(translator, opened.params, [one.source for one in examples])
     texts = [translation.text for translation in found]
-    scores = score(texts, [pair.target for pair in chosen.pairs], config.evaluation, config.data.target)
-    families = family_scores(chosen, texts)
-    for i in range(0, len(found), max(1, len(found) // max(samples, 1)))[:samples] if samples else ():
-        out.print(show(chosen.pairs[i], texts[i]))
+    with out.status("scoring"):
+        scores = score(texts, [one.references for one in examples], config.evaluation, config.data.target, options.resamples)
+    families = family_scores(examples, texts)
+    for i in spread(len(found), options.samples):
+        out.print(show(examples[i], texts[i]))
     print_scores(scores, families)
     result: dict[str, Any] = {
-        "split": split,
+        "split": options.split,
         "pairs": len(chosen.pairs),
+        "sources": len(examples),
         "beam_size": config.decoding.beam_size,
         "checkpoint": opened.steps[0],
         "metrics": {name: value._asdict() for name, value in scores.items()},
@@ -59,14 +85,74 @@ def _evaluate(opened: Opened, run_dirs: Sequence[str], split: corpus.Split, data
         "cut_translations": sum(not t.finished for t in found),
         "cut_sources": sum(t.cut_source for t in found),
     }
-    return result
+    return result, found
+
+
+class Calibration(NamedTuple):
+    """What was found of tokens and of translations."""
+
+    before: Reliability
+    after: Reliability
+    correlation: float  # Spearman's, of confidence and sentence chrF
+    groups: list[Group]
+
+
+def _calibrate(
+    opened: Opened, fitting: Sequence[Pair], pairs: Sequence[Pair], examples: Sequence[Example], found: Sequence[Translation]
+) -> Calibration:
+    forecaster = Forecaster(opened.models, opened.vocabularies, opened.config.decoding, opened.devices)
+    with console().status("calibrating"):
+        before, after = calibrate(forecaster, opened.params, fitting, pairs)
+    said = [i for i, translation in enumerate(found) if translation.tokens]
+    texts, references = [found[i].text for i in said], [examples[i].references for i in said]
+    metrics = ["chrf", *(["exact_match"] if "exact_match" in opened.config.evaluation.metrics else [])]
+    config, language = opened.config.evaluation, opened.config.data.target
+    quality = {name: measure(name, texts, references, config, language).each()[: len(said)] for name in metrics}
+    confidence = np.array([found[i].confidence for i in said])
+    return Calibration(before, after, spearman(confidence, quality["chrf"]), group_by_confidence(confidence, quality))
+
+
+def _describe(calibration: Calibration) -> dict[str, Any]:
+    curves = {
+        name: {**curve._asdict(), "bins": [one._asdict() for one in curve.bins]}
+        for name, curve in (("before", calibration.before), ("after", calibration.after))
+    }
+    sentences = {"spearman_chrf": calibration.correlation, "groups": [one._asdict() for one in calibration.groups]}
+    return {"fitted_on": "valid", "temperature": calibration.after.temperature, **curves, "sentences": sentences}
+
+
+def print_calibration(calibration: Calibration) -> None:
+    """Two tables on stdout: of tokens, and of translations."""
+    tokens = Table("temperature", "ECE", "accuracy", "mean probability", "nats per token", box=None)
+    for curve in (calibration.before, calibration.after):
+        tokens.add_row(*(f"{value:.4f}" for value in (curve.temperature, curve.ece, curve.accuracy, curve.confidence, curve.nll)))
+    names = list(calibration.groups[0].quality) if calibration.groups else []
+    sentences = Table("confidence", "translations", *names, box=None)
+    for one in calibration.groups:
+        sentences.add_row(f"{one.low:.3f} to {one.high:.3f}", f"{one.sentences:,}", *(f"{one.quality[name]:.2f}" for name in names))
+    out = make_console(stderr=False)
+    out.print(f"calibration on {calibration.before.tokens:,} reference tokens; the temperature was fitted on the validation split")
+    out.print(tokens)
+    out.print(f"translations by confidence; rank correlation with sentence chrF {calibration.correlation:.3f} (Spearman)")
+    out.print(sentences)
+
+
+def _examples(chosen: corpus.Corpus, merge: bool, names: Sequence[str]) -> list[Example]:
+    others = [read_lines(name) for name in names]
+    for name, lines in zip(names, others, strict=True):
+        if len(lines) != len(chosen.pairs):
+            left_out = f" (pairs with a blank side, {chosen.blank} here, are left out)" if chosen.blank else ""
+            raise UserError(
+                f"{name} has {len(lines)} lines; a file of references has a line for each of the {len(chosen.pairs)} pairs of {chosen.name}{left_out}"
+            )
+    return make_examples(chosen.pairs, merge, chosen.families, others)
 
 
 def print_scores(scores: dict[str, Score], families: dict[str, Score]) -> None:
     """A table on stdout."""
     table = Table("metric", "score", "signature", box=None)
     for name, value in scores.items():
-        table.add_row(name, f"{value.score:.2f}", value.signature)
+        table.add_row(name, f"{value.score:.2f}" + (f" ± {value.ci:.2f}" if "|bs:" in value.signature else ""), value.signature)
     for name, value in families.items():
         table.add_row(f"  {name}", f"{value.score:.2f}", "exact match of the family")
     make_console(stderr=False).print(table)

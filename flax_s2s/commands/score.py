@@ -1,32 +1,113 @@
-"""`score RUN_DIR --source FILE --target FILE`: how probable the model finds given pairs."""
+"""`score RUN_DIR...`: how probable the models find given targets, a line for each pair or list of candidates."""
 
-import contextlib
+import dataclasses
 import math
-import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
-from flax_s2s.commands.wiring import console, open_runs
-from flax_s2s.config import UserError
-from flax_s2s.data.files import read_lines
-from flax_s2s.decoding.forced import Scorer
-from flax_s2s.rundir import writing
+from etils import epath
+
+from flax_s2s.commands import answering
+from flax_s2s.commands.answering import Answers
+from flax_s2s.commands.wiring import Opened, open_runs
+from flax_s2s.config import EOS, DecodingConfig, UserError
+from flax_s2s.decoding import pairs
+from flax_s2s.decoding.forced import Forced, Scorer
+from flax_s2s.decoding.lines import Raw, one_line
+from flax_s2s.files import Files, Form, find_form, find_inputs
+
+_NATS = "micronats"  # what is counted: minus log-probabilities in millionths of a nat, whole numbers, whose sum no order changes
+_NOTHING = Forced(0.0, 0.0)
 
 
-def run(run_dir: str, checkpoint: str, source: str, target: str, output: str) -> int:
-    """Writes a log-probability a line; the perplexity per token goes to stderr."""
-    sources, targets = read_lines(source), read_lines(target)
-    if len(sources) != len(targets):
-        raise UserError(f"{source} has {len(sources)} lines and {target} {len(targets)}; they must have equally many")
-    if not sources:
-        raise UserError(f"{source} is empty; give at least one pair")
-    with writing(output) if output else contextlib.nullcontext(sys.stdout.buffer) as file:
-        opened, out = open_runs([run_dir], checkpoint), console()
-        scorer = Scorer(opened.models[0], opened.vocabularies, opened.config.decoding.rows, opened.devices)
-        with out.status("scoring"):
-            found = scorer(opened.params[0], sources, targets)
-        file.write("".join(f"{pair.logp:.6f}\n" for pair in found).encode())
-        file.flush()
-    logp, tokens = sum(pair.logp for pair in found), sum(pair.tokens for pair in found)
-    out.print(
-        f"{len(found):,} pairs, {tokens:,} target tokens, log-probability {logp:.2f}, perplexity {math.exp(min(-logp / tokens, 700.0)):.3f}"
-    )
-    return 0
+def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, files: Files, source: str, target: str) -> int:
+    """Scores stdin, files, a folder of files, or two aligned files."""
+    files = _with_aligned(files, source, target)
+
+    def open_answerer(interactive: bool) -> tuple[answering.Answerer, dict[str, Any]]:
+        opened = open_runs(run_dirs, checkpoint, decoding, join=False)
+        names = ("length_penalty", "ensemble", "rows", "max_source_tokens", "max_length_ratio", "max_length_extra")
+        settings = {name: getattr(opened.config.decoding, name) for name in names}
+        return _Answerer(opened), {"verb": "score", **answering.identify(opened, run_dirs), **settings}
+
+    return answering.run(files, open_answerer, aligned=target).code
+
+
+def _with_aligned(files: Files, source: str, target: str) -> Files:
+    """What is read, checked: two aligned files, or lines that hold pairs."""
+    if not source and not target:
+        files = files if files.form != "auto" or files.input else dataclasses.replace(files, form="tsv")
+        for path in find_inputs(files) or [None]:
+            if find_form(files, path) == "text":
+                raise UserError(
+                    f"{path or 'stdin'} would hold lines of text, not pairs; give --form tsv or jsonl, or --source and --target"
+                )
+        return files
+    if not (source and target):
+        raise UserError("--source and --target belong together: one file of sources, and one of as many targets")
+    if files.input:
+        raise UserError("--input and --source cannot both be given; give lines that hold pairs, or two aligned files")
+    if files.form not in ("auto", "text"):
+        raise UserError(f"--form {files.form} is for --input; --source and --target are files of text")
+    files = dataclasses.replace(files, input=(source,), form="text")
+    if epath.Path(source).is_dir():
+        raise UserError(f"--source {source} is a folder; give one file")
+    return files
+
+
+class _Answerer:
+    """Answers lines with log-probabilities."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self._scorer = Scorer(opened.models, opened.vocabularies, opened.config.decoding, opened.devices)
+
+    def answer(self, read: Sequence[Raw], form: Form, first_line: int) -> Answers:
+        """The scores of lines, and what was seen in them."""
+        asked = [pairs.ask(raw, form) for raw in read]
+        counts: Counter[str] = Counter()
+        found = self._score(asked)
+        for one, forced in zip(asked, found, strict=True):
+            counts.update(one.problems)
+            for each in forced:
+                counts.update(self._count(each))
+            counts["skipped"] += bool(one.error) or None in forced
+            counts["cut sources"] += any(each.cut_source for each in forced if each)
+        pieces = self._opened.vocabularies.target.pieces
+        return Answers(b"".join(pairs.write(*each, form, pieces) for each in zip(asked, found, strict=True)), +counts)
+
+    def conclude(self, counts: Counter[str], made: answering.Made | None) -> dict[str, Any]:
+        """The counts, the sum of the log-probabilities, and the perplexity per token."""
+        nats = counts[_NATS] / 1e6
+        said: dict[str, Any] = {name: count for name, count in counts.items() if name != _NATS}
+        return said | ({"logp": -nats, "perplexity": math.exp(min(nats / counts["tokens"], 700.0))} if counts["tokens"] else {})
+
+    def _score(self, asked: Sequence[pairs.Asked]) -> list[list[Forced | None]]:
+        """Of each target of each line; None for one that is too long."""
+        found: list[list[Forced | None]] = [[_NOTHING] * len(one.targets) for one in asked]
+        places = [(i, k) for i, one in enumerate(asked) if one.source.strip() for k in range(len(one.targets))]
+        ids = self._encode([asked[i].targets[k] for i, k in places])
+        fits = [number for number, one in enumerate(ids) if len(one) < self._scorer.most_tokens]
+        scored = self._scorer(self._opened.params, [asked[places[n][0]].source for n in fits], [ids[n] for n in fits])
+        for i, k in places:
+            found[i][k] = None
+        for number, one in zip(fits, scored, strict=True):
+            found[places[number][0]][places[number][1]] = one
+        return found
+
+    def _encode(self, targets: Sequence[pairs.Target]) -> list[list[int]]:
+        """Tokens of each text, without the end mark: those that `decode` generated, where they make the text."""
+        vocabulary = self._opened.vocabularies.target
+        encoded = vocabulary.encode([target.text for target in targets])
+        given = [vocabulary.find(target.pieces) if target.pieces else None for target in targets]
+        texts = vocabulary.decode([ids or [] for ids in given])
+        for number, (ids, text) in enumerate(zip(given, texts, strict=True)):
+            if ids and one_line(text) == targets[number].text:
+                encoded[number] = ids[:-1] if ids[-1] == EOS else ids
+        return encoded
+
+    def _count(self, forced: Forced | None) -> dict[str, int]:
+        if forced is None:
+            return {"too long": 1}
+        return {"targets": 1, "tokens": forced.tokens, _NATS: round(-forced.logp * 1e6)}

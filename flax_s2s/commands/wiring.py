@@ -1,11 +1,13 @@
 """What several verbs need: a corpus made ready for a model, and a trained run opened for decoding."""
 
+import contextlib
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +16,17 @@ from rich.console import Console
 
 from flax_s2s import caches, cluster, job, processor, programs, rundir
 from flax_s2s.checkpoint import Checkpoints
-from flax_s2s.config import Config, DecodingConfig, UserError
+from flax_s2s.config import Config, DecodingConfig, Metric, UserError
 from flax_s2s.data import vocab
 from flax_s2s.data.batching import Shape, choose_shapes
-from flax_s2s.data.corpus import Reader
+from flax_s2s.data.corpus import Corpus, Reader, Split, load
 from flax_s2s.data.tokens import Tokens, open_tokens
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding import shortlist
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.model.seq2seq import Model, init_params, make_model
 from flax_s2s.parallel import Devices, make_decoding_devices, place
-from flax_s2s.rules import check
+from flax_s2s.rules import check, check_tokenizer
 from flax_s2s.runlog import make_console
 from flax_s2s.training.state import Params, count_parameters
 
@@ -90,7 +92,7 @@ def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig
     folders = [rundir.make_path(run_dir) for run_dir in run_dirs]
     decoding = decoding or rundir.read_config(folders[0]).decoding
     configs = [check(dataclasses.replace(rundir.read_config(folder), decoding=decoding)) for folder in folders]
-    config = configs[0]
+    config = dataclasses.replace(configs[0], decoding=dataclasses.replace(decoding, compute=_choose_compute(decoding)))
     devices = make_decoding_devices(config.training.devices)
     training = config.training
     found = [Checkpoints(folder / rundir.CHECKPOINTS, training.best_metric, verify=training.verify_checkpoints) for folder in folders]
@@ -101,14 +103,21 @@ def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig
     for folder, own, checkpoints, step in zip(folders, configs, found, steps, strict=True):
         if _load_vocabularies(folder).sha256 != vocabularies.sha256:
             raise UserError(f"{folder} has another vocabulary than {folders[0]}; runs that translate as one must share theirs")
-        # A run decodes anywhere, whatever it was trained with, and in float32: else batch size would change translations.
-        model_config = dataclasses.replace(own.model, kernel="auto", compute="float32")
+        # A run decodes anywhere, whatever it was trained with.
+        model_config = dataclasses.replace(own.model, kernel="auto", compute=config.decoding.compute)
         abstract = place(jax.eval_shape(partial(init_params, model_config, *sizes, jax.random.key(0))), devices)
         keep_memory(abstract)
         params.append(checkpoints.load_params(step, abstract, vocabularies.sha256))
         models.append(make_model(model_config, *sizes))
         checkpoints.close()
     return Opened(config, vocabularies, models, params, devices, steps, folders[0])
+
+
+def _choose_compute(decoding: DecodingConfig) -> Literal["float32", "bfloat16"]:
+    """bfloat16 where it is faster and a product's rows do not depend on how many there are: on GPUs other kernels sum otherwise."""
+    if decoding.compute != "auto":
+        return decoding.compute
+    return "bfloat16" if jax.default_backend() == "cpu" and processor.multiplies_bfloat16() else "float32"
 
 
 def _load_vocabularies(folder: epath.Path) -> Vocabularies:
@@ -127,6 +136,30 @@ def make_translator(opened: Opened, blocklist: Sequence[str] = (), *, attention:
     return Translator(
         opened.models, opened.vocabularies, decoding, opened.devices, blocklist=blocklist, shortlist=chosen, attention=attention
     )
+
+
+def load_split(config: Config, split: Split, folder: str) -> Corpus:
+    """A split of a run's corpus, which lies in another folder where one is given."""
+    data = dataclasses.replace(config.data, folder=folder) if folder else config.data
+    return load(data, split, config.seed)
+
+
+def choose_metrics(config: Config, metrics: Sequence[Metric], merge_sources: bool) -> Config:
+    """The configuration with other metrics, where any are given, and with sources merged where that is asked for."""
+    evaluation, merge = config.evaluation, merge_sources or config.evaluation.merge_sources
+    chosen = dataclasses.replace(evaluation, metrics=tuple(metrics) or evaluation.metrics, merge_sources=merge)
+    check_tokenizer(chosen, config.data.target)
+    return dataclasses.replace(config, evaluation=chosen)
+
+
+def optional_file(name: str) -> contextlib.AbstractContextManager[Any]:
+    """A file for a result, see `rundir.writing`; None where it has no name."""
+    return rundir.writing(name) if name else contextlib.nullcontext()
+
+
+def write_json(file: Any, result: dict[str, Any]) -> None:
+    """A verb's result, for programs, into a file open for bytes."""
+    file.write((json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def measure_products(rounds: int = 5) -> float:

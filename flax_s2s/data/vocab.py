@@ -35,6 +35,7 @@ class Vocabulary:
         self._processor = sentencepiece.SentencePieceProcessor()
         self._processor.load_from_serialized_proto(model)  # the constructor would take empty bytes for no model
         self._inside: Any = None
+        self._ids: dict[str, int] | None = None  # of the pieces, as they are written
 
     def __len__(self) -> int:
         """Number of tokens, the special ones included."""
@@ -79,6 +80,13 @@ class Vocabulary:
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The tokens as they are written inside SentencePiece, for pictures and reports."""
         return [str(self._processor.id_to_piece(int(i))).rstrip("\n") for i in ids]
+
+    def find(self, pieces: Sequence[str]) -> list[int] | None:
+        """The tokens that `pieces` writes so; None where one is no token of this vocabulary."""
+        if self._ids is None:  # of two that are written alike, the special one
+            self._ids = {piece: i for i, piece in reversed(list(enumerate(self.pieces(range(len(self))))))}
+        ids = [self._ids.get(piece) for piece in pieces]
+        return None if None in ids else [i for i in ids if i is not None]
 
 
 class Vocabularies(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from flax_s2s.decoding.beam import Next, StepFn
 
@@ -29,18 +29,21 @@ def ensemble(members: Sequence[Steps], mean: Literal["probabilities", "log-proba
     def step_fn(carries: Any, ids: Any) -> tuple[Any, Next]:
         found = [member.step_fn(carry, ids) for member, carry in zip(members, carries, strict=True)]
 
-        def join(parts: list[Any]) -> Any:
-            stacked = jnp.stack(parts)
-            if mean == "log-probabilities":
-                return stacked.mean(axis=0)
-            return jax.nn.logsumexp(stacked, axis=0) - jnp.log(len(parts))
-
         said = [following for _, following in found]
         seen = [following.attention for following in said]
         attention = None if any(one is None for one in seen) else jnp.stack([one for one in seen if one is not None]).mean(axis=0)
-        return [carry for carry, _ in found], Next(join([one.logp for one in said]), join([one.rank for one in said]), attention)
+        logp, rank = (mean_logp(parts, mean) for parts in ([one.logp for one in said], [one.rank for one in said]))
+        return [carry for carry, _ in found], Next(logp, rank, attention)
 
     return Steps(step_fn, [member.carry for member in members])
+
+
+def mean_logp(parts: Sequence[Float[Array, "*axes"]], mean: str) -> Float[Array, "*axes"]:
+    """Log-probabilities of several models as one: the mean of them, or the log of the mean of the probabilities."""
+    stacked = jnp.stack(parts)
+    if mean == "log-probabilities":
+        return stacked.mean(axis=0)
+    return jax.nn.logsumexp(stacked, axis=0) - jnp.log(len(parts))
 
 
 def forbid(steps: Steps, tokens: Bool[Array, " vocab"]) -> Steps:

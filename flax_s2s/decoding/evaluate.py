@@ -2,17 +2,44 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax_s2s import parallel
 from flax_s2s.config import EvaluationConfig
-from flax_s2s.data.corpus import Corpus, Pair
-from flax_s2s.decoding.score import Score, exact_match, score
+from flax_s2s.data.corpus import Pair
+from flax_s2s.decoding.score import Score, measure, score
 from flax_s2s.decoding.translate import Translation, Translator
 from flax_s2s.runlog import Report
 
 _BATCHES_TOGETHER = 8  # of a process; between them all processes look whether to stop
 _SHARED = Translation._fields[: Translation._fields.index("ids")]
+
+
+class Example(NamedTuple):
+    """A source, and its right translations."""
+
+    source: str
+    references: tuple[str, ...]  # the corpus' own first
+    family: str = ""
+
+
+def make_examples(pairs: Sequence[Pair], merge: bool, families: Sequence[str] = (), others: Sequence[Sequence[str]] = ()) -> list[Example]:
+    """What is translated and scored: each pair, or each source once with all its targets.
+
+    Args:
+        pairs: of a split.
+        merge: whether pairs with the same source are one.
+        families: of each pair of phrases.
+        others: further files of references, a line for each pair; a blank line is none.
+    """
+    examples: dict[Any, Example] = {}
+    for i, pair in enumerate(pairs):
+        found = (pair.target, *(lines[i] for lines in others if lines[i].strip()))
+        key = pair.source if merge else i
+        before = examples[key].references if key in examples else ()
+        references = tuple(dict.fromkeys(before + found)) if merge else found
+        examples[key] = Example(pair.source, references, families[i] if families else "")
+    return list(examples.values())
 
 
 def translate_together(
@@ -54,25 +81,32 @@ def make_translation_evaluation(
         language: of the target.
         on_part: called by all processes alike, after each part of the pairs.
     """
+    examples = make_examples(pairs, config.merge_sources)
 
     def evaluate(params: Any, step: int) -> Report:
-        texts = [found.text for found in translate_together(translator, [params], [pair.source for pair in pairs], on_part)]
-        scores = score(texts, [pair.target for pair in pairs], config, language)
-        shown = range(0, len(pairs), max(1, len(pairs) // max(config.samples, 1)))[: config.samples]
-        return Report({name: value.score for name, value in scores.items()}, [show(pairs[i], texts[i]) for i in shown])
+        texts = [found.text for found in translate_together(translator, [params], [one.source for one in examples], on_part)]
+        scores = score(texts, [one.references for one in examples], config, language)
+        shown = [show(examples[i], texts[i]) for i in spread(len(examples), config.samples)]
+        return Report({name: value.score for name, value in scores.items()}, shown)
 
     return evaluate
 
 
-def show(pair: Pair, text: str) -> str:
+def spread(count: int, samples: int) -> range:
+    """Up to that many of the numbers below `count`, from all over."""
+    return range(0, count, max(1, count // max(samples, 1)))[:samples]
+
+
+def show(example: Example, text: str) -> str:
     """Three lines: source, reference, translation."""
-    return f"  source     {pair.source}\n  reference  {pair.target}\n  translated {text}"
+    return f"  source     {example.source}\n  reference  {' | '.join(example.references)}\n  translated {text}"
 
 
-def family_scores(corpus: Corpus, texts: Sequence[str]) -> dict[str, Score]:
+def family_scores(examples: Sequence[Example], texts: Sequence[str]) -> dict[str, Score]:
     """Exact match of each family of phrases; empty where the corpus has none."""
     scores = {}
-    for family in dict.fromkeys(sorted(corpus.families)):
-        chosen = [i for i, other in enumerate(corpus.families) if other == family]
-        scores[family] = exact_match([texts[i] for i in chosen], [corpus.pairs[i].target for i in chosen])
+    for family in sorted({one.family for one in examples if one.family}):
+        chosen = [i for i, one in enumerate(examples) if one.family == family]
+        found, references = [texts[i] for i in chosen], [examples[i].references for i in chosen]
+        scores[family] = measure("exact_match", found, references, EvaluationConfig(), "").score()
     return scores

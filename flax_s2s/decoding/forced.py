@@ -1,5 +1,6 @@
-"""Forced scoring: the log-probability of given target sentences."""
+"""Forced scoring: the log-probability of each token of given target sentences, by one model or by several as one."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -7,26 +8,38 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from flax_s2s.config import BOS, EOS, PAD
+from flax_s2s.config import BOS, EOS, PAD, DecodingConfig
 from flax_s2s.data.batching import pad
 from flax_s2s.data.vocab import Vocabularies
+from flax_s2s.decoding.beam import length_penalty
+from flax_s2s.decoding.constraints import mean_logp
+from flax_s2s.decoding.stream import most_tokens, rows_per_device
 from flax_s2s.decoding.translate import padded_length
 from flax_s2s.model.seq2seq import Model
-from flax_s2s.parallel import AXIS, Devices, feed_rows
+from flax_s2s.parallel import AXIS, Devices, feed_rows, localize
 
 
 class Forced(NamedTuple):
     """One pair's result."""
 
     logp: float  # natural log of the probability of the target given the source, end mark included
-    tokens: int  # end mark included
+    score: float  # logp over the length penalty: what hypotheses are sorted by
+    ids: tuple[int, ...] = ()  # the target's tokens, end mark included
+    token_logp: tuple[float, ...] = ()  # of each
+    cut_source: bool = False  # the source was longer than decoding.max_source_tokens
+
+    @property
+    def tokens(self) -> int:
+        """How many, end mark included."""
+        return len(self.ids)
 
 
-def make_forced(model: Model, devices: Devices) -> Callable[[Any, Any, Any], Any]:
-    """Makes `(params, src_ids, tgt_ids) -> log-probability of each row's target`, jitted, rows spread over the devices."""
+def make_forced(models: Sequence[Model], mean: str, devices: Devices) -> Callable[[Any, Any, Any], Any]:
+    """Makes `(params of each model, src_ids, tgt_ids) -> log-probability of each token`, jitted, rows spread over the devices."""
 
     @partial(
         jax.shard_map,
@@ -36,48 +49,81 @@ def make_forced(model: Model, devices: Devices) -> Callable[[Any, Any, Any], Any
         check_vma=False,
     )
     def forced(params: Any, src_ids: Any, tgt_ids: Any) -> Any:
-        return forced_logp(model, params, src_ids, tgt_ids)
+        members = [forced_logp(model, one, src_ids, tgt_ids) for model, one in zip(models, params, strict=True)]
+        return members[0] if len(members) == 1 else mean_logp(members, mean)
 
     return jax.jit(forced)
 
 
-def forced_logp(model: Model, params: Any, src_ids: Int[Array, "batch src"], tgt_ids: Int[Array, "batch tgt"]) -> Float[Array, " batch"]:
-    """Sum over the real tokens of each row's target; logits of one target position at a time."""
+def forced_logp(model: Model, params: Any, src_ids: Int[Array, "batch src"], tgt_ids: Int[Array, "batch tgt"]) -> Float[Array, "batch tgt"]:
+    """Natural log of the probability of each token of the target, 0 for padding.
+
+    Read step by step as a search does, with the search's own step: the same numbers, in whatever type they are computed.
+    """
     bound = model.bind(params)
-    readouts = bound(src_ids, jnp.pad(tgt_ids[:, :-1], ((0, 0), (1, 0)), constant_values=BOS))
-    table, bias = bound.output()
+    memory = bound.encode(src_ids)
+    step, (table, bias) = bound.make_step(memory), bound.output()
+    softmax = lax.optimization_barrier(table.T.astype(bound.compute))
 
-    def position(total: Any, now: Any) -> tuple[Any, None]:
-        readout, ids = now
-        logits = jnp.matmul(readout, table.T.astype(readout.dtype), preferred_element_type=jnp.float32) + bias[None, :]
+    def position(carry: Any, now: Any) -> tuple[Any, Any]:
+        last, ids = now
+        carry, readouts, _ = step(carry, last[:, None])
+        logits = jnp.matmul(readouts[:, 0], softmax, preferred_element_type=jnp.float32) + bias[None, :]
         logp = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), ids[:, None], axis=1)[:, 0]
-        return total + jnp.where(ids != PAD, logp, 0), None
+        return carry, jnp.where(ids != PAD, logp, 0)
 
-    start = jnp.zeros(src_ids.shape[0])
-    return jax.lax.scan(position, start, (readouts.swapaxes(0, 1), tgt_ids.swapaxes(0, 1)))[0]
+    inputs = jnp.pad(tgt_ids[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
+    return lax.scan(position, bound.start(memory, 1), (inputs.T, tgt_ids.T))[1].T
 
 
 class Scorer:
-    """Scores pairs of lines with any parameters of one model."""
+    """Scores pairs with any parameters of one model, or of several as one."""
 
-    def __init__(self, model: Model, vocabularies: Vocabularies, rows: int, devices: Devices) -> None:
-        """Each of this process' devices scores `rows` pairs at once; each shape is compiled when the first pair of it comes."""
-        self.vocabularies, self.rows, self.devices = vocabularies, rows * devices.count, devices
-        self._forced = make_forced(model, devices)
+    def __init__(self, models: Sequence[Model], vocabularies: Vocabularies, config: DecodingConfig, devices: Devices) -> None:
+        """Compiles nothing yet: each shape is compiled when the first pair of it comes.
 
-    def __call__(self, params: Any, sources: Sequence[str], targets: Sequence[str]) -> list[Forced]:
-        """Scores pairs; the results stand in the order of the pairs."""
-        src = [np.array([*ids, EOS]) for ids in self.vocabularies.source.encode(sources)]
-        tgt = [np.array([*ids, EOS]) for ids in self.vocabularies.target.encode(targets)]
+        Args:
+            models: with the same vocabularies.
+            vocabularies: of both sides.
+            config: rows of each device, length penalty, mean of an ensemble, longest source.
+            devices: this process' own.
+        """
+        self.vocabularies, self.config, self.devices = vocabularies, config, devices
+        self.rows = rows_per_device(config) * devices.count
+        self._forced = make_forced(models, config.ensemble, devices)
+
+    @property
+    def most_tokens(self) -> int:
+        """The longest target that is scored, end mark included: the longest that any source is decoded to."""
+        return most_tokens(self.config.max_source_tokens, self.config)
+
+    def __call__(self, params: Sequence[Any], sources: Sequence[str], targets: Sequence[Sequence[int]]) -> list[Forced]:
+        """Scores pairs; the results stand in the order of the pairs.
+
+        Args:
+            params: of each model.
+            sources: lines; too long ones are cut as for decoding.
+            targets: the tokens of each, without the end mark; at most `most_tokens` with it.
+        """
+        whole = self.vocabularies.source.encode(sources)
+        src = [np.array([*ids[: self.config.max_source_tokens - 1], EOS]) for ids in whole]
+        tgt = [np.array([*ids, EOS]) for ids in targets]
         shapes: dict[tuple[int, int], list[int]] = {}
         for i in range(len(src)):
             shapes.setdefault((padded_length(len(src[i])), padded_length(len(tgt[i]))), []).append(i)
-        results = [Forced(0.0, 0)] * len(src)
-        for (src_length, tgt_length), members in shapes.items():
+        here = [localize(self.devices, one) for one in params]
+        results: dict[int, Forced] = {}
+        for (src_length, tgt_length), members in sorted(shapes.items(), reverse=True):
             for start in range(0, len(members), self.rows):
                 chosen = members[start : start + self.rows]
                 batch = (pad([src[i] for i in chosen], self.rows, src_length), pad([tgt[i] for i in chosen], self.rows, tgt_length))
-                logp = np.asarray(self._forced(params, *feed_rows(self.devices, batch)))
+                logp = np.asarray(self._forced(here, *feed_rows(self.devices, batch)))
                 for row, i in enumerate(chosen):
-                    results[i] = Forced(float(logp[row]), len(tgt[i]))
-        return results
+                    results[i] = self._read(
+                        logp[row, : len(tgt[i])].tolist(), tgt[i].tolist(), len(whole[i]) >= self.config.max_source_tokens
+                    )
+        return [results[i] for i in range(len(src))]
+
+    def _read(self, token_logp: list[float], ids: list[int], cut_source: bool) -> Forced:
+        logp = math.fsum(token_logp)
+        return Forced(logp, logp / length_penalty(len(ids), self.config.length_penalty), tuple(ids), tuple(token_logp), cut_source)

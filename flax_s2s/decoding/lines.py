@@ -17,7 +17,7 @@ answered in its place and counted:
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from flax_s2s.decoding.translate import Request, Translation
@@ -33,6 +33,7 @@ class Raw(NamedTuple):
     content: bytes
     cut: bool = False  # it was longer
     first: bool = False  # of its file
+    beside: "Raw | None" = None  # the line at the same place of an aligned file
 
 
 class Asked(NamedTuple):
@@ -41,6 +42,7 @@ class Asked(NamedTuple):
     request: Request
     problems: tuple[str, ...] = ()  # what is counted
     id: Any = None  # JSONL: given back as it is
+    reference: str = ""  # TSV: the second column, a right translation
     error: str = ""  # JSONL: why there is nothing to translate
 
 
@@ -71,29 +73,53 @@ def raw_lines(file: Any, end: int | None = None) -> Iterator[Raw]:
 
 def ask(raw: Raw, form: Form) -> Asked:
     """What a line asks for."""
+    line, problems = read_text(raw)
+    if form == "jsonl":
+        return _ask_json(line, problems)
+    if form == "text":
+        return _count_blank(Asked(Request(line), tuple(problems)))
+    source, _, others = line.partition("\t")
+    return _count_blank(Asked(Request(source), tuple(problems), reference=others.split("\t")[0]))
+
+
+def read_text(raw: Raw) -> tuple[str, list[str]]:
+    """A line as text, and what was wrong with it."""
     problems = ["cut lines"] if raw.cut else []
     content = raw.content.removeprefix(codecs.BOM_UTF8) if raw.first else raw.content
     try:
-        line = content.decode()
+        return content.decode(), problems
     except UnicodeDecodeError:
-        line = content.decode(errors="replace")
-        problems.append("invalid UTF-8")
-    if form == "jsonl":
-        return _ask_json(line, problems)
-    return _count_blank(Asked(Request(line.split("\t")[0] if form == "tsv" else line), tuple(problems)))
+        return content.decode(errors="replace"), [*problems, "invalid UTF-8"]
+
+
+def read_object(line: str) -> dict[str, Any]:
+    """The object of a line.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        record = json.loads(line)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(record, dict):
+        raise ValueError(f"a line must be an object with a source, got {type(record).__name__}")
+    return record
 
 
 def _ask_json(line: str, problems: list[str]) -> Asked:
+    record: dict[str, Any] = {}
     try:
-        record = json.loads(line)
-        if not isinstance(record, dict):
-            raise ValueError(f"a line must be an object with a source, got {type(record).__name__}")
+        record = read_object(line)
         request = Request(
-            _text(record, "source"), _text(record, "prefix", ""), _texts(record, "include"), _texts(record, "exclude"), _seed(record)
+            read_string(record, "source"),
+            read_string(record, "prefix", ""),
+            _texts(record, "include"),
+            _texts(record, "exclude"),
+            _seed(record),
         )
-    except (ValueError, RecursionError) as error:
-        found = record.get("id") if "record" in locals() and isinstance(record, dict) else None
-        return Asked(Request(""), (*problems, "bad JSON"), found, str(error))
+    except ValueError as error:
+        return Asked(Request(""), (*problems, "bad JSON"), record.get("id"), error=str(error))
     if any("\ufffd" in text for text in (request.source, request.prefix)) and "\\ud" in line.lower():
         problems.append("invalid UTF-8")
     return _count_blank(Asked(request, tuple(problems), record.get("id")))
@@ -103,7 +129,12 @@ def _count_blank(asked: Asked) -> Asked:
     return asked if asked.request.source.strip() else asked._replace(problems=(*asked.problems, "blank lines"))
 
 
-def _text(record: dict[str, Any], name: str, default: str | None = None) -> str:
+def read_string(record: dict[str, Any], name: str, default: str | None = None) -> str:
+    """A string of an object, half surrogate pairs replaced.
+
+    Raises:
+        ValueError: it is not there, or none.
+    """
     value = record.get(name, default)
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a string, got {'nothing' if value is None else type(value).__name__}")
@@ -114,7 +145,7 @@ def _texts(record: dict[str, Any], name: str) -> tuple[str, ...]:
     value = record.get(name, [])
     if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
         raise ValueError(f"{name} must be a list of strings that are not empty")
-    return tuple(_text({name: one}, name) for one in value)
+    return tuple(read_string({name: one}, name) for one in value)
 
 
 def _seed(record: dict[str, Any]) -> int | None:
@@ -139,12 +170,38 @@ def write(answer: Translated, form: Form, placeholder: str, pieces: Any) -> byte
     if answer.asked.error:
         record: dict[str, Any] = {"id": answer.asked.id, "error": answer.asked.error}
     else:
-        record = {"id": answer.asked.id, "text": text, "abstained": answer.abstained, "flags": list(answer.flags)}
+        record = {
+            "id": answer.asked.id,
+            "source": answer.asked.request.source,
+            "text": text,
+            "abstained": answer.abstained,
+            "flags": list(answer.flags),
+        }
         record |= {"confidence": answer.confidence, **_described(answer.translation, pieces)}
         record["others"] = [{"text": one_line(other.text), **_described(other, pieces)} for other in answer.translation.others]
+    return to_json(record)
+
+
+def to_json(record: dict[str, Any]) -> bytes:
+    """An object as a line, its end included; an `id` that is None is left out."""
     if record["id"] is None:
-        del record["id"]
+        record = {name: value for name, value in record.items() if name != "id"}
     return (_BREAKS.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(record, ensure_ascii=False)) + "\n").encode(errors="replace")
+
+
+def write_alignment(number: int, answer: Translated, source: Sequence[str], target: Sequence[str]) -> bytes:
+    """What a translation looked at, as a line: pieces of both sides with their end marks, and a row of attention for each of the target's.
+
+    Args:
+        number: of the line, from 1.
+        answer: of the line.
+        source: its tokens, as far as they were read.
+        target: those of the translation.
+    """
+    record: dict[str, Any] = {"line": number, "id": answer.asked.id, "source": list(source), "target": list(target)}
+    weights = answer.translation.attention
+    record["attention"] = [] if weights is None else [[round(weight, 4) for weight in row] for row in weights.tolist()]
+    return to_json(record | ({"error": answer.asked.error} if answer.asked.error else {}))
 
 
 def _described(translation: Translation, pieces: Any) -> dict[str, Any]:

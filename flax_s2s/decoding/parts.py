@@ -3,6 +3,9 @@
 Enters: a file of lines. Leaves: a file of as many lines, which appears whole or not at all. The input is cut at line ends into
 parts of about so many bytes; each part's result is written beside its place in OUTPUT.parts/, synced, and renamed; its first line
 says what it was made of. Who comes again makes only what is missing; who finds nothing missing puts the parts together.
+
+Two things may come in pairs: the input, with an aligned file of as many lines; and the output, with a file beside it that has
+as many lines too. A part then holds a range of both.
 """
 
 import contextlib
@@ -10,7 +13,8 @@ import hashlib
 import json
 import os
 import uuid
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -28,6 +32,8 @@ class Part(NamedTuple):
     end: int
     first_line: int
     lines: int
+    aligned_begin: int = 0  # bytes, in the aligned file
+    aligned_end: int = 0
 
 
 class Plan(NamedTuple):
@@ -36,6 +42,7 @@ class Plan(NamedTuple):
     parts: list[Part]
     sha256: str
     lines: int
+    aligned_sha256: str = ""
 
 
 class Job(NamedTuple):
@@ -45,6 +52,8 @@ class Job(NamedTuple):
     output: epath.Path
     identity: dict[str, Any]
     plan: Plan
+    aligned: epath.Path | None = None
+    beside: epath.Path | None = None  # written beside the output, line for line
 
     @property
     def folder(self) -> epath.Path:
@@ -77,16 +86,69 @@ def make_plan(source: epath.Path, part_bytes: int) -> Plan:
             begin, first = position, first + lines
 
 
-def open_job(source: epath.Path, output: epath.Path, part_bytes: int, made_with: dict[str, Any]) -> Job:
-    """A job, new or begun before.
+def align(plan: Plan, source: epath.Path, aligned: epath.Path) -> Plan:
+    """The same parts, with the ranges of the aligned file's lines. Reads it once, in little memory.
 
     Raises:
-        UserError: what is there was begun with something else.
+        UserError: it has another number of lines.
+    """
+    digest, position, lines, ends_line = hashlib.sha256(), 0, 0, True
+    starts, begins = deque(part.first_line for part in plan.parts), []
+    with aligned.open("rb") as file:
+        while chunk := file.readline(_BLOCK):
+            digest.update(chunk)
+            if ends_line and starts and starts[0] == lines:
+                begins.append(position)
+                starts.popleft()
+            ends_line = chunk.endswith(b"\n")
+            position, lines = position + len(chunk), lines + ends_line
+    refuse_different(source, plan.lines, aligned, lines + (not ends_line))
+    ranges = zip(plan.parts, begins, [*begins[1:], position], strict=True)
+    parts = [part._replace(aligned_begin=begin, aligned_end=end) for part, begin, end in ranges]
+    return plan._replace(parts=parts, aligned_sha256=digest.hexdigest())
+
+
+def refuse_different(source: Any, lines: int, aligned: Any, aligned_lines: int) -> None:
+    """Refuses files that cannot be aligned.
+
+    Raises:
+        UserError: they have different numbers of lines.
+    """
+    if lines != aligned_lines:
+        raise UserError(
+            f"{source} has {lines:,} lines and {aligned} {aligned_lines:,}; they must have equally many, "
+            "since a pair is what stands at the same place: compare the files where they begin to differ"
+        )
+
+
+def open_job(
+    source: epath.Path,
+    output: epath.Path,
+    part_bytes: int,
+    made_with: dict[str, Any],
+    *,
+    aligned: epath.Path | None = None,
+    beside: epath.Path | None = None,
+) -> Job:
+    """A job, new or begun before.
+
+    Args:
+        source: the input.
+        output: what appears when it is whole.
+        part_bytes: how much of the input makes a part.
+        made_with: what else the output depends on.
+        aligned: a file of as many lines, read together with the input.
+        beside: a second output.
+
+    Raises:
+        UserError: what is there was begun with something else, or the inputs have different numbers of lines.
     """
     plan = make_plan(source, part_bytes)
+    plan = align(plan, source, aligned) if aligned else plan
     identity = {"input_sha256": plan.sha256, "lines": plan.lines, "part_bytes": part_bytes, **made_with}
+    identity |= {"aligned_sha256": plan.aligned_sha256} if aligned else {}
     identity = json.loads(json.dumps(identity))
-    job = Job(source, output, identity, plan)
+    job = Job(source, output, identity, plan, aligned, beside)
     for file, remedy in ((job.summary, f"{output} and {job.summary}"), (job.folder / "job.json", str(job.folder))):
         with contextlib.suppress(FileNotFoundError):
             _refuse_other(json.loads(file.read_text())["job"], identity, output, remedy)
@@ -107,7 +169,7 @@ def _refuse_other(there: dict[str, Any], identity: dict[str, Any], output: epath
 
 def is_whole(job: Job) -> bool:
     """Whether the output is there, made by this job."""
-    return job.summary.exists() and job.output.exists()
+    return job.summary.exists() and job.output.exists() and (job.beside is None or job.beside.exists())
 
 
 def missing(job: Job) -> list[Part]:
@@ -115,45 +177,64 @@ def missing(job: Job) -> list[Part]:
     return [] if is_whole(job) else [part for part in job.plan.parts if _read_part(job, part) is None]
 
 
-def write_part(job: Job, part: Part, body: bytes, counts: Counter[str]) -> None:
+def write_part(job: Job, part: Part, body: bytes, counts: Counter[str], beside: bytes = b"") -> None:
     """Puts a part's result in its place, whole.
 
     Raises:
         RuntimeError: it has another number of lines than the part; a bug.
     """
-    if (lines := body.count(b"\n")) != part.lines:
-        raise RuntimeError(f"part {part.number} has {part.lines} lines, and {lines} came out")
-    header = {"job": job.identity, "part": part._asdict(), "counts": counts, "sha256": hashlib.sha256(body).hexdigest()}
-    _write(_place(job, part), json.dumps(header).encode() + b"\n" + body)
+    for lines in (body.count(b"\n"), *([beside.count(b"\n")] if job.beside else [])):
+        if lines != part.lines:
+            raise RuntimeError(f"part {part.number} has {part.lines} lines, and {lines} came out")
+    header = {"job": job.identity, "part": part._asdict(), "counts": counts, "bytes": len(body)}
+    header["sha256"] = hashlib.sha256(body + beside).hexdigest()
+    _write(_place(job, part), json.dumps(header).encode() + b"\n" + body + beside)
 
 
-def merge(job: Job, seconds: float) -> dict[str, Any]:
+def merge(job: Job, seconds: float, conclude_fn: Callable[[Counter[str], epath.Path], dict[str, Any]] | None = None) -> dict[str, Any]:
     """Puts the parts together, checked, under the final name; the parts go. Another process may be doing the same.
+
+    Args:
+        job: nothing of it is missing.
+        seconds: how long it took, for the summary.
+        conclude_fn: `(counts of all parts, the whole output) -> what the summary says`; None: the counts.
 
     Returns:
         The summary, which is also written beside the output.
     """
     counts: Counter[str] = Counter()
-    partial = job.output.parent / f".{job.output.name}.{uuid.uuid4().hex}.partial"
+    targets = [job.output, *([job.beside] if job.beside else [])]
+    partials = [target.parent / f".{target.name}.{uuid.uuid4().hex}.partial" for target in targets]
     try:
-        with partial.open("wb") as file:
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(partial.open("wb")) for partial in partials]
             for part in job.plan.parts:
                 found = _read_part(job, part)
                 if found is None:
                     raise FileNotFoundError(str(_place(job, part)))
-                body, counted = found
-                file.write(body)
+                *bodies, counted = found
+                for file, body in zip(files, bodies, strict=False):
+                    file.write(body)
                 counts.update(counted)
-            _sync(file)
-        partial.replace(job.output)
-        summary = {"job": job.identity, "lines": job.plan.lines, **counts, "seconds": seconds}
+            for file in files:
+                _sync(file)
+        said = conclude_fn(counts, partials[0]) if conclude_fn else counts
+        for partial, target in reversed(list(zip(partials, targets, strict=True))):  # the output last
+            partial.replace(target)
+        summary = {"job": job.identity, "lines": job.plan.lines, **said, "seconds": seconds}
         _write(job.summary, (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
         job.folder.rmtree()
     except FileNotFoundError:
         if not is_whole(job):  # else another process was faster
             raise
     finally:
-        partial.unlink(missing_ok=True)
+        for partial in partials:
+            partial.unlink(missing_ok=True)
+    return read_summary(job)
+
+
+def read_summary(job: Job) -> dict[str, Any]:
+    """What is said of an output that is whole."""
     return dict(json.loads(job.summary.read_text()))
 
 
@@ -169,16 +250,17 @@ def _place(job: Job, part: Part) -> epath.Path:
     return job.folder / f"{part.number:06d}"
 
 
-def _read_part(job: Job, part: Part) -> tuple[bytes, Counter[str]] | None:
-    """A part's result if it is there and whole."""
+def _read_part(job: Job, part: Part) -> tuple[bytes, bytes, Counter[str]] | None:
+    """A part's result, and what goes beside it, if it is there and whole."""
     try:
         head, _, body = _place(job, part).read_bytes().partition(b"\n")
         header = json.loads(head)
     except (FileNotFoundError, ValueError):
         return None
     same = header.get("job") == job.identity and header.get("part") == part._asdict()
-    whole = body.count(b"\n") == part.lines and hashlib.sha256(body).hexdigest() == header.get("sha256")
-    return (body, Counter(header["counts"])) if same and whole else None
+    if not same or hashlib.sha256(body).hexdigest() != header.get("sha256"):
+        return None
+    return body[: header["bytes"]], body[header["bytes"] :], Counter(header["counts"])
 
 
 def _write(path: epath.Path, content: bytes) -> None:

@@ -1,14 +1,29 @@
-"""How good translations are: sacreBLEU, chrF, exact match, edit-distance error rate, each with a signature."""
+"""How good translations are: sacreBLEU, chrF, TER, exact match, error rates; each with a signature and a confidence interval.
 
-from collections.abc import Sequence
-from typing import NamedTuple
+Enters: translations, and one or more right ones of each. Leaves: a `Measured` for each metric, which holds statistics of each
+sentence, or the `Score` that follows from their sums.
 
+| metric | percent of | several references |
+|---|---|---|
+| bleu, chrf, ter | as sacreBLEU defines them | as there: n-grams of all, the best one, the fewest edits over the mean length |
+| exact_match | lines equal to a reference, white space around them aside | any |
+| ser | lines equal to none: the sentence error rate, which pronunciation tasks call word error rate (WER), a line being a word | any |
+| wer | edits (Levenshtein) over reference words, words being what white space separates | the nearest |
+| per | the same where what white space separates are phones: the phone error rate | the nearest |
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 import sacrebleu
 from rapidfuzz.distance import Levenshtein
 
 from flax_s2s.config import EvaluationConfig
+from flax_s2s.decoding import bootstrap
 
 _TOKENIZER_OF = {"zh": "zh", "ja": "char", "th": "char", "lo": "char", "km": "char", "my": "char"}
+_SPLIT_BY_TER = ("zh", "ja")  # TER's tokenizer can take their characters apart
 
 
 class Score(NamedTuple):
@@ -16,52 +31,99 @@ class Score(NamedTuple):
 
     score: float
     signature: str
+    ci: float = 0.0  # half the width of the 95% confidence interval, in percent; 0 where there were no resamples
+
+
+class Measured(NamedTuple):
+    """A metric's statistics: its score on any choice of the sentences follows from the sums of their rows."""
+
+    statistics: np.ndarray  # [sentences sums], float64
+    score_fn: Callable[[Sequence[float]], float]  # sums -> percent
+    signature: str
+
+    def of(self, sentences: Sequence[int]) -> float:
+        """The score of some sentences."""
+        return self.score_fn(self.statistics[list(sentences)].sum(axis=0).tolist())
+
+    def each(self) -> np.ndarray:
+        """The score of each sentence by itself."""
+        return np.array([self.score_fn(sums) for sums in self.statistics.tolist()], np.float64)
+
+    def score(self, resamples: int = 0) -> Score:
+        """The score of all, with a confidence interval from that many bootstrap resamples."""
+        value = self.score_fn(self.statistics.sum(axis=0).tolist())
+        if not resamples:
+            return Score(value, self.signature)
+        drawn = bootstrap.resample(self.statistics, self.score_fn, resamples)
+        return Score(value, bootstrap.sign(self.signature, resamples), bootstrap.half_width(drawn))
+
+
+def _language(name: str) -> str:
+    return name.replace("-", "_").split("_")[0].lower()
 
 
 def tokenizer_for(config: EvaluationConfig, language: str) -> str:
     """SacreBLEU's tokenizer for a target language such as `zh` or `zh_Hans`."""
     if config.tokenizer != "auto":
         return config.tokenizer
-    return _TOKENIZER_OF.get(language.replace("-", "_").split("_")[0].lower(), "13a")
+    return _TOKENIZER_OF.get(_language(language), "13a")
 
 
-def score(hypotheses: Sequence[str], references: Sequence[str], config: EvaluationConfig, language: str) -> dict[str, Score]:
-    """The configured metrics of a corpus, one reference each; all are 0 where there is no pair.
+def make_split(config: EvaluationConfig, language: str) -> Callable[[str], list[str]]:
+    """What takes a line apart into the words that BLEU counts."""
+    tokenizer = sacrebleu.BLEU(tokenize=tokenizer_for(config, language)).tokenizer
+    return lambda line: tokenizer(line).split()
+
+
+def score(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], config: EvaluationConfig, language: str, resamples: int = 0
+) -> dict[str, Score]:
+    """The configured metrics of a corpus; all are 0 where there is no sentence.
 
     Args:
         hypotheses: translations.
-        references: as many right translations.
+        references: of each the right ones, at least one.
         config: which metrics, and the tokenizer of BLEU.
-        language: of the target, for the tokenizer.
+        language: of the target, for the tokenizers.
+        resamples: for the confidence intervals; 0: none.
     """
-    scores: dict[str, Score] = {}
-    for name in config.metrics:
-        if name == "bleu":
-            scores[name] = _sacrebleu(sacrebleu.BLEU(tokenize=tokenizer_for(config, language)), hypotheses, references)
-        elif name == "chrf":
-            scores[name] = _sacrebleu(sacrebleu.CHRF(), hypotheses, references)
-        elif name == "exact_match":
-            scores[name] = exact_match(hypotheses, references)
-        else:
-            scores[name] = word_error_rate(hypotheses, references)
-    return scores
+    return {name: measure(name, hypotheses, references, config, language).score(resamples) for name in config.metrics}
 
 
-def _sacrebleu(metric: sacrebleu.BLEU | sacrebleu.CHRF, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    # sacreBLEU leaves out what the longer list has more, without a word, and takes no empty one.
-    pairs = list(zip(hypotheses, references, strict=True)) or [("", "")]
-    found = metric.corpus_score([h for h, _ in pairs], [[r for _, r in pairs]])
-    return Score(float(found.score), str(metric.get_signature()))
+def measure(name: str, hypotheses: Sequence[str], references: Sequence[Sequence[str]], config: EvaluationConfig, language: str) -> Measured:
+    """One metric's statistics of each sentence; see `score`."""
+    pairs = list(zip(hypotheses, references, strict=True)) or [("", [""])]
+    if name == "bleu":
+        return _sacrebleu(sacrebleu.BLEU(tokenize=tokenizer_for(config, language)), pairs)
+    if name == "chrf":
+        return _sacrebleu(sacrebleu.CHRF(), pairs)
+    if name == "ter":
+        apart = _language(language) in _SPLIT_BY_TER
+        return _sacrebleu(sacrebleu.TER(normalized=apart, asian_support=apart), pairs)
+    count = {len(found) for _, found in pairs}
+    start = f"nrefs:{count.pop() if len(count) == 1 else 'var'}|case:mixed"
+    if name in ("exact_match", "ser"):
+        right = [any(hypothesis.strip() == one.strip() for one in found) for hypothesis, found in pairs]
+        counted = [one == (name == "exact_match") and len(hypotheses) > 0 for one in right]
+        return Measured(np.array([counted, [1] * len(pairs)], np.float64).T, _share, f"{start}|space:stripped")
+    nearest = [_nearest(hypothesis.split(), [one.split() for one in found]) for hypothesis, found in pairs]
+    return Measured(np.array(nearest, np.float64), _share, f"{start}|tok:space|edits:levenshtein")
 
 
-def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    """Share of translations equal to their reference, surrounding white space aside."""
-    right = sum(h.strip() == r.strip() for h, r in zip(hypotheses, references, strict=True))
-    return Score(100 * right / max(len(references), 1), "nrefs:1|case:mixed|space:stripped")
+def _sacrebleu(metric: Any, pairs: Sequence[tuple[str, Sequence[str]]]) -> Measured:
+    """SacreBLEU's own statistics, which it has no public function for; tests compare what comes of them with its results."""
+    most = max(len(found) for _, found in pairs)
+    streams = [[found[k] if k < len(found) else None for _, found in pairs] for k in range(most)]
+    statistics = np.array(metric._extract_corpus_statistics([hypothesis for hypothesis, _ in pairs], streams), np.float64)
+    return Measured(statistics, lambda sums: float(metric._compute_score_from_stats(sums).score), str(metric.get_signature()))
 
 
-def word_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    """Edits over reference tokens, tokens split at white space: the phone error rate where those are phones."""
-    pairs = [(h.split(), r.split()) for h, r in zip(hypotheses, references, strict=True)]
-    edits = sum(Levenshtein.distance(h, r) for h, r in pairs)
-    return Score(100 * edits / max(sum(len(r) for _, r in pairs), 1), "nrefs:1|case:mixed|tok:space|edits:levenshtein")
+def _share(sums: Sequence[float]) -> float:
+    """Percent that the first is of the second."""
+    return 100 * sums[0] / max(sums[1], 1)
+
+
+def _nearest(hypothesis: list[str], references: Sequence[list[str]]) -> tuple[int, int]:
+    """Edits to the nearest reference and its tokens; of equally near ones the longest."""
+    found = [(Levenshtein.distance(hypothesis, reference), len(reference)) for reference in references]
+    return min(found, key=lambda one: (one[0], -one[1]))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
@@ -27,6 +28,13 @@ from flax_s2s.parallel import AXIS, Devices
 
 NEVER = (PAD, BOS, UNK)
 """Tokens that are never generated."""
+
+
+class Weights(NamedTuple):
+    """A model's parameters as the search reads them."""
+
+    params: Any
+    softmax: Array  # [readout vocab] the table of the softmax layer, laid out so that the product of every step is a fast one
 
 
 class Sentences(NamedTuple):
@@ -52,37 +60,39 @@ class Rows(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """The two programs, jitted; arrays are spread over the devices by row."""
+    """The programs, jitted; arrays are spread over the devices by row."""
 
+    lay_out: Callable[..., Any]
+    """`params of each model -> Weights of each model`, once for all calls of the others"""
     admit: Callable[..., Rows]
-    """`(params of each model, blocklist, Sentences) -> Rows` before the first step"""
+    """`(Weights of each model, blocklist, Sentences) -> Rows` before the first step"""
     go: Callable[..., Any]
-    """`(params of each model, blocklist, rows, waiting, index [batch], take [batch], until [devices]) -> rows, done [batch], Hypotheses`;
+    """`(Weights of each model, blocklist, rows, waiting, index [batch], take [batch], until [devices]) -> rows, done [batch], Hypotheses`;
     where `take` is set the waiting row `index` is seated, and each device searches until so many of its rows are done"""
 
 
-def make_step_fn(bound: Seq2Seq, memory: Memory, candidates: Any = None, layer: Any = None) -> beam.StepFn:
+def make_step_fn(bound: Seq2Seq, memory: Memory, softmax: Array, candidates: Any = None, layer: Any = None) -> beam.StepFn:
     """The step function of one model: log-probabilities of the next token; some tokens are never generated.
 
     Args:
         bound: the model.
         memory: of the sources.
+        softmax: the table of the softmax layer, [readout vocab].
         candidates: tokens that may be generated, [batch shortlist]; then tokens are counted among those.
         layer: table and bias of the candidates, [batch shortlist readout] and [batch shortlist].
     """
+    step, bias = bound.make_step(memory), bound.output()[1]
 
     def step_fn(carry: Any, ids: Any) -> tuple[Any, Next]:
         tokens = ids if candidates is None else jnp.take_along_axis(candidates, ids, axis=1)
-        carry, readouts, weights = bound.step(memory, carry, tokens)
+        carry, readouts, weights = step(carry, tokens)
         if layer is None:
-            table, bias = bound.output()
-            logits = jnp.matmul(readouts, table.T.astype(readouts.dtype), preferred_element_type=jnp.float32) + bias[None, None, :]
+            logits = jnp.matmul(readouts, softmax, preferred_element_type=jnp.float32) + bias[None, None, :]
         else:
-            table, bias = layer
-            logits = (
-                jnp.einsum("bkr,bvr->bkv", readouts, table.astype(readouts.dtype), preferred_element_type=jnp.float32) + bias[:, None, :]
-            )
-        logp = jax.nn.log_softmax(logits, axis=-1)
+            logits = jnp.einsum("bkr,bvr->bkv", readouts, layer[0], preferred_element_type=jnp.float32) + layer[1][:, None, :]
+        # What reads logits this large shall subtract as it reads: log_softmax would write them once more.
+        logits = lax.optimization_barrier(logits)
+        logp = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         never = jnp.isin(jnp.arange(logp.shape[-1]), jnp.array(NEVER))
         return carry, Next(logp, jnp.where(never[None, None, :], -jnp.inf, logp), weights)
 
@@ -100,37 +110,42 @@ def make_stream(models: Sequence[Model], config: DecodingConfig, devices: Device
         groups, diversity = (config.beam_size, 0.0) if sampled else (config.groups, config.diversity)
         return beam.Search(config.beam_size, most, BOS, EOS, config.length_penalty, config.n_best, groups, diversity, keep_attention)
 
-    def steps(params: Any, blocklist: Automaton | None, rows: Rows) -> Steps:
+    def steps(weights: Sequence[Weights], blocklist: Automaton | None, rows: Rows) -> Steps:
         members = []
-        for index, (model, weights) in enumerate(zip(models, params, strict=True)):
-            bound, memory = model.bind(weights), rows.memories[index]
-            step_fn = make_step_fn(bound, memory, rows.sentences.candidates, None if rows.layers is None else rows.layers[index])
+        for index, (model, own) in enumerate(zip(models, weights, strict=True)):
+            bound, memory, layer = model.bind(own.params), rows.memories[index], None if rows.layers is None else rows.layers[index]
+            step_fn = make_step_fn(bound, memory, own.softmax, rows.sentences.candidates, layer)
             members.append(Steps(step_fn, bound.start(memory, config.beam_size)))
         said = members[0] if len(members) == 1 else constraints.ensemble(members, config.ensemble)
         return _lay_rules(said, rows, blocklist, config, how(rows.sentences).max_steps)
 
     @jax.jit
+    def lay_out(params: Sequence[Any]) -> list[Weights]:
+        bound = [model.bind(own) for model, own in zip(models, params, strict=True)]
+        return [Weights(own, one.output()[0].T.astype(one.compute)) for own, one in zip(params, bound, strict=True)]
+
+    @jax.jit
     @partial(spread, in_specs=(everywhere, everywhere, by_row))
-    def admit(params: Any, blocklist: Any, sentences: Sentences) -> Rows:
-        bound = [model.bind(weights) for model, weights in zip(models, params, strict=True)]
+    def admit(weights: Sequence[Weights], blocklist: Any, sentences: Sentences) -> Rows:
+        bound = [model.bind(own.params) for model, own in zip(models, weights, strict=True)]
         memories, layers, chosen = tuple(one.encode(sentences.src_ids) for one in bound), None, sentences.candidates
         if chosen is not None:
             filler = jnp.where((chosen == PAD) & (jnp.arange(chosen.shape[1]) > 0)[None, :], -jnp.inf, 0.0)
-            layers = tuple((table[chosen], bias[chosen] + filler) for table, bias in (one.output() for one in bound))
+            layers = tuple((one.output()[0][chosen].astype(one.compute), one.output()[1][chosen] + filler) for one in bound)
         # The carry of the search depends on the memories alone, so rows without a search yet are enough to make it.
-        carry = steps(params, blocklist, Rows(sentences, memories, layers, None)).carry
+        carry = steps(weights, blocklist, Rows(sentences, memories, layers, None)).carry
         state = beam.start(carry, sentences.limit, how(sentences), sentences.include, sentences.src_ids.shape[1])
         return Rows(sentences, memories, layers, state)
 
     @partial(jax.jit, donate_argnums=2)
     @partial(spread, in_specs=(everywhere, everywhere, by_row, by_row, by_row, by_row, by_row))
-    def go(params: Any, blocklist: Any, rows: Rows, waiting: Rows, index: Any, take: Any, until: Any) -> tuple[Rows, Any, Hypotheses]:
+    def go(weights: Any, blocklist: Any, rows: Rows, waiting: Rows, index: Any, take: Any, until: Any) -> tuple[Rows, Any, Hypotheses]:
         rows = beam.put(take, jax.tree.map(lambda part: part[index], waiting), rows)
         search = how(rows.sentences)
-        state = beam.run(steps(params, blocklist, rows).step_fn, rows.state, search, rows.sentences.include, until[0])
+        state = beam.run(steps(weights, blocklist, rows).step_fn, rows.state, search, rows.sentences.include, until[0])
         return rows._replace(state=state), state.done, beam.finish(state, search, rows.sentences.include)
 
-    return Stream(admit, go)
+    return Stream(lay_out, admit, go)
 
 
 def _lay_rules(steps: Steps, rows: Rows, blocklist: Automaton | None, config: DecodingConfig, max_steps: int) -> Steps:
@@ -152,6 +167,11 @@ def _lay_rules(steps: Steps, rows: Rows, blocklist: Automaton | None, config: De
     if sentences.prefix is not None:
         steps = constraints.force_prefix(steps, sentences.prefix, sentences.prefix_length, size)
     return steps
+
+
+def rows_per_device(config: DecodingConfig) -> int:
+    """Never one: a product with one row is made by another kernel than one with more, which rounds otherwise."""
+    return max(2, config.rows)
 
 
 def most_tokens(source_tokens: int, config: DecodingConfig) -> int:

@@ -5,6 +5,7 @@ neighbors, order, and the number of devices and of processes change no translati
 """
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,12 +20,12 @@ from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.constraints import Automaton, make_automaton
 from flax_s2s.decoding.lexical import make_phrases
 from flax_s2s.decoding.shortlist import Shortlist
-from flax_s2s.decoding.stream import Rows, Sentences, make_stream, most_tokens
+from flax_s2s.decoding.stream import Rows, Sentences, make_stream, most_tokens, rows_per_device
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.parallel import Devices, feed_rows, localize
 
 _LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-_REFILL = 4  # one part in so many of the rows must be free before others take their places
+_REFILL = 8  # one part in so many of the rows must be free before others take their places
 
 
 class Request(NamedTuple):
@@ -57,6 +58,11 @@ class Translation(NamedTuple):
         if self.finished:
             return "end" if self.tokens else "blank"
         return "limit" if self.tokens else "impossible"
+
+    @property
+    def confidence(self) -> float:
+        """The geometric mean of the tokens' probabilities; 1 without tokens."""
+        return math.exp(self.logp / self.tokens) if self.tokens else 1.0
 
 
 BLANK = Translation("", 0.0, 0.0, 0, True, False)
@@ -122,7 +128,8 @@ class Translator:
             attention: whether translations come with it.
         """
         self.vocabularies, self.config, self.devices = vocabularies, config, devices
-        self.rows = config.rows * devices.count
+        self._rows_each = rows_per_device(config)
+        self.rows = self._rows_each * devices.count
         self._shortlist = shortlist
         self._blocklist = Automaton(*(part[None] for part in self._automaton(blocklist))) if blocklist else None
         self._stream = make_stream(models, config, devices, attention and all(model.config.attention != "none" for model in models))
@@ -144,10 +151,10 @@ class Translator:
         shapes: dict[Shape, list[int]] = {}
         for i, one in ready.items():
             shapes.setdefault(self._shape(one), []).append(i)
-        here = [localize(self.devices, one) for one in params]
+        weights = self._stream.lay_out([localize(self.devices, one) for one in params])
         for shape in sorted(shapes, reverse=True):  # longest first, so that a lack of memory shows at once
             members = sorted(shapes[shape], key=lambda i: (-len(ready[i].src), i))
-            for i, translation in self._decode(here, shape, {i: ready[i] for i in members}, on_batch or (lambda _: None)):
+            for i, translation in self._decode(weights, shape, {i: ready[i] for i in members}, on_batch or (lambda _: None)):
                 results[i] = translation
         return results
 
@@ -214,7 +221,7 @@ class Translator:
 
     # Streaming -----------------------------------------------------------------------------------------------------
 
-    def _decode(self, params: Sequence[Any], shape: Shape, ready: dict[int, _Ready], on_batch: Callable[[int], None]) -> Any:
+    def _decode(self, weights: Any, shape: Shape, ready: dict[int, _Ready], on_batch: Callable[[int], None]) -> Any:
         """Yields each sentence's index and translation, as they come."""
         queue, seats = deque(ready), np.full(self.rows, -1)
         waiting: Rows | None = None
@@ -226,19 +233,19 @@ class Translator:
                 admitted = [queue.popleft() for _ in range(min(self.rows, len(queue)))]
                 dealt = self._deal(admitted)
                 sentences = self._sentences(shape, [ready[i] for i in admitted])
-                waiting = self._stream.admit(params, self._blocklist, feed_rows(self.devices, _rearranged(sentences, dealt, admitted)))
+                waiting = self._stream.admit(weights, self._blocklist, feed_rows(self.devices, _rearranged(sentences, dealt, admitted)))
                 for row, i in enumerate(dealt):
                     if i >= 0:
-                        at_door[row // self.config.rows].append((row % self.config.rows, i))
+                        at_door[row // self._rows_each].append((row % self._rows_each, i))
             if rows is None:
                 rows = _emptied(waiting)
             index, take = np.zeros(self.rows, np.int32), np.zeros(self.rows, bool)
             for row in (place for place, sentence in enumerate(seats) if sentence < 0):
-                door = at_door[row // self.config.rows]
+                door = at_door[row // self._rows_each]
                 if door:
                     (index[row], seats[row]), take[row] = door.popleft(), True
             until = self._until(seats, more=bool(queue) or any(at_door))
-            rows, done, found = self._stream.go(params, self._blocklist, rows, waiting, *feed_rows(self.devices, (index, take, until)))
+            rows, done, found = self._stream.go(weights, self._blocklist, rows, waiting, *feed_rows(self.devices, (index, take, until)))
             done, found = jax.tree.map(np.asarray, (done, found))
             ended = np.flatnonzero(done & (seats >= 0))
             members = [int(seats[row]) for row in ended]
@@ -250,7 +257,7 @@ class Translator:
 
     def _deal(self, chosen: Sequence[int]) -> np.ndarray:
         """Deals sentences out to the devices in turn: the sentence of each row, -1 for none."""
-        dealt = np.full((self.devices.count, self.config.rows), -1)
+        dealt = np.full((self.devices.count, self._rows_each), -1)
         for number, i in enumerate(chosen):
             dealt[number % self.devices.count, number // self.devices.count] = i
         return dealt.reshape(-1)
@@ -258,8 +265,8 @@ class Translator:
     def _until(self, seats: np.ndarray, more: bool) -> np.ndarray:
         """How many rows of each device must be free before the search returns: all, or a part where others wait."""
         free = (seats.reshape(self.devices.count, -1) < 0).sum(axis=1)
-        part = np.minimum(free + max(1, self.config.rows // _REFILL), self.config.rows)
-        return np.asarray(part if more else np.full_like(free, self.config.rows), np.int32)
+        part = np.minimum(free + max(1, self._rows_each // _REFILL), self._rows_each)
+        return np.asarray(part if more else np.full_like(free, self._rows_each), np.int32)
 
     def _read(self, found: Any, rows: np.ndarray, ready: Sequence[_Ready]) -> list[Translation]:
         """The translations of some rows."""

@@ -24,11 +24,20 @@ class Source(NamedTuple):
     vector: Float[Array, " keys"] | None
 
 
-def masked_softmax(scores: Float[Array, "batch tgt src"], mask: Bool[Array, "batch src"]) -> Float[Array, "batch tgt src"]:
-    """Softmax in float32 over real source positions; a row without any gets zeros."""
+def masked_softmax(
+    scores: Float[Array, "batch tgt src"], mask: Bool[Array, "batch src"], rounded: bool = False
+) -> Float[Array, "batch tgt src"]:
+    """Softmax in float32 over real source positions; a row without any gets zeros.
+
+    `rounded` is for decoding, where the weights are rounded to bfloat16 next; it has no gradient. Exponentials are then multiples of 2^-16, whose sum is exact in
+    float32 up to 256: the same in whatever order it is made, which differs with the number of rows.
+    """
     real = jnp.broadcast_to(mask[:, None, :], scores.shape)
     scores = jnp.where(real, scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
-    return jnp.where(real, jax.nn.softmax(scores, axis=-1), 0.0)
+    if not rounded:
+        return jnp.where(real, jax.nn.softmax(scores, axis=-1), 0.0)
+    exponentials = jnp.where(real, jnp.round(jnp.exp(scores - scores.max(axis=-1, keepdims=True)) * 2.0**16) * 2.0**-16, 0.0)
+    return exponentials / jnp.maximum(exponentials.sum(axis=-1, keepdims=True), 1.0)
 
 
 @jax.custom_vjp
@@ -97,12 +106,12 @@ class Attention(nnx.Module):
         return Source(mask, keys, self.vector[...]) if self.score == "additive" else Source(mask, None, None)
 
     def look(
-        self, multiply: Multiply, source: Source, queries: Float[Array, "batch tgt query"]
+        self, multiply: Multiply, source: Source, queries: Float[Array, "batch tgt query"], rounded: bool = False
     ) -> tuple[Float[Array, "batch tgt hid"], Float[Array, "batch tgt src"]]:
-        """Contexts and weights of any number of queries at once; `multiply` is by `kernels`."""
+        """Contexts and weights of any number of queries at once; `multiply` is by `kernels`, `rounded` as in `masked_softmax`."""
         if source.keys is not None and source.vector is not None:
             scores = _additive(multiply("query", queries), source.keys, source.vector)
         else:
             scores = multiply("keys", queries)
-        weights = masked_softmax(scores, source.mask)
+        weights = masked_softmax(scores, source.mask, rounded and queries.dtype == jnp.bfloat16)
         return multiply("values", weights.astype(queries.dtype)).astype(queries.dtype), weights

@@ -73,7 +73,7 @@ def _by_nvidia(device: Any) -> bool:
 def _fast_in_bfloat16(device: Any) -> bool:
     """TPUs, NVIDIA GPUs from Ampere on, and CPUs that say that they have instructions for it."""
     if device.platform == "cpu":
-        return any(feature in processor.features() for feature in ("avx512_bf16", "amx_bf16"))
+        return processor.multiplies_bfloat16()
     return device.platform == "tpu" or (_by_nvidia(device) and float(device.compute_capability) >= _AMPERE)
 
 

@@ -2,7 +2,7 @@
 
     encode()      source ids -> Memory
     __call__()    source ids and target inputs -> readouts of all target positions (teacher forcing)
-    start(), step()   Memory -> Carry; Carry and the last tokens -> Carry, readouts, attention
+    start(), make_step()   Memory -> Carry; Carry and the last tokens -> Carry, readouts, attention
     output()      the softmax layer's table and bias; logits = readouts @ table.T + bias
 
 A readout is what the softmax layer reads: after attention tanh(W [state; context]) (Luong et al. 2015, equation 5),
@@ -44,6 +44,10 @@ class Carry(NamedTuple):
 
     states: tuple[LSTMState, ...]
     feed: Float[Array, "batch beam readout"] | None
+
+
+Step = Callable[[Carry, Int[Array, "batch beam"]], tuple[Carry, Float[Array, "batch beam readout"], Float[Array, "batch beam src"] | None]]
+"""(carry, last tokens) -> next carry, readouts, and attention (None without)"""
 
 
 class Sizes(NamedTuple):
@@ -184,17 +188,19 @@ class Decoder(nnx.Module):
         readouts, _ = self._stack(multiply_by(self._kernels(memory)), self._constants(memory).source, embedded, run)
         return drop(readouts, keys, _READOUT_SITE, self.config.dropout)
 
-    def step(self, memory: Memory, carry: Carry, embedded: Float[Array, "batch beam emb"]) -> tuple[Carry, Any, Any]:
-        """One step of any number of hypotheses per sentence: the next carry, readouts, and attention weights or None."""
-        return self._step(multiply_by(self._kernels(memory)), self._constants(memory), carry, self._project(embedded), None)
+    def make_step(self, memory: Memory) -> Callable[[Carry, Any], tuple[Carry, Any, Any]]:
+        """One step of any number of hypotheses per sentence: `(carry, embedded [batch beam emb]) -> carry, readouts, weights or None`."""
+        # Made before the loop over steps: inside of it XLA would put the kernels together again at every step.
+        multiply, constants = multiply_by(self._kernels(memory)), self._constants(memory)
+        return lambda carry, embedded: self._step(multiply, constants, carry, constants.biases[0][None, None, :], embedded, None)
 
-    def _kernels(self, memory: Memory) -> Kernels:
-        """What a step multiplies with, by name."""
+    def _kernels(self, memory: Memory, first: int = 0) -> Kernels:
+        """What a step multiplies with, by name; of the lowest layer's input from feature `first` on."""
         layers = list(self.layers)
-        kernels = {f"rec {index}": layer.kernel_rec[...] for index, layer in enumerate(layers)}
-        kernels |= {f"in {index}": layer.kernel_in[...] for index, layer in enumerate(layers) if index}
-        if self.config.input_feeding:
-            kernels["feed"] = layers[0].kernel_in[self.config.embedding_size :]
+        parts = [
+            (layer.kernel_in[first:] if index == 0 else layer.kernel_in[...], layer.kernel_rec[...]) for index, layer in enumerate(layers)
+        ]
+        kernels = {f"layer {index}": jnp.concatenate(both) for index, both in enumerate(parts)}
         if hasattr(self, "kernel_readout"):
             kernels["readout"] = self.kernel_readout[...]
         return kernels | (self.attention.kernels(memory.keys, memory.values) if self.config.attention != "none" else {})
@@ -209,35 +215,35 @@ class Decoder(nnx.Module):
         return project_by(self.layers[0].kernel_in[: self.config.embedding_size], self.layers[0].bias[...], embedded)
 
     def _step(
-        self, multiply: Multiply, constants: "Constants", carry: Carry, projected: Any, masks: list[Any] | None
+        self, multiply: Multiply, constants: "Constants", carry: Carry, projected: Any, embedded: Any, masks: list[Any] | None
     ) -> tuple[Carry, Any, Any]:
-        """Reads one token, by its input projection; `masks` are dropout's, of every layer and of the readout."""
-        states = list(carry.states)
+        """Reads one token: either embedded, or by its part of the lowest layer's sums; `masks` are dropout's, of every layer and the readout."""
+        states, sums = list(carry.states), [projected.astype(jnp.float32), *(bias[None, None, :] for bias in constants.biases[1:])]
 
         def run(index: int, inputs: Any) -> Any:
-            sums = inputs if index == 0 else multiply(f"in {index}", inputs) + constants.biases[index][None, None, :]
-            states[index] = lstm_cell(sums + multiply(f"rec {index}", states[index].hidden), states[index])
+            entering = jnp.concatenate([inputs, states[index].hidden], axis=-1)
+            states[index] = lstm_cell(multiply(f"layer {index}", entering) + sums[index], states[index])
             return states[index].hidden if masks is None else states[index].hidden * masks[index]
 
-        sums = projected.astype(jnp.float32)
-        if carry.feed is not None:
-            sums += multiply("feed", carry.feed)
-        readouts, weights = self._stack(multiply, constants.source, sums, run)
+        inputs = jnp.concatenate([part for part in (embedded, carry.feed) if part is not None], axis=-1)
+        readouts, weights = self._stack(multiply, constants.source, inputs, run, rounded=embedded is not None)
         if masks is not None:
             readouts *= masks[-1]
         return Carry(tuple(states), readouts if self.config.input_feeding else None), readouts, weights
 
-    def _stack(self, multiply: Multiply, source: Source, inputs: Any, run_layer: Callable[[int, Any], Any]) -> tuple[Any, Any]:
+    def _stack(
+        self, multiply: Multiply, source: Source, inputs: Any, run_layer: Callable[[int, Any], Any], rounded: bool = False
+    ) -> tuple[Any, Any]:
         """Runs all layers, and attention where it belongs: readouts and weights."""
         features, context, weights = run_layer(0, inputs), None, None
         if self.config.attention != "none" and not self.config.input_feeding:
-            context, weights = self.attention.look(multiply, source, features)
+            context, weights = self.attention.look(multiply, source, features, rounded)
         for index in range(1, self.config.decoder_layers):
             entering = features if context is None else jnp.concatenate([features, context], axis=-1)
             outputs = run_layer(index, entering)
             features = features + outputs if 0 < self.config.residual_from <= index + 1 else outputs
         if self.config.input_feeding:
-            context, weights = self.attention.look(multiply, source, features)
+            context, weights = self.attention.look(multiply, source, features, rounded)
         if context is not None:
             features = jnp.concatenate([features, context], axis=-1)
         if not hasattr(self, "kernel_readout"):
@@ -255,12 +261,14 @@ class Decoder(nnx.Module):
 
         def step(multiply: Multiply, constants: Constants, carry: Carry, now: Any) -> tuple[Carry, Any]:
             projected, masks = now
-            carry, readouts, _ = self._step(multiply, constants, carry, projected, lax.stop_gradient(masks))
+            carry, readouts, _ = self._step(multiply, constants, carry, projected, None, lax.stop_gradient(masks))
             return carry, readouts[:, 0]
 
         now = jax.tree.map(lambda part: part.swapaxes(0, 1)[:, :, None], (self._project(embedded), masks))  # [tgt batch 1 gates]
         carry = start_carry(memory, self.config, 1)
-        _, readouts = scan(step, self._kernels(memory), self._constants(memory), carry, now, self.config.recompute)
+        _, readouts = scan(
+            step, self._kernels(memory, self.config.embedding_size), self._constants(memory), carry, now, self.config.recompute
+        )
         return readouts.swapaxes(0, 1)
 
 
@@ -323,11 +331,10 @@ class Seq2Seq(nnx.Module):
         """The carry of `beams` hypotheses per sentence before the first step."""
         return start_carry(memory, self.config, beams)
 
-    def step(
-        self, memory: Memory, carry: Carry, ids: Int[Array, "batch beam"]
-    ) -> tuple[Carry, Float[Array, "batch beam readout"], Float[Array, "batch beam src"] | None]:
-        """Reads one more token of every hypothesis: the next carry, the readouts, and the attention (None without)."""
-        return self.decoder.step(memory, carry, self._embed(self.target_table, ids))
+    def make_step(self, memory: Memory) -> Step:
+        """What reads one more token of every hypothesis."""
+        step, table = self.decoder.make_step(memory), self.target_table[...]
+        return lambda carry, ids: step(carry, self._embed(table, ids))
 
     def output(self) -> tuple[Float[Array, "vocab readout"], Float[Array, " vocab"]]:
         """The softmax layer: a row for each token, and the bias."""

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sacrebleu
 from soak.decode import kill_decoding
 from tiny import REPOSITORY
 
@@ -296,3 +297,85 @@ def test_clean_lines_come_out_the_same_among_hostile_ones(trained_run: Path, tmp
     found = (tmp_path / "out").read_bytes().split(b"\n")[:-1]
     assert len(found) == len(mixed)
     assert [found[place[i]] for i in range(len(clean))] == wanted
+
+
+# References
+
+
+def test_references_of_every_line_are_scored(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["3 hours\t3小时", "May 5, 2023\t2023年5月5日", "Tuesday\t周二\tmore"]
+    texts = decode(trained_run, tmp_path, "\n".join(lines).encode(), "--form", "tsv", "--part-bytes", "9")
+    summary, references = json.loads((tmp_path / "out.summary.json").read_text()), [line.split("\t")[1] for line in lines]
+    for name, metric in (("bleu", sacrebleu.BLEU(tokenize="zh")), ("chrf", sacrebleu.CHRF())):
+        assert summary[name] == {"score": metric.corpus_score(texts, [references]).score, "signature": str(metric.get_signature())}
+    assert summary["bleu"]["signature"] in capsys.readouterr().err
+    assert decode(trained_run, tmp_path, "\n".join(line.split("\t")[0] for line in lines).encode()) == texts
+    decode(trained_run, tmp_path, "\n".join([*lines, "Monday"]).encode(), "--form", "tsv")
+    summary = json.loads((tmp_path / "out.summary.json").read_text())
+    assert summary["unscored"] == "not scored, since line 4 has no reference" and "bleu" not in summary
+
+
+# Attention
+
+
+def test_attention_is_whole_and_in_order_whatever_the_shards(trained_run: Path, tmp_path: Path) -> None:
+    lines, made = some_lines(30, 8), tmp_path / "out.attention"
+    (tmp_path / "in").write_text("".join(f"{line}\n" for line in lines))
+    command = [*job_of(trained_run, tmp_path), "--attention", str(made)]
+    assert main(command) == 0
+    wanted = made.read_bytes()
+    for old in tmp_path.glob("out*"):
+        old.unlink()
+    for shard in ("1/2", "0/2"):
+        assert not made.exists()
+        assert main([*command, "--shard", shard]) == 0
+    assert (tmp_path / "out.attention").read_bytes() == wanted
+    records = [json.loads(line) for line in wanted.splitlines()]
+    assert [record["line"] for record in records] == [*range(1, 31)]
+    for line, record in zip(lines, records, strict=True):
+        assert "".join(record["source"]).replace("\u2581", " ").strip() == (f"{line}</s>" if line else "")
+        assert len(record["attention"]) == len(record["target"])
+        for row in record["attention"]:
+            assert len(row) == len(record["source"]) and sum(row) == pytest.approx(1, abs=0.01)
+
+
+def test_pictures_of_chosen_lines_are_drawn_and_drawn_again(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--attention", str(tmp_path / "out.attention"), "--pictures", str(tmp_path / "drawn"), "--picture-lines"]
+    decode(trained_run, tmp_path, b"3 hours\n\nMay 5, 2023\nTuesday\n", *options, "1", "2", "3")
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["line-1.png", "line-3.png"]
+    assert "2 pictures in" in capsys.readouterr().err
+    assert (tmp_path / "drawn/line-1.png").read_bytes().startswith(b"\x89PNG")
+    arguments = ["decode", str(trained_run), "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    assert main([*arguments, *options, "4"]) == 0  # the output is whole, and stays
+    assert (tmp_path / "drawn/line-4.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pictures", "{tmp}/drawn"], "are drawn from what --attention FILE writes"),
+        (["--attention", "{tmp}/a", "--picture-lines", "0"], "are numbers of lines, from 1"),
+        (["--attention", "{tmp}/in"], "is read or written already"),
+        (["--attention", "{tmp}/none/a"], "cannot be written"),
+    ],
+)
+def test_attention_goes_where_it_can(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    (tmp_path / "in").write_text("3 hours\n")
+    arguments = ["decode", str(trained_run), "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    assert main([*arguments, *(option.replace("{tmp}", str(tmp_path)) for option in options)]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_attention_needs_a_model_that_has_it(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "none"
+    shutil.copytree(trained_run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["model"] |= {"attention": "none", "input_feeding": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    (tmp_path / "in").write_text("3 hours\n")
+    assert main(["decode", str(folder), "--input", str(tmp_path / "in"), "--attention", str(tmp_path / "a")]) == 2
+    assert "was trained with model.attention=none; leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()

@@ -1,7 +1,6 @@
-"""`evaluate`, `score`, `inspect` and `bench`: what they print is true and has the documented form."""
+"""`evaluate`, `inspect` and `bench`: what they print is true and has the documented form."""
 
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -25,38 +24,84 @@ def test_evaluate_prints_scores_with_signatures_and_writes_json(
     assert printed.err.count("reference") == 2
 
 
+def test_evaluate_takes_further_references(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").write_text("\n" * 1000)
+    (tmp_path / "other").write_text("something else\n" * 1000)
+    (tmp_path / "short").write_text("a\n")
+    command = ["evaluate", str(trained_run), "--beam-size", "1", "--json", str(tmp_path / "j"), "--resamples"]
+    found = []
+    for options in (["100"], ["100", "--references", str(tmp_path / "empty")], ["0", "--references", str(tmp_path / "other")]):
+        assert main([*command, *options]) == 0
+        found.append(json.loads((tmp_path / "j").read_text())["metrics"])
+    assert found[0] == found[1] and "|bs:100|seed:12345|" in found[0]["wer"]["signature"]
+    assert all(value["signature"].startswith("nrefs:2|") and value["ci"] == 0 for value in found[2].values())
+    assert main([*command, "0", "--metrics", "per", "ser", "ter", "--merge-sources"]) == 0
+    result = json.loads((tmp_path / "j").read_text())
+    assert list(result["metrics"]) == ["per", "ser", "ter"] and result["sources"] <= result["pairs"] == 1000
+    capsys.readouterr()
+    assert main([*command, "10", "--references", str(tmp_path / "short")]) == 2
+    assert "short has 1 lines; a file of references has a line for each of the 1000 pairs" in capsys.readouterr().err
+    assert main([*command, "-1"]) == 2
+    assert "--resamples -1 must be 0" in capsys.readouterr().err
+
+
+def test_evaluate_calibrates_and_draws(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", str(trained_run), "--beam-size", "1", "--json", str(tmp_path / "j"), "--calibration"]
+    assert main([*command, str(tmp_path / "picture.png")]) == 0
+    printed, found = capsys.readouterr().out, json.loads((tmp_path / "j").read_text())["calibration"]
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert found["before"]["temperature"] == 1 and found["after"]["temperature"] == found["temperature"]
+    assert len(found["after"]["bins"]) == 15 and found["after"]["nll"] <= found["before"]["nll"] + 0.01
+    for curve in (found["before"], found["after"]):
+        assert sum(one["tokens"] for one in curve["bins"]) == curve["tokens"] and f"{curve['ece']:.4f}" in printed
+    groups = found["sentences"]["groups"]
+    assert len(groups) == 10 and groups[0]["quality"].keys() == {"chrf", "exact_match"}
+    assert f"{found['sentences']['spearman_chrf']:.3f} (Spearman)" in printed
+    assert main([*command, str(tmp_path / "picture.txt")]) == 2
+    assert "must be a picture; end its name with .png, .pdf or .svg" in capsys.readouterr().err
+
+
+def test_compare_says_where_two_runs_differ(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same run at another checkpoint is not the same system; at the same one it is."""
+    shutil.copytree(trained_run, tmp_path / "early")
+    shutil.rmtree(tmp_path / "early/checkpoints/4")
+    command = ["compare", str(trained_run), "--beam-size", "1", "--checkpoint", "last", "--resamples", "50", "--json", str(tmp_path / "j")]
+    assert main([*command[:2], str(tmp_path / "early"), *command[2:]]) == 0
+    printed, found = capsys.readouterr().out, json.loads((tmp_path / "j").read_text())
+    assert found["checkpoints"] == [4, 2] and found["pairs"] == 1000
+    for name, one in found["metrics"].items():
+        assert f"{one['first']:.2f} ± {one['first_ci']:.2f}" in printed and 0 < one["p_value"] <= 1, name
+    assert sum(one["sentences"] for one in found["lengths"]) == 1000 and found["frequencies"]
+    assert all(one["second_chrf"] > one["first_chrf"] and one["source"] in printed for one in found["second_better"])
+    assert all(one["second_chrf"] < one["first_chrf"] and one["source"] in printed for one in found["first_better"])
+    assert found["second_better"] or found["first_better"]
+    assert main([*command[:2], str(trained_run), *command[2:]]) == 0
+    same = json.loads((tmp_path / "j").read_text())
+    assert all(one["difference"] == 0 and one["p_value"] == 1 for one in same["metrics"].values())
+    assert same["second_better"] == same["first_better"] == []
+
+
+def test_compare_refuses_runs_that_translate_something_else(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, field, value in (("other", "target", "de"), ("seed", "seed", 7)):
+        shutil.copytree(trained_run, tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        (config["data"] if field in config["data"] else config)[field] = value
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    for others, message in (
+        ([], "compare needs two run directories, got 1"),
+        ([tmp_path / "other"], "has data.target='zh' and"),
+        ([tmp_path / "seed"], "runs are compared on one corpus"),
+        ([trained_run, "--resamples", "0"], "--resamples 0 must be at least 1"),
+    ):
+        assert main(["compare", str(trained_run), *map(str, others)]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_run_directory_decodes_wherever_it_is_moved(trained_run: Path, tmp_path: Path) -> None:
     shutil.copytree(trained_run, tmp_path / "moved")
     for folder, name in ((trained_run, "a"), (tmp_path / "moved", "b")):
         assert main(["evaluate", str(folder), "--split", "valid", "--json", str(tmp_path / name)]) == 0
     assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
-
-
-def test_score_gives_a_log_probability_a_line_and_the_perplexity(
-    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "s").write_text("3 hours\nMay 5, 2023\n")
-    (tmp_path / "t").write_text("3小时\n2023年5月5日\n")
-    assert main(["score", str(trained_run), "--source", str(tmp_path / "s"), "--target", str(tmp_path / "t")]) == 0
-    printed = capsys.readouterr()
-    logps = [float(line) for line in printed.out.splitlines()]
-    assert len(logps) == 2 and all(logp < 0 for logp in logps)
-    tokens = 3 + 1 + 9 + 1 + 2  # characters, end marks, and SentencePiece's leading space of each line
-    assert f"perplexity {math.exp(-sum(logps) / tokens):.3f}" in printed.err
-
-
-@pytest.mark.parametrize(
-    ("source", "target", "message"),
-    [("a\nb\n", "a\n", "has 2 lines and"), ("", "", "is empty"), (None, "a\n", "there is no file"), ("\udcff", "a\n", "is not UTF-8")],
-)
-def test_score_refuses_what_is_not_pairs(
-    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str | None, target: str, message: str
-) -> None:
-    if source is not None:
-        (tmp_path / "s").write_bytes(source.encode(errors="surrogateescape"))
-    (tmp_path / "t").write_text(target)
-    assert main(["score", str(trained_run), "--source", str(tmp_path / "s"), "--target", str(tmp_path / "t")]) == 2
-    assert message in capsys.readouterr().err
 
 
 def test_inspect_counts_parameters_shapes_and_memory(capsys: pytest.CaptureFixture[str]) -> None:

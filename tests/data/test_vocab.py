@@ -132,6 +132,8 @@ def test_every_id_has_a_piece_and_the_pieces_spell_the_line():
     assert len(vocabulary) == 60
     assert len(set(vocabulary.pieces(range(60)))) == 60
     assert "".join(vocabulary.pieces(vocabulary.encode(["two dogs"])[0])) == "▁two▁dogs"
+    assert vocabulary.find(vocabulary.pieces(range(60))) == list(range(60))
+    assert vocabulary.find(["▁two", "no piece"]) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,13 +7,14 @@ import pytest
 from flax_s2s import parallel
 from flax_s2s.config import DecodingConfig, EvaluationConfig, ModelConfig, VocabConfig
 from flax_s2s.data import vocab
-from flax_s2s.data.corpus import Corpus, Pair
-from flax_s2s.decoding.evaluate import family_scores, make_translation_evaluation, show
+from flax_s2s.data.corpus import Pair
+from flax_s2s.decoding.evaluate import family_scores, make_examples, make_translation_evaluation, show
 from flax_s2s.decoding.score import score
 from flax_s2s.decoding.translate import BLANK, Translator
 from flax_s2s.model.seq2seq import init_params, make_model
 
 PAIRS = [Pair("a dog", "ein Hund"), Pair("a cat", "eine Katze"), Pair("no", "nein"), Pair("go", "los"), Pair("two", "zwei")]
+EXAMPLES = make_examples(PAIRS, False)
 FAMILIES = ("noun", "noun", "word", "word", "number")
 
 
@@ -37,7 +38,7 @@ def evaluate(samples=3, metrics=("bleu", "exact_match", "wer"), pairs=PAIRS):
 
 def test_metrics_are_the_scores_of_the_translations():
     config = EvaluationConfig(metrics=("bleu", "exact_match", "wer"))
-    wanted = score(["ein Hund", "eine Katze", "nein", "?", "?"], [pair.target for pair in PAIRS], config, "de")
+    wanted = score(["ein Hund", "eine Katze", "nein", "?", "?"], [[pair.target] for pair in PAIRS], config, "de")
     assert evaluate().metrics == {name: value.score for name, value in wanted.items()}
     assert evaluate().metrics["exact_match"] == 60
 
@@ -46,7 +47,7 @@ def test_metrics_are_the_scores_of_the_translations():
 def test_samples_are_pairs_with_their_translations(samples, count):
     shown = evaluate(samples).samples
     assert len(shown) == len(set(shown)) == count
-    known = [show(pair, KNOWN.get(pair.source, "?")) for pair in PAIRS]
+    known = [show(one, KNOWN.get(one.source, "?")) for one in EXAMPLES]
     assert [known.index(sample) for sample in shown] == sorted(known.index(sample) for sample in shown)
 
 
@@ -57,7 +58,7 @@ def test_samples_come_from_all_over_the_corpus():
 
 
 def test_a_sample_has_source_reference_and_translation():
-    lines = [line.split(maxsplit=1) for line in show(PAIRS[0], "ein Huhn").split("\n")]
+    lines = [line.split(maxsplit=1) for line in show(EXAMPLES[0], "ein Huhn").split("\n")]
     assert lines == [["source", "a dog"], ["reference", "ein Hund"], ["translated", "ein Huhn"]]
 
 
@@ -75,17 +76,38 @@ def test_a_real_translator_with_its_parameters():
     assert measure(drawn[0], 9) == reports[0]
     for params, report in zip(drawn, reports, strict=True):
         found = translate([params], [pair.source for pair in PAIRS])
-        assert report.samples == [show(pair, translation.text) for pair, translation in zip(PAIRS, found, strict=True)]
+        assert report.samples == [show(one, translation.text) for one, translation in zip(EXAMPLES, found, strict=True)]
         assert list(report.metrics) == ["chrf", "wer"]
 
 
 def test_family_scores_are_the_exact_matches_of_each_family():
     found = [t.text for t in Dictionary(KNOWN)(["?"], [pair.source for pair in PAIRS])]
-    scores = family_scores(Corpus("five", PAIRS, FAMILIES, 0), found)
+    scores = family_scores(make_examples(PAIRS, False, FAMILIES), found)
     assert {family: value.score for family, value in scores.items()} == {"noun": 100, "number": 0, "word": 50}
     assert list(scores) == sorted(scores)
 
 
 def test_a_corpus_without_families_has_no_family_scores():
     found = [t.text for t in Dictionary(KNOWN)(["?"], [pair.source for pair in PAIRS])]
-    assert family_scores(Corpus("five", PAIRS, (), 0), found) == {}
+    assert family_scores(EXAMPLES, found) == {}
+
+
+SAME = [Pair("a", "x"), Pair("b", "y"), Pair("a", "z"), Pair("a", "x")]
+
+
+def test_pairs_of_one_source_are_merged_where_asked_for():
+    assert [one.references for one in make_examples(SAME, False)] == [("x",), ("y",), ("z",), ("x",)]
+    assert make_examples(SAME, True) == [("a", ("x", "z"), ""), ("b", ("y",), "")]
+
+
+def test_further_references_go_with_their_pairs():
+    others = [["1", "", "3", "x"], ["", "", "z", "5"]]
+    assert [one.references for one in make_examples(SAME, False, (), others)] == [("x", "1"), ("y",), ("z", "3", "z"), ("x", "x", "5")]
+    assert [one.references for one in make_examples(SAME, True, (), others)] == [("x", "1", "z", "3", "5"), ("y",)]
+
+
+def test_a_source_counts_once_and_any_of_its_targets_is_right():
+    for merge, share in ((True, 100.0), (False, 75.0)):
+        config = EvaluationConfig(metrics=("exact_match",), merge_sources=merge)
+        report = make_translation_evaluation(Dictionary({"a": "x", "b": "y"}), SAME, config, "de")("?", 1)
+        assert report.metrics == {"exact_match": share}

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from flax_s2s import parallel
-from flax_s2s.config import BOS, EOS, PAD, ModelConfig, VocabConfig
+from flax_s2s.config import BOS, EOS, PAD, DecodingConfig, ModelConfig, VocabConfig
 from flax_s2s.data import vocab
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
-from flax_s2s.decoding.forced import Scorer, forced_logp
+from flax_s2s.decoding.forced import Scorer, forced_logp, make_forced
 from flax_s2s.model.seq2seq import init_params, make_model
 
 MODELS = {
@@ -46,7 +46,7 @@ def forced(name):
 
 @lru_cache
 def compute(name):
-    """The sums, and the readouts and the softmax layer that they are made from."""
+    """The tokens' log-probabilities, and the readouts and the softmax layer that they are made from."""
 
     @jax.jit
     def run(params, src_ids, tgt_ids):
@@ -65,16 +65,16 @@ def draw_ids(seed, longest):
 
 
 @each_model
-def test_equals_the_literal_sum(name):
+def test_equals_the_literal_softmax(name):
     sources, targets = draw_ids(1, SRC), draw_ids(2, TGT)
     found, *parts = compute(name)(params(name), pad(sources, ROWS, SRC), pad(targets, ROWS, TGT))
     readouts, table, bias = (np.asarray(part, np.float64) for part in parts)
-    wanted = np.zeros(ROWS)
+    wanted = np.zeros((ROWS, TGT))
     for row, target in enumerate(targets):
         for position, token in enumerate(target):
             logits = table @ readouts[row, position] + bias
-            wanted[row] += logits[token] - np.log(np.exp(logits).sum())
-    np.testing.assert_allclose(found, wanted, atol=1e-4, rtol=0)
+            wanted[row, position] = logits[token] - np.log(np.exp(logits).sum())
+    np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
 
 
 @each_model
@@ -83,8 +83,10 @@ def test_one_token_more_is_less_likely(name):
     longer = [np.array([*target, 5]) for target in targets]
     score = forced(name)
     shorter = score(pad(sources, ROWS, SRC), pad(targets, ROWS, TGT))
-    assert (score(pad(sources, ROWS, SRC), pad(longer, ROWS, TGT)) < shorter).all()
-    assert (shorter < 0).all()
+    more = score(pad(sources, ROWS, SRC), pad(longer, ROWS, TGT))
+    for row, target in enumerate(targets):
+        np.testing.assert_array_equal(more[row, : len(target)], shorter[row, : len(target)])
+        assert (more[row, : len(target) + 1] < 0).all() and not more[row, len(target) + 1 :].any()
 
 
 @each_model
@@ -94,45 +96,78 @@ def test_order_of_rows_and_padding_change_nothing(name):
     found = forced(name)(src_ids, tgt_ids)
     np.testing.assert_array_equal(forced(name)(src_ids[order], tgt_ids[order]), found[order])
     wider = forced(name)(pad(sources, ROWS, SRC + 3), pad(targets, ROWS, TGT + 4))
-    np.testing.assert_allclose(wider, found, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(wider[:, :TGT], found, atol=1e-5, rtol=0)
     real = np.arange(ROWS)[:, None] < 3
     some = forced(name)(np.where(real, src_ids, PAD).astype(np.int32), np.where(real, tgt_ids, PAD).astype(np.int32))
     np.testing.assert_array_equal(some[:3], found[:3])
     assert not some[3:].any()
 
 
+@pytest.mark.parametrize("mean", ["probabilities", "log-probabilities"])
+def test_several_models_score_as_their_mean(mean):
+    devices = parallel.make_devices(1, {"decoding.rows": ROWS})
+    sources, targets = pad(draw_ids(7, SRC), ROWS, SRC), pad(draw_ids(8, TGT), ROWS, TGT)
+    names = list(MODELS)
+    together = make_forced([make_model(MODELS[name], VOCAB, VOCAB) for name in names], mean, devices)
+    found = np.asarray(together([params(name) for name in names], *parallel.feed_rows(devices, (sources, targets))))
+    each = np.stack([forced(name)(sources, targets) for name in names]).astype(np.float64)
+    wanted = each.mean(axis=0) if mean == "log-probabilities" else np.log(np.exp(each).mean(axis=0))
+    np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
+
+
 # Lines
 
 
+VOCABULARIES = vocab.train(PAIRS, VocabConfig(kind="char", size=60, joint=False))
+TARGETS = VOCABULARIES.target.encode([pair.target for pair in PAIRS])
+
+
 @lru_cache
-def scorer(rows, devices):
-    vocabularies = vocab.train(PAIRS, VocabConfig(kind="char", size=60, joint=False))
-    sizes = len(vocabularies.source), len(vocabularies.target)
-    made = Scorer(make_model(MODELS["attention"], *sizes), vocabularies, rows, parallel.make_devices(devices, {"decoding.rows": rows}))
-    return partial(made, params("attention", *sizes))
+def scorer(rows, devices, **settings):
+    sizes = len(VOCABULARIES.source), len(VOCABULARIES.target)
+    config = DecodingConfig(rows=rows, **settings)
+    made = Scorer([make_model(MODELS["attention"], *sizes)], VOCABULARIES, config, parallel.make_devices(devices, {"decoding.rows": rows}))
+    return partial(made, [params("attention", *sizes)])
 
 
 @lru_cache
 def scored():
-    return scorer(8, 1)([pair.source for pair in PAIRS], [pair.target for pair in PAIRS])
+    return scorer(8, 1)([pair.source for pair in PAIRS], TARGETS)
 
 
 def test_every_pair_is_scored_by_itself_and_the_order_restored():
     found = scored()
     assert len({one.logp for one in found}) == len(PAIRS)
-    for pair, one in zip(PAIRS, found, strict=True):
-        assert scorer(8, 1)([pair.source], [pair.target]) == [one]  # bitwise
+    for pair, target, one in zip(PAIRS, TARGETS, found, strict=True):
+        assert scorer(8, 1)([pair.source], [target]) == [one]  # bitwise
     order = np.random.default_rng(0).permutation(np.tile(np.arange(len(PAIRS)), 4)).tolist()
-    again = scorer(8, 1)([PAIRS[i].source for i in order], [PAIRS[i].target for i in order])
+    again = scorer(8, 1)([PAIRS[i].source for i in order], [TARGETS[i] for i in order])
     assert again == [found[i] for i in order]
 
 
 def test_tokens_are_those_of_the_target_and_the_end_mark():
+    assert [one.ids for one in scored()] == [(*target, EOS) for target in TARGETS]
     assert [one.tokens for one in scored()] == [len(pair.target) + 2 for pair in PAIRS]  # and the space SentencePiece begins with
+    for one in scored():
+        assert len(one.token_logp) == one.tokens
+        assert one.logp == pytest.approx(sum(one.token_logp), abs=1e-12)
+
+
+def test_the_score_is_the_sum_over_the_length_penalty():
+    found = scorer(8, 1, length_penalty=0.7)([pair.source for pair in PAIRS], TARGETS)
+    for one, plain in zip(found, scored(), strict=True):
+        assert one == plain._replace(score=plain.logp / ((5 + plain.tokens) / 6) ** 0.7)
+
+
+def test_a_long_source_is_cut_as_for_decoding():
+    (found,) = scorer(8, 1, max_source_tokens=5)(["a dog runs"], TARGETS[:1])
+    (short,) = scorer(8, 1)(["a do"], TARGETS[:1])  # the space, and 4 letters: one too many
+    assert found.cut_source and not short.cut_source
+    assert found.token_logp == scorer(8, 1)(["a d"], TARGETS[:1])[0].token_logp
 
 
 def test_an_empty_target_is_the_end_mark_alone():
-    (empty,) = scorer(8, 1)(["go"], [""])
+    (empty,) = scorer(8, 1)(["go"], [[]])
     assert empty.tokens == 1
     assert empty.logp < 0
 
@@ -144,7 +179,7 @@ def test_no_pairs():
 @pytest.mark.parametrize(("rows", "devices"), [(3, 1), (8, 8)])
 def test_batch_size_and_devices_change_nothing(rows, devices):
     chosen = [i for i, pair in enumerate(PAIRS) if len(pair.source) > 6]  # those of the longer shape
-    found = scorer(rows, devices)([PAIRS[i].source for i in chosen], [PAIRS[i].target for i in chosen])
+    found = scorer(rows, devices)([PAIRS[i].source for i in chosen], [TARGETS[i] for i in chosen])
     wanted = [scored()[i] for i in chosen]
     assert [one.tokens for one in found] == [one.tokens for one in wanted]
     np.testing.assert_allclose([one.logp for one in found], [one.logp for one in wanted], atol=1e-5, rtol=0)

@@ -28,7 +28,7 @@ def test_lines_end_with_a_line_feed_alone_and_are_cut_at_the_limit(content, limi
         found = list(raw_lines(io.BytesIO(content)))
     wanted = content.split(b"\n")[: -1 if content.endswith(b"\n") or not content else None]
     assert len(found) == len(wanted)
-    for (raw, cut, first), line in zip(found, wanted, strict=True):
+    for (raw, cut, first, _), line in zip(found, wanted, strict=True):
         assert first == (line is wanted[0])
         assert raw in (line[:limit], line[:limit].removesuffix(b"\r"))
         assert cut == (len(line) > limit)
@@ -67,7 +67,8 @@ def test_the_first_line_loses_its_byte_order_mark_and_a_cut_one_is_counted():
 
 
 def test_the_first_column_of_a_table_is_translated():
-    assert ask(Raw(b"a b\tc d\te"), "tsv") == Asked(Request("a b"))
+    assert ask(Raw(b"a b\tc d\te"), "tsv") == Asked(Request("a b"), reference="c d")
+    assert ask(Raw(b"a b"), "tsv") == Asked(Request("a b"))
     assert ask(Raw(b"\tc"), "tsv").problems == ("blank lines",)
 
 
@@ -116,7 +117,16 @@ def test_an_answer_as_text_and_as_an_object():
     assert answer(asked) == b"zwei Hunde \n"
     assert answer(asked, abstained=True) == b"[?]\n"
     one = {"score": -1.2, "logp": -1.5, "reason": "end", "tokens": ["7", "8", "2"], "token_logp": [-0.5] * 3, "alignment": [0, 1, 2]}
-    wanted = {"id": "x", "text": "zwei Hunde ", "abstained": False, "flags": ["length"], "confidence": 0.5, **one, "others": []}
+    wanted = {
+        "id": "x",
+        "source": "two dogs",
+        "text": "zwei Hunde ",
+        "abstained": False,
+        "flags": ["length"],
+        "confidence": 0.5,
+        **one,
+        "others": [],
+    }
     assert json.loads(answer(asked, form="jsonl", flags=("length",), confidence=0.5)) == wanted
     other = FOUND._replace(text="2", others=())
     found = json.loads(answer(asked, FOUND._replace(others=(other,)), "jsonl"))

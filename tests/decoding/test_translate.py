@@ -1,6 +1,7 @@
 import dataclasses
 import re
 from functools import lru_cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.forced import forced_logp
 from flax_s2s.decoding.shortlist import Shortlist
-from flax_s2s.decoding.stream import Sentences, make_stream, most_tokens
+from flax_s2s.decoding.stream import Sentences, make_step_fn, make_stream, most_tokens
 from flax_s2s.decoding.translate import BLANK, Request, Translator, padded_length
 from flax_s2s.model.seq2seq import init_params, make_model
 
@@ -157,6 +158,35 @@ def test_batch_size_and_devices_change_nothing(name, options):
     close(translated(name, **options), translated(name))
 
 
+@pytest.mark.skipif("avx512_bf16" not in Path("/proc/cpuinfo").read_text(), reason="a CPU without instructions for bfloat16")
+@pytest.mark.parametrize(
+    "fields", [{"attention": "additive"}, {"attention": "general", "input_feeding": True}, {"attention": "none"}], ids=str
+)
+def test_in_bfloat16_a_row_is_the_same_bits_among_any_number_of_others(fields):
+    """At sizes at which products have their fast kernels; `decoding.compute=auto` rests on it."""
+    config, vocabulary, beams, length = ModelConfig(embedding_size=256, hidden_size=512, compute="bfloat16", **fields), 6000, 5, 24
+    made, rng = make_model(config, vocabulary, vocabulary), np.random.default_rng(0)
+    weights = jax.tree.map(lambda leaf: 3 * leaf, init_params(config, vocabulary, vocabulary, jax.random.key(0)))
+    sources, tokens = rng.integers(4, vocabulary, (64, length)), rng.integers(4, vocabulary, (3, 64, beams))
+    sources = np.where(np.arange(length) < rng.integers(2, length + 1, (64, 1)), sources, PAD).astype(np.int32)
+
+    @jax.jit
+    def read(weights, sources, tokens):
+        bound = made.bind(weights)
+        memory = bound.encode(sources)
+        step_fn = make_step_fn(bound, memory, bound.output()[0].T.astype(bound.compute))
+
+        def step(carry, ids):
+            carry, following = step_fn(carry, ids)
+            return carry, following.logp
+
+        return jax.lax.scan(step, bound.start(memory, beams), tokens)[1]
+
+    whole = np.asarray(read(weights, sources, tokens.astype(np.int32)))
+    for rows in (2, 8, 24):
+        assert (np.asarray(read(weights, sources[:rows], tokens[:, :rows].astype(np.int32))) == whole[:, :rows]).all()
+
+
 # Limits
 
 
@@ -209,8 +239,9 @@ def test_the_sum_is_what_forced_scoring_gives_the_same_tokens(name):
     src_ids = pad([np.array([*ids, EOS]) for ids in vocabularies().source.encode(LINES)], len(LINES), 16)
     tgt_ids = pad([np.array(t.ids) for t in found], len(LINES), max(t.tokens for t in found))
     forced = jax.jit(partial(forced_logp, model(name)))(params(name), src_ids, tgt_ids)
-    np.testing.assert_allclose([t.logp for t in found], forced, atol=1e-4, rtol=0)
-    np.testing.assert_allclose([sum(t.token_logp) for t in found], forced, atol=1e-4, rtol=0)
+    np.testing.assert_allclose([t.logp for t in found], forced.sum(axis=1), atol=1e-4, rtol=0)
+    for row, t in enumerate(found):
+        np.testing.assert_allclose(t.token_logp, forced[row, : t.tokens], atol=1e-5, rtol=0)
     assert len({t.logp for t in found}) == len(LINES)
 
 
@@ -264,6 +295,7 @@ def test_the_vocabulary_is_never_sorted(devices, beam_size):
     stream = make_stream([make_model(config, size, size)], DecodingConfig(beam_size=beam_size, rows=1), parallel.make_devices(devices, {}))
     abstract = [jax.eval_shape(lambda: init_params(config, size, size, jax.random.key(0)))]
     ints = [jax.ShapeDtypeStruct(shape, np.int32) for shape in ((8, 8), (8,), (8,), (devices,))]
+    abstract = jax.eval_shape(stream.lay_out, abstract)
     rows = jax.eval_shape(stream.admit, abstract, None, Sentences(*ints[:2]))
     compiled = stream.go.lower(abstract, None, rows, rows, ints[2], jax.ShapeDtypeStruct((8,), bool), ints[3]).compile().as_text()
     sorts = re.findall(r"f32\[([\d,]+)\]\S* sort\(|\(f32\[([\d,]+)\][^=]* sort\(", compiled)

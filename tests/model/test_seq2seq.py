@@ -193,8 +193,10 @@ def test_step_by_step_equals_teacher_forcing(name):
         bound = model.bind(params)
         memory = bound.encode(src_ids)
 
+        read_one = bound.make_step(memory)
+
         def step(carry, ids):
-            carry, readouts, weights = bound.step(memory, carry, ids)
+            carry, readouts, weights = read_one(carry, ids)
             return carry, (readouts, weights)
 
         carry, (readouts, weights) = jax.lax.scan(step, bound.start(memory, 2), read.transpose(2, 0, 1))

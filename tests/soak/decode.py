@@ -77,11 +77,12 @@ def main() -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("options", nargs="*", help="of decode, behind --")
-    given = parser.parse_args()
+    arguments = [*sys.argv[1:], "--"]
+    cut = arguments.index("--")
+    given, options = parser.parse_args(arguments[:cut]), arguments[cut + 1 : -1]
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(given.file, Path(folder) / "in")
-        found = kill_decoding(given.run.absolute(), Path(folder), random.Random(given.seed), given.kills, given.options)
+        found = kill_decoding(given.run.absolute(), Path(folder), random.Random(given.seed), given.kills, options)
     print(f"kills {found.kills}, lives {len(found.shardings)}, shards of each {found.shardings}, parts kept {found.parts_kept}")
     print(f"the same bytes: {found.same}; left over: {found.left}")
     return 0 if found.same and not found.left else 1

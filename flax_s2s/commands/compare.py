@@ -1,0 +1,155 @@
+"""`compare RUN_A RUN_B`: translates a split with both, and says where they differ and whether chance explains it."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from flax_s2s.commands.wiring import choose_metrics, console, load_split, make_translator, open_runs, optional_file, write_json
+from flax_s2s.config import Config, DecodingConfig, Metric, UserError
+from flax_s2s.data import corpus
+from flax_s2s.decoding.compare import bucket_frequencies, bucket_lengths, count_words, most_different, pair
+from flax_s2s.decoding.evaluate import Example, make_examples, translate_together
+from flax_s2s.decoding.score import Measured, make_split, measure
+from flax_s2s.rundir import make_path, read_config
+from flax_s2s.runlog import make_console
+
+
+class Options(NamedTuple):
+    """What is compared, and how much is said of it."""
+
+    split: corpus.Split
+    data_folder: str
+    samples: int
+    metrics: tuple[Metric, ...]
+    merge_sources: bool
+    resamples: int
+    json: str
+
+
+def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, options: Options) -> int:
+    """Prints tables, and writes the same as JSON where asked."""
+    if len(run_dirs) != 2:
+        raise UserError(f"compare needs two run directories, got {len(run_dirs)}; for example: compare runs/before runs/after")
+    if options.resamples < 1:
+        raise UserError(f"--resamples {options.resamples} must be at least 1, for example 1000")
+    with optional_file(options.json) as file:
+        configs = [choose_metrics(read_config(make_path(run_dir)), options.metrics, options.merge_sources) for run_dir in run_dirs]
+        chosen = _load(run_dirs, configs, options)
+        examples = make_examples(chosen.pairs, configs[0].evaluation.merge_sources)
+        sources, texts, steps = [one.source for one in examples], [], []
+        for number, run_dir in enumerate(run_dirs):  # one after the other: their vocabularies may differ, and memory holds one
+            step, found = _translate(run_dir, checkpoint, decoding, sources, join=number == 0)
+            console().print(
+                f"{'AB'[number]}: step {step} of {run_dir}, {len(examples):,} sources of {chosen.name}, beam {decoding.beam_size}"
+            )
+            texts.append(found)
+            steps.append(step)
+        with console().status("comparing"):
+            result = _compare(configs[0], examples, texts, options)
+        result = {"runs": list(run_dirs), "checkpoints": steps, "split": options.split, "pairs": len(chosen.pairs), **result}
+        print_comparison(result)
+        if file:
+            write_json(file, result)
+    return 0
+
+
+def _load(run_dirs: Sequence[str], configs: Sequence[Config], options: Options) -> corpus.Corpus:
+    """The split, which must be the same of both runs."""
+    for name in ("source", "target"):
+        sides = [getattr(config.data, name) for config in configs]
+        if sides[0] != sides[1]:
+            raise UserError(
+                f"{run_dirs[0]} has data.{name}={sides[0]!r} and {run_dirs[1]} {sides[1]!r}; runs are compared that translate the same"
+            )
+    first, second = (load_split(config, options.split, options.data_folder) for config in configs)
+    if first.pairs != second.pairs:
+        raise UserError(
+            f"{first.name} ({len(first.pairs)} pairs) of {run_dirs[0]} is not {second.name} ({len(second.pairs)} pairs) of {run_dirs[1]}; "
+            "runs are compared on one corpus: name its folder with --data-folder, or another --split"
+        )
+    return first
+
+
+def _translate(run_dir: str, checkpoint: str, decoding: DecodingConfig, sources: Sequence[str], join: bool) -> tuple[int, list[str]]:
+    opened = open_runs([run_dir], checkpoint, decoding, join=join)
+    with console().status(f"translating with {run_dir}"):
+        found = translate_together(make_translator(opened), opened.params, sources)
+    return opened.steps[0], [translation.text for translation in found]
+
+
+def _compare(config: Config, examples: Sequence[Example], texts: Sequence[Sequence[str]], options: Options) -> dict[str, Any]:
+    evaluation, data = config.evaluation, config.data
+    references = [one.references for one in examples]
+    names = dict.fromkeys((*evaluation.metrics, "chrf"))
+    systems: list[dict[str, Measured]] = [
+        {name: measure(name, found, references, evaluation, data.target) for name in names} for found in texts
+    ]
+    first, second = systems
+    of_source = make_split(dataclasses.replace(evaluation, tokenizer="auto"), data.source)
+    split = make_split(evaluation, data.target)
+    words = [[split(line) for line in lines] for lines in ([one.references[0] for one in examples], *texts)]
+    wanted = {word for lines in words for line in lines for word in line}
+    if options.data_folder:
+        data = dataclasses.replace(data, folder=options.data_folder)
+    frequency = count_words((one.target for one in corpus.Reader(data, "train", config.seed)), split, wanted)
+    chrf = [one["chrf"].each() for one in systems]
+    better = most_different(chrf[0], chrf[1], options.samples)
+
+    def describe(chosen: Sequence[int]) -> list[dict[str, Any]]:
+        return [
+            {
+                **examples[i]._asdict(),
+                "first": texts[0][i],
+                "second": texts[1][i],
+                "first_chrf": float(chrf[0][i]),
+                "second_chrf": float(chrf[1][i]),
+            }
+            for i in chosen
+        ]
+
+    return {
+        "metrics": {name: pair(first[name], second[name], options.resamples)._asdict() for name in evaluation.metrics},
+        "lengths": [one._asdict() for one in bucket_lengths([len(of_source(one.source)) for one in examples], first, second)],
+        "frequencies": [one._asdict() for one in bucket_frequencies(words[0], words[1], words[2], frequency)],
+        "second_better": describe(better[0]),
+        "first_better": describe(better[1]),
+    }
+
+
+def print_comparison(result: dict[str, Any]) -> None:
+    """Tables and sentences on stdout; A is the first run, B the second."""
+    out = make_console(stderr=False)
+    table = Table("metric", "A", "B", "B - A", "p-value", "signature", box=None)
+    for name, one in result["metrics"].items():
+        sides = [f"{one[side]:.2f} ± {one[f'{side}_ci']:.2f}" for side in ("first", "second")]
+        table.add_row(name, *sides, f"{one['difference']:+.2f}", f"{one['p_value']:.4f}", one["signature"])
+    out.print(table)
+    names = list(result["lengths"][0]["first"]) if result["lengths"] else []
+    lengths = Table("source words", "sentences", *(f"{name} {side}" for name in names for side in "AB"), box=None)
+    for one in result["lengths"]:
+        row = [f"{one[side][name]:.2f}" for name in names for side in ("first", "second")]
+        lengths.add_row(_span(one["low"], one["high"]), f"{one['sentences']:,}", *row)
+    out.print(lengths)
+    words = Table("times in train", "words of references", "f-measure A", "f-measure B", box=None)
+    for one in result["frequencies"]:
+        words.add_row(_span(one["low"], one["high"]), f"{one['words']:,}", f"{one['first']:.2f}", f"{one['second']:.2f}")
+    out.print(words)
+    for title, key in (("B is better by most", "second_better"), ("A is better by most", "first_better")):
+        if result[key]:
+            out.print(f"{title}, by sentence chrF")
+        for one in result[key]:
+            _print_sentence(out, one)
+
+
+def _span(low: int, high: int | None) -> str:
+    return f"{low} or more" if high is None else f"{low} to {high}" if high > low else str(low)
+
+
+def _print_sentence(out: Console, one: dict[str, Any]) -> None:
+    out.print(f"  source     {one['source']}")
+    out.print(f"  reference  {' | '.join(one['references'])}")
+    out.print(f"  A {one['first_chrf']:8.2f} {one['first']}")
+    out.print(f"  B {one['second_chrf']:8.2f} {one['second']}\n")
