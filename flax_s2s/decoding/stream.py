@@ -1,7 +1,8 @@
 """Sentences streaming through the rows of one search: where one is done, the next takes its place.
 
-Enters: parameters, and sentences as arrays of one shape. Leaves: hypotheses. Two programs for each shape: `admit` encodes as
-many sentences as there are rows, and `go` seats some of them where rows are free, and searches until some rows are done.
+Enters: parameters, and sentences as arrays of one shape. Leaves: hypotheses. `lay_out` makes parameters ready, once for all
+shapes. Two programs for each shape: `admit` encodes as many sentences as there are rows, and `go` seats some of them where rows
+are free, and searches until some rows are done.
 
 Every device has rows of its own and looks at no other's, so a sentence's result depends neither on their number nor on its
 place: only on the shape (rows, source length, ...), which depends on the sentence alone.

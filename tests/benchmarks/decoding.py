@@ -21,11 +21,12 @@ import argparse
 import dataclasses
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from contenders import Contender, quartiles
 
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[2]))
@@ -112,27 +113,6 @@ def serve(name, run, folder, beam, rows):
 
 
 # The run ---------------------------------------------------------------------------------------------------------------
-
-
-class Contender:
-    """A process of its own that works when it is asked to."""
-
-    def __init__(self, command):
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"{' '.join(map(str, command))} does not start")
-        self.described = json.loads(line)
-
-    def ask(self, what):
-        self.process.stdin.write(what + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-
-def quartiles(values):
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    return middle, (high - low) / middle
 
 
 def bleu(run, ids):

@@ -28,11 +28,11 @@ do not have.
 import argparse
 import dataclasses
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from contenders import Contender, quartiles
 
 HERE = Path(__file__).resolve()
 PEERS = HERE.with_name("torch_peers.py")
@@ -181,22 +181,6 @@ def serve(name, task, file, vocab):
 # The run ---------------------------------------------------------------------------------------------------------------
 
 
-class Contender:
-    """A process of its own that works when it is asked to."""
-
-    def __init__(self, command):
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"{' '.join(map(str, command))} does not start")
-        self.described = json.loads(line)
-
-    def ask(self, what):
-        self.process.stdin.write(what + "\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=CONTENDERS, default="model")
@@ -225,11 +209,6 @@ def main():
             for name, contender in contenders.items():
                 seconds[name].append(contender.ask("go"))
     report(products, seconds, contenders["ours"].described)
-
-
-def quartiles(values):
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    return middle, (high - low) / middle
 
 
 def report(products, seconds, described):
