@@ -149,7 +149,7 @@ class Decode:
 
 @dataclasses.dataclass
 class LearnShortlist:
-    """Learns from a run's training pairs which target tokens are worth trying for each source token; `--shortlist` then uses it."""
+    """Learns from a run's training pairs which target tokens are worth trying for a source; `--shortlist` then uses it."""
 
     run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
     """Folder of a trained run."""

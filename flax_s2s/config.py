@@ -248,7 +248,7 @@ class DecodingConfig:
     ensemble: Literal["probabilities", "log-probabilities"] = operational("probabilities")
     """What is averaged over several runs."""
     shortlist: int = operational(0)
-    """Target tokens tried for each source token, from the run's shortlist; 0: the whole vocabulary."""
+    """Target tokens tried for a sentence, by the run's shortlist, at best a multiple of 64; 0: the whole vocabulary."""
     compute: Literal["auto", "float32", "bfloat16"] = operational("auto")
     """Type of products; auto: bfloat16 on CPUs with instructions for it, on which batch size changes no translation then, else float32."""
     rows: int = operational(64)

@@ -18,7 +18,7 @@ from jax.experimental import topologies
 
 from flax_s2s.config import load_preset
 from flax_s2s.data.batching import rows_of
-from flax_s2s.decoding.stream import Sentences, make_stream
+from flax_s2s.decoding.stream import Sentences, make_lay_out, make_stream
 from flax_s2s.model.seq2seq import make_model
 from flax_s2s.parallel import devices_of
 from flax_s2s.training.optimizer import make_optimizer
@@ -91,7 +91,7 @@ def test_the_beam_search(preset, topology):
     stream, rows = make_stream([model], config.decoding, devices), config.decoding.rows * devices.count
     ints = [jax.ShapeDtypeStruct(shape, np.int32, sharding=devices.by_row) for shape in ((rows, LENGTH), (rows,), (devices.count,))]
     take = jax.ShapeDtypeStruct((rows,), bool, sharding=devices.by_row)
-    weights = jax.eval_shape(stream.lay_out, [state.params])
+    weights = jax.eval_shape(make_lay_out([model]), [state.params])
     abstract = jax.eval_shape(stream.admit, weights, None, Sentences(*ints[:2]))
     waiting = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.by_row), abstract)
     program = stream.go.lower(weights, None, waiting, waiting, ints[1], take, ints[2]).compile()

@@ -73,10 +73,10 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
 
     jax.block_until_ready(train())
     translator = Translator([model], ready.vocabularies, config.decoding, devices)
-    lines = [pair.source for pair in itertools.islice(ready.train, _LINES)]
+    lines, weights = [pair.source for pair in itertools.islice(ready.train, _LINES)], translator.lay_out([first_params])
 
     def decode() -> Any:
-        return translator([first_params], lines)
+        return translator(weights, lines)
 
     decoded = sum(translation.tokens for translation in decode())
     train_secs, decode_secs, products = _interleaved([train, decode], rounds)

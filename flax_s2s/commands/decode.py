@@ -58,11 +58,12 @@ class _Answerer:
     def __init__(self, opened: Opened, options: Options, blocked: Sequence[str]) -> None:
         self._opened, self._options = opened, options
         self._translator = make_translator(opened, blocked, attention=bool(options.attention))
+        self._weights = self._translator.lay_out(opened.params)
 
     def answer(self, read: Sequence[Raw], form: Form, first_line: int) -> Answers:
         """The translations of lines, and what was seen in them."""
         asked = [lines.ask(raw, form) for raw in read]
-        found = self._translator(self._opened.params, [one.request for one in asked])
+        found = self._translator(self._weights, [one.request for one in asked])
         sources, pieces = self._opened.vocabularies.source, self._opened.vocabularies.target.pieces
         source_ids = sources.encode([one.request.source for one in asked])
         counts: Counter[str] = Counter()

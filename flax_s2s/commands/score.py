@@ -62,6 +62,7 @@ class _Answerer:
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
         self._scorer = Scorer(opened.models, opened.vocabularies, opened.config.decoding, opened.devices)
+        self._weights = self._scorer.lay_out(opened.params)
 
     def answer(self, read: Sequence[Raw], form: Form, first_line: int) -> Answers:
         """The scores of lines, and what was seen in them."""
@@ -89,7 +90,7 @@ class _Answerer:
         places = [(i, k) for i, one in enumerate(asked) if one.source.strip() for k in range(len(one.targets))]
         ids = self._encode([asked[i].targets[k] for i, k in places])
         fits = [number for number, one in enumerate(ids) if len(one) < self._scorer.most_tokens]
-        scored = self._scorer(self._opened.params, [asked[places[n][0]].source for n in fits], [ids[n] for n in fits])
+        scored = self._scorer(self._weights, [asked[places[n][0]].source for n in fits], [ids[n] for n in fits])
         for i, k in places:
             found[i][k] = None
         for number, one in zip(fits, scored, strict=True):

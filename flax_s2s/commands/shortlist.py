@@ -1,4 +1,4 @@
-"""`shortlist RUN_DIR`: learns which target tokens are worth trying for each source token."""
+"""`shortlist RUN_DIR`: learns which target tokens are worth trying for a source."""
 
 import dataclasses
 
@@ -18,5 +18,5 @@ def run(run_dir: str, data_folder: str) -> int:
     with out.status("learning"):
         found = shortlist.learn(ready.tokens.pairs, len(ready.vocabularies.source), len(ready.vocabularies.target))
     shortlist.save(found, folder / rundir.SHORTLIST)
-    out.print(f"{folder / rundir.SHORTLIST} is written; decode with --shortlist 20, for example")
+    out.print(f"{folder / rundir.SHORTLIST} is written; decode with --shortlist 256, for example")
     return 0

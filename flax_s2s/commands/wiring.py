@@ -129,9 +129,9 @@ def _load_vocabularies(folder: epath.Path) -> Vocabularies:
 
 def make_translator(opened: Opened, blocklist: Sequence[str] = (), *, attention: bool = False) -> Translator:
     """A translator with the settings of decoding, and with the run's shortlist where those ask for it."""
-    per_token, chosen = opened.config.decoding.shortlist, None
-    if per_token:
-        chosen = shortlist.load(opened.folder / rundir.SHORTLIST, per_token)
+    size, chosen = opened.config.decoding.shortlist, None
+    if size:
+        chosen = shortlist.load(opened.folder / rundir.SHORTLIST, size)
     decoding = opened.config.decoding
     return Translator(
         opened.models, opened.vocabularies, decoding, opened.devices, blocklist=blocklist, shortlist=chosen, attention=attention

@@ -10,7 +10,8 @@ a beam never ends worse than greedy search does. A sentence is done when no live
 ended one, or at its limit of tokens. K = 1 is greedy search: it is done with its first ended hypothesis.
 
 Ties go to the earlier hypothesis, then to the smaller token id. Rows never look at each other, each counts its own steps, and
-a row that is done is frozen: `start`, `run` and `finish` let a caller give its place to another sentence (`put`).
+a row that is done is frozen: `start`, `run` and `finish` let a caller give its place to another sentence (`put`). All hypotheses
+of a sentence (of a group, if there are several) begin as one: `start` takes the first step with that one alone.
 
 With `groups` (diverse beam search, Vijayakumar et al. 2018) the beam is cut into groups that search one after the other at each
 step; a token that n live hypotheses of earlier groups have just chosen is ranked n * diversity lower there, for that choice alone.
@@ -141,32 +142,31 @@ def search(
     step_fn: StepFn, carry: Any, limit: Int[Array, " batch"], how: Search, phrases: Phrases | None = None, src: int = 0
 ) -> Hypotheses:
     """Searches all sentences at once: `start`, `run` to the end, `finish`."""
-    state = start(carry, limit, how, phrases, src)
+    state = start(step_fn, carry, limit, how, phrases, src)
     return finish(run(step_fn, state, how, phrases), how, phrases)
 
 
-def start(carry: Any, limit: Int[Array, " batch"], how: Search, phrases: Phrases | None = None, src: int = 0) -> State:
-    """Before the first step.
+def start(step_fn: StepFn, carry: Any, limit: Int[Array, " batch"], how: Search, phrases: Phrases | None = None, src: int = 0) -> State:
+    """After the first step.
 
     Args:
-        carry: the step function's state, equal for all hypotheses of a sentence.
+        step_fn: what may follow.
+        carry: its state before the first step, of as many hypotheses as there are groups.
         limit: most tokens of each sentence's hypotheses, end mark included; 0 for a row that is no sentence.
         how: the search.
         phrases: what each sentence's hypotheses must contain.
         src: source positions that attention is kept of.
     """
-    rows, beams, size = limit.shape[0], (limit.shape[0], how.beam_size), how.beam_size // how.groups
-    first = jnp.arange(how.beam_size) % size == 0  # of each group one live hypothesis, the empty one
-    rank = jnp.tile(jnp.where(first, 0.0, -jnp.inf), (rows, 1))
-    greedy = jnp.tile((jnp.arange(how.beam_size) == 0) & (size > 1) & (phrases is None), (rows, 1))
-    progress = None if phrases is None else jnp.zeros((*beams, *phrases.length.shape[1:]), jnp.int32)
-    live = _Live(jnp.full(beams, how.bos), rank, rank, greedy, progress, carry)
-    nothing, zeros = jnp.full(beams, -jnp.inf), jnp.zeros(beams, jnp.int32)
+    rows, empty = limit.shape[0], (limit.shape[0], how.groups)
+    rank, greedy = jnp.zeros(empty), jnp.tile((jnp.arange(how.groups) == 0) & (how.groups < how.beam_size) & (phrases is None), (rows, 1))
+    progress = None if phrases is None else jnp.zeros((*empty, *phrases.length.shape[1:]), jnp.int32)
+    live = _Live(jnp.full(empty, how.bos), rank, rank, greedy, progress, carry)
+    nothing, zeros = jnp.full((rows, how.beam_size), -jnp.inf), jnp.zeros((rows, how.beam_size), jnp.int32)
     ended = _Ended(nothing, nothing, zeros, zeros, nothing)
     steps = (rows, how.max_steps, how.beam_size)
     attention = jnp.zeros((*steps, src)) if how.attention else None
     history = _History(jnp.zeros(steps, jnp.int32), jnp.zeros(steps, jnp.int32), jnp.zeros(steps), attention)
-    return State(limit, jnp.zeros_like(limit), limit == 0, live, ended, history)
+    return _advance(step_fn, State(limit, jnp.zeros_like(limit), limit == 0, live, ended, history), how, phrases)
 
 
 def put(flags: Bool[Array, " batch"], new: Any, old: Any) -> Any:
@@ -185,43 +185,52 @@ def run(step_fn: StepFn, state: State, how: Search, phrases: Phrases | None = No
 
 
 def _advance(step_fn: StepFn, now: State, how: Search, phrases: Phrases | None) -> State:
-    """One more token of every live hypothesis."""
+    """One more token of every live hypothesis: of all of a group, or of the one that it begins with."""
     carry, following = step_fn(now.live.carry, now.live.last)
-    step, size = now.step + 1, how.beam_size // how.groups
+    step, size, before = now.step + 1, how.beam_size // how.groups, now.live.last.shape[1]
     taken = jnp.zeros((following.rank.shape[0], following.rank.shape[2]))  # how often earlier groups chose each token
     chosen = []
-    for first in range(0, how.beam_size, size):
-        live, ended, scores = _of_group((now.live._replace(carry=()), now.ended, following), first, size)
-        malus = how.diversity * taken if first else None
-        chosen.append(_choose(live, ended, scores, _extend(live, scores, malus, how, phrases), step, first, how, phrases))
+    for group in range(how.groups):
+        first, many = group * before // how.groups, before // how.groups
+        live, scores = _slice((now.live._replace(carry=()), following), first, many)
+        malus = how.diversity * taken if group else None
+        found = _extend(live, scores, malus, how, phrases)
+        chosen.append(_choose(live, _slice(now.ended, group * size, size), scores, found, step, first, how, phrases))
         live = chosen[-1][0]
         if how.groups > 1:
             taken = jax.vmap(lambda row, token, rank: row.at[token].add(jnp.isfinite(rank)))(taken, live.last, live.rank)
     live, ended, origin, token_logp = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *chosen)
-    entries = _History(live.last, origin, token_logp, following.attention if how.attention else None)
+    seen = None
+    if how.attention and following.attention is not None:
+        seen = jnp.pad(following.attention, ((0, 0), (0, how.beam_size - before), (0, 0)))
+    entries = _History(live.last, origin, token_logp, seen)
     rows = jnp.arange(step.shape[0])
     history = jax.tree.map(lambda kept, entry: kept.at[rows, now.step].set(entry, mode="drop"), now.history, entries)
-    live, ended, step = put(now.done, (now.live._replace(carry=()), now.ended, now.step), (live, ended, step))
+    frozen = now.live._replace(carry=())
+    if before < how.beam_size:  # what a row without a limit has at the first step: the empty hypothesis
+        rank = jnp.where(jnp.arange(how.beam_size)[None, :] % size == 0, jnp.zeros_like(live.rank), -jnp.inf)
+        frozen = live._replace(rank=rank, logp=rank)
+    live, ended, step = put(now.done, (frozen, now.ended, now.step), (live, ended, step))
     done = now.done | _hopeless(live, ended, now.limit, how) | (step >= now.limit)
     return State(now.limit, step, done, live._replace(carry=jax.tree.map(lambda part: _take(part, origin), carry)), ended, history)
 
 
-def _of_group(tree: Any, first: int, size: int) -> Any:
+def _slice(tree: Any, first: int, size: int) -> Any:
     return jax.tree.map(lambda part: part[:, first : first + size], tree)
 
 
 def _extend(live: _Live, scores: Next, malus: Any, how: Search, phrases: Phrases | None) -> _Extensions:
-    """The extensions that may be chosen: enough of them that none is missed."""
-    rows, beams, vocab = scores.rank.shape
+    """The extensions that may be chosen: enough of them that none is missed, and as many as stay alive, be they real or not."""
+    (rows, beams, vocab), size = scores.rank.shape, how.beam_size // how.groups
     totals = live.rank[:, :, None] + scores.rank
     if phrases is not None:
-        return _extend_by_bank(live, totals, how, phrases)
+        return _at_least(_extend_by_bank(live, totals, how, phrases), size)
     order = totals if malus is None else totals - malus[:, None, :]
     order = order if scores.noise is None else order + scores.noise
-    index = _largest(order.reshape(rows, -1), min(2 * beams, beams * vocab))  # enough: at most `beams` of them end
+    index = _largest(order.reshape(rows, -1), min(2 * size, beams * vocab))  # enough: at most `size` of them end
     rank, parent, token = _take(totals.reshape(rows, -1), index), index // vocab, index % vocab
     greedy = jnp.zeros_like(rank, bool)
-    if beams > 1:
+    if size > 1:
         follows, source = live.greedy.any(axis=1), live.greedy.argmax(axis=1)
         values = jnp.take_along_axis(totals, source[:, None, None], axis=1)[:, 0]  # [batch vocab]
         likeliest = _largest(values, 1)[:, 0]
@@ -232,7 +241,14 @@ def _extend(live: _Live, scores: Next, malus: Any, how: Search, phrases: Phrases
         rank, token, parent, greedy = (
             jnp.concatenate([found, more[:, None]], axis=1) for found, more in zip((rank, token, parent, greedy), extra, strict=True)
         )
-    return _Extensions(rank, token, parent, greedy, jnp.tile(jnp.arange(rank.shape[1]), (rows, 1)), None)
+    return _at_least(_Extensions(rank, token, parent, greedy, jnp.tile(jnp.arange(rank.shape[1]), (rows, 1)), None), size)
+
+
+def _at_least(found: _Extensions, count: int) -> _Extensions:
+    """Filled up with some that do not exist: the one hypothesis that a group begins with has as few extensions as there are tokens."""
+    more = max(0, count - found.rank.shape[1])
+    filled = jax.tree.map(lambda part: jnp.pad(part, ((0, 0), (0, more), *((0, 0),) * (part.ndim - 2))), found)
+    return filled._replace(rank=jnp.pad(found.rank, ((0, 0), (0, more)), constant_values=-jnp.inf))
 
 
 def _largest(values: Float[Array, "batch values"], count: int) -> Int[Array, "batch count"]:
@@ -257,7 +273,7 @@ def _largest(values: Float[Array, "batch values"], count: int) -> Int[Array, "ba
 def _extend_by_bank(live: _Live, totals: Float[Array, "batch beam vocab"], how: Search, phrases: Phrases) -> _Extensions:
     is_end = (jnp.arange(totals.shape[2]) == how.eos)[None, None, :]
     totals = jnp.where(is_end & ~all_met(phrases, live.progress)[:, :, None], -jnp.inf, totals)
-    rank, parent, token = best_of_each_bank(phrases, totals, how.eos)
+    rank, parent, token = best_of_each_bank(phrases, totals, how.eos, how.beam_size // how.groups)
     progress = progress_after(phrases, _take(live.progress, parent), jnp.where(token == how.eos, -1, token))
     turn = _better_in_bank(tokens_met(phrases, progress), jnp.isfinite(rank))
     return _Extensions(rank, token, parent, jnp.zeros_like(rank, bool), turn, progress)
@@ -273,7 +289,7 @@ def _choose(
     live: _Live, ended: _Ended, scores: Next, found: _Extensions, step: Any, first: int, how: Search, phrases: Phrases | None
 ) -> tuple[_Live, _Ended, Array, Array]:
     """A group's live and ended hypotheses after this step; of the live ones also where they came from, and the token's log-probability."""
-    rows, size = live.rank.shape
+    rows, size = live.rank.shape[0], how.beam_size // how.groups
     token_logp = scores.logp[jnp.arange(rows)[:, None], found.parent, found.token]
     logp, is_end = _take(live.logp, found.parent) + token_logp, found.token == how.eos
     ends = is_end & jnp.isfinite(found.rank) & ((found.turn < size) | found.greedy)

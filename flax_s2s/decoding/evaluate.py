@@ -53,12 +53,12 @@ def translate_together(
         sources: lines.
         on_part: called by all processes alike, after each part of the lines.
     """
-    index, count = parallel.process()
+    (index, count), weights = parallel.process(), translator.lay_out(params)
     together = _BATCHES_TOGETHER * translator.rows * count
     results: list[Translation] = []
     for start in range(0, len(sources), together):
         part = sources[start : start + together]
-        mine = [list(found[: len(_SHARED)]) for found in translator(params, part[index::count])]
+        mine = [list(found[: len(_SHARED)]) for found in translator(weights, part[index::count])]
         found = [json.loads(payload) for payload in parallel.share(json.dumps(mine).encode())]
         results += [Translation(*found[i % count][i // count]) for i in range(len(part))]
         on_part()

@@ -17,7 +17,7 @@ from flax_s2s.data.batching import pad
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.beam import length_penalty
 from flax_s2s.decoding.constraints import mean_logp
-from flax_s2s.decoding.stream import most_tokens, rows_per_device
+from flax_s2s.decoding.stream import Weights, make_lay_out, most_tokens, rows_per_device
 from flax_s2s.decoding.translate import padded_length
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.parallel import AXIS, Devices, feed_rows, localize
@@ -39,7 +39,7 @@ class Forced(NamedTuple):
 
 
 def make_forced(models: Sequence[Model], mean: str, devices: Devices) -> Callable[[Any, Any, Any], Any]:
-    """Makes `(params of each model, src_ids, tgt_ids) -> log-probability of each token`, jitted, rows spread over the devices."""
+    """Makes `(Weights of each model, src_ids, tgt_ids) -> log-probability of each token`, jitted, rows spread over the devices."""
 
     @partial(
         jax.shard_map,
@@ -48,27 +48,28 @@ def make_forced(models: Sequence[Model], mean: str, devices: Devices) -> Callabl
         out_specs=PartitionSpec(AXIS),
         check_vma=False,
     )
-    def forced(params: Any, src_ids: Any, tgt_ids: Any) -> Any:
-        members = [forced_logp(model, one, src_ids, tgt_ids) for model, one in zip(models, params, strict=True)]
+    def forced(weights: Any, src_ids: Any, tgt_ids: Any) -> Any:
+        members = [forced_logp(model, one, src_ids, tgt_ids) for model, one in zip(models, weights, strict=True)]
         return members[0] if len(members) == 1 else mean_logp(members, mean)
 
     return jax.jit(forced)
 
 
-def forced_logp(model: Model, params: Any, src_ids: Int[Array, "batch src"], tgt_ids: Int[Array, "batch tgt"]) -> Float[Array, "batch tgt"]:
+def forced_logp(
+    model: Model, weights: Weights, src_ids: Int[Array, "batch src"], tgt_ids: Int[Array, "batch tgt"]
+) -> Float[Array, "batch tgt"]:
     """Natural log of the probability of each token of the target, 0 for padding.
 
     Read step by step as a search does, with the search's own step: the same numbers, in whatever type they are computed.
     """
-    bound = model.bind(params)
+    bound = model.bind(weights.params)
     memory = bound.encode(src_ids)
-    step, (table, bias) = bound.make_step(memory), bound.output()
-    softmax = lax.optimization_barrier(table.T.astype(bound.compute))
+    step, bias = bound.make_step(weights.step, memory), bound.output()[1]
 
     def position(carry: Any, now: Any) -> tuple[Any, Any]:
         last, ids = now
         carry, readouts, _ = step(carry, last[:, None])
-        logits = jnp.matmul(readouts[:, 0], softmax, preferred_element_type=jnp.float32) + bias[None, :]
+        logits = jnp.matmul(readouts[:, 0], weights.step.softmax, preferred_element_type=jnp.float32) + bias[None, :]
         logp = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), ids[:, None], axis=1)[:, 0]
         return carry, jnp.where(ids != PAD, logp, 0)
 
@@ -89,7 +90,8 @@ class Scorer:
             devices: this process' own.
         """
         self.vocabularies, self.config, self.devices = vocabularies, config, devices
-        self.rows = rows_per_device(config) * devices.count
+        self.rows = rows_per_device(config, 1) * devices.count
+        self._lay_out = make_lay_out(models)
         self._forced = make_forced(models, config.ensemble, devices)
 
     @property
@@ -97,11 +99,15 @@ class Scorer:
         """The longest target that is scored, end mark included: the longest that any source is decoded to."""
         return most_tokens(self.config.max_source_tokens, self.config)
 
-    def __call__(self, params: Sequence[Any], sources: Sequence[str], targets: Sequence[Sequence[int]]) -> list[Forced]:
+    def lay_out(self, params: Sequence[Any]) -> list[Weights]:
+        """Makes each model's parameters ready, for any number of calls."""
+        return self._lay_out([localize(self.devices, one) for one in params])
+
+    def __call__(self, weights: Sequence[Weights], sources: Sequence[str], targets: Sequence[Sequence[int]]) -> list[Forced]:
         """Scores pairs; the results stand in the order of the pairs.
 
         Args:
-            params: of each model.
+            weights: what `lay_out` made of each model's parameters.
             sources: lines; too long ones are cut as for decoding.
             targets: the tokens of each, without the end mark; at most `most_tokens` with it.
         """
@@ -111,13 +117,12 @@ class Scorer:
         shapes: dict[tuple[int, int], list[int]] = {}
         for i in range(len(src)):
             shapes.setdefault((padded_length(len(src[i])), padded_length(len(tgt[i]))), []).append(i)
-        here = [localize(self.devices, one) for one in params]
         results: dict[int, Forced] = {}
         for (src_length, tgt_length), members in sorted(shapes.items(), reverse=True):
             for start in range(0, len(members), self.rows):
                 chosen = members[start : start + self.rows]
                 batch = (pad([src[i] for i in chosen], self.rows, src_length), pad([tgt[i] for i in chosen], self.rows, tgt_length))
-                logp = np.asarray(self._forced(here, *feed_rows(self.devices, batch)))
+                logp = np.asarray(self._forced(weights, *feed_rows(self.devices, batch)))
                 for row, i in enumerate(chosen):
                     results[i] = self._read(
                         logp[row, : len(tgt[i])].tolist(), tgt[i].tolist(), len(whole[i]) >= self.config.max_source_tokens

@@ -75,9 +75,9 @@ def tokens_met(phrases: Phrases, progress: Int[Array, "batch beam phrase variant
 
 
 def best_of_each_bank(
-    phrases: Phrases, totals: Float[Array, "batch beam vocab"], eos: int
+    phrases: Phrases, totals: Float[Array, "batch beam vocab"], eos: int, count: int
 ) -> tuple[Float[Array, "batch extension"], Int[Array, "batch extension"], Int[Array, "batch extension"]]:
-    """Extensions among which the best of every bank are: rank, parent and token, best first.
+    """Extensions among which the best `count` of every bank are: rank, parent and token, best first.
 
     Tokens of no phrase lead a hypothesis into one and the same bank, so of those the best of each hypothesis are enough;
     all others, and the end mark, are taken one by one.
@@ -85,7 +85,7 @@ def best_of_each_bank(
     rows, beams, vocab = totals.shape
     special = jnp.concatenate([jnp.full((rows, 1), eos), phrases.special], axis=1)
     is_special = jax.vmap(lambda tokens: jnp.zeros(vocab, bool).at[tokens].set(True, mode="drop"))(jnp.where(special < 0, vocab, special))
-    _, ordinary = lax.top_k(jnp.where(is_special[:, None, :], -jnp.inf, totals), min(beams, vocab))
+    _, ordinary = lax.top_k(jnp.where(is_special[:, None, :], -jnp.inf, totals), min(count, vocab))
     tokens = jnp.concatenate([ordinary, jnp.broadcast_to(jnp.maximum(special, 0)[:, None, :], (rows, beams, special.shape[1]))], axis=2)
     counts = jnp.concatenate(
         [

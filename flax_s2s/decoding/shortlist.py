@@ -4,31 +4,40 @@ Enters: token pairs. Leaves: for each source token its likeliest translations, a
 some hundred candidates instead of the whole vocabulary the softmax layer, most of a step's work, is done in a fraction of the time.
 """
 
+import zipfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
-from flax_s2s.config import UNK, UserError
+from flax_s2s.config import PAD, UNK, UserError
 from flax_s2s.data.batching import TokenPairs
 
 _MOST_ENTRIES = 30_000_000  # pairs of a source and a target position that are counted: about 1 GB
 _ITERATIONS = 4
-_KEPT, _FREQUENT = 64, 128  # translations of a source token, and tokens that are always tried
+_KEPT = 128  # translations of a source token, and of the null word
 
 
 class Shortlist(NamedTuple):
     """The table, and how much of it is used."""
 
-    table: np.ndarray  # [source vocabulary, kept]: likeliest first, filled up with PAD
-    frequent: np.ndarray  # [frequent]
-    per_token: int = _KEPT
+    tokens: np.ndarray  # [source vocabulary, kept]: likeliest first, filled up with PAD; the row of PAD is the null word's
+    probability: np.ndarray  # [source vocabulary, kept]
+    size: int = _KEPT
 
     def candidates(self, source: Sequence[int], wanted: Sequence[int] = ()) -> np.ndarray:
-        """The tokens that are tried for a source, in order: special ones, frequent ones, translations of its tokens, and those wanted."""
-        likely = self.table[np.asarray(source, np.int64), : self.per_token].ravel()
-        return np.unique(np.concatenate([np.arange(UNK + 1), self.frequent, likely, np.asarray(wanted, np.int64)])).astype(np.int32)
+        """The tokens that are tried for a source, in order: special ones, those wanted, and the likeliest to be in a translation, `size` in all.
+
+        How often a token is expected in a translation is, by the model, the sum of its probabilities over the source's tokens.
+        """
+        rows = [PAD, *source]
+        tokens, place = np.unique(self.tokens[rows], return_inverse=True)
+        expected = np.bincount(place.ravel(), self.probability[rows].ravel())
+        given = np.union1d(np.arange(UNK + 1), np.asarray(wanted, np.int64))
+        others = tokens[np.argsort(-expected, kind="stable")]
+        others = others[~np.isin(others, given)][: max(0, self.size - len(given))]
+        return np.sort(np.concatenate([given, others])).astype(np.int32)
 
 
 def learn(pairs: TokenPairs, source_vocab: int, target_vocab: int) -> Shortlist:
@@ -37,7 +46,7 @@ def learn(pairs: TokenPairs, source_vocab: int, target_vocab: int) -> Shortlist:
     keys, positions, count = [], [], 0
     for i in chosen:
         source, target = (side.flat[side.starts[i] : side.starts[i + 1] - 1].astype(np.int64) for side in (pairs.source, pairs.target))
-        source = np.append(source, 0)  # PAD stands for the null word
+        source = np.append(source, PAD)  # PAD stands for the null word
         keys.append((source[:, None] * target_vocab + target[None, :]).ravel())
         positions.append(np.tile(np.arange(count, count + len(target)), len(source)))
         count += len(target)
@@ -50,12 +59,11 @@ def learn(pairs: TokenPairs, source_vocab: int, target_vocab: int) -> Shortlist:
         probability = expected / np.bincount(source_of, expected, source_vocab)[source_of]
     order = np.lexsort((unique, -probability, source_of))
     starts = np.searchsorted(source_of[order], np.arange(source_vocab + 1))
-    table = np.zeros((source_vocab, _KEPT), np.int32)
-    for token in range(1, source_vocab):
-        best = unique[order[starts[token] : starts[token + 1]][:_KEPT]] % target_vocab
-        table[token, : len(best)] = best
-    often = np.bincount(np.asarray(pairs.target.flat[:_MOST_ENTRIES], np.int64), minlength=target_vocab)
-    return Shortlist(table, np.argsort(-often, kind="stable")[:_FREQUENT].astype(np.int32))
+    tokens, likely = np.full((source_vocab, _KEPT), PAD, np.int32), np.zeros((source_vocab, _KEPT), np.float32)
+    for token in range(source_vocab):
+        best = order[starts[token] : starts[token + 1]][:_KEPT]
+        tokens[token, : len(best)], likely[token, : len(best)] = unique[best] % target_vocab, probability[best]
+    return Shortlist(tokens, likely)
 
 
 def _fitting(pairs: TokenPairs) -> np.ndarray:
@@ -68,11 +76,11 @@ def save(shortlist: Shortlist, file: epath.Path) -> None:
     """Writes it; the file appears whole or not at all."""
     partial = file.with_name(file.name + ".partial")
     with partial.open("wb") as opened:
-        np.savez(opened, table=shortlist.table, frequent=shortlist.frequent)
+        np.savez(opened, tokens=shortlist.tokens, probability=shortlist.probability)
     partial.replace(file)
 
 
-def load(file: epath.Path, per_token: int) -> Shortlist:
+def load(file: epath.Path, size: int) -> Shortlist:
     """Reads what `save` wrote.
 
     Raises:
@@ -80,8 +88,8 @@ def load(file: epath.Path, per_token: int) -> Shortlist:
     """
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as read:
-            return Shortlist(read["table"], read["frequent"], per_token)
+            return Shortlist(read["tokens"], read["probability"], size)
     except FileNotFoundError:
         raise UserError(f"{file} is not there; make it once: python -m flax_s2s shortlist {file.parent}") from None
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{file} is damaged ({error}); make it again: python -m flax_s2s shortlist {file.parent}") from None

@@ -1,6 +1,6 @@
 """Sentences streaming through the rows of one search: where one is done, the next takes its place.
 
-Enters: parameters, and sentences as arrays of one shape. Leaves: hypotheses. `lay_out` makes parameters ready, once for all
+Enters: parameters, and sentences as arrays of one shape. Leaves: hypotheses. `make_lay_out` makes parameters ready, once for all
 shapes. Two programs for each shape: `admit` encodes as many sentences as there are rows, and `go` seats some of them where rows
 are free, and searches until some rows are done.
 
@@ -24,7 +24,7 @@ from flax_s2s.decoding.beam import Hypotheses, Next
 from flax_s2s.decoding.constraints import Automaton, Steps
 from flax_s2s.decoding.lexical import Phrases
 from flax_s2s.decoding.sampling import sample
-from flax_s2s.model.seq2seq import Memory, Model, Seq2Seq
+from flax_s2s.model.seq2seq import Memory, Model, Seq2Seq, StepWeights
 from flax_s2s.parallel import AXIS, Devices
 
 NEVER = (PAD, BOS, UNK)
@@ -34,8 +34,8 @@ NEVER = (PAD, BOS, UNK)
 class Weights(NamedTuple):
     """A model's parameters as the search reads them."""
 
-    params: Any
-    softmax: Array  # [readout vocab] the table of the softmax layer, laid out so that the product of every step is a fast one
+    params: Any  # kernels are rounded to the type of the products
+    step: StepWeights
 
 
 class Sentences(NamedTuple):
@@ -63,39 +63,53 @@ class Rows(NamedTuple):
 class Stream(NamedTuple):
     """The programs, jitted; arrays are spread over the devices by row."""
 
-    lay_out: Callable[..., Any]
-    """`params of each model -> Weights of each model`, once for all calls of the others"""
     admit: Callable[..., Rows]
-    """`(Weights of each model, blocklist, Sentences) -> Rows` before the first step"""
+    """`(Weights of each model, blocklist, Sentences) -> Rows` after the first step"""
     go: Callable[..., Any]
     """`(Weights of each model, blocklist, rows, waiting, index [batch], take [batch], until [devices]) -> rows, done [batch], Hypotheses`;
     where `take` is set the waiting row `index` is seated, and each device searches until so many of its rows are done"""
 
 
-def make_step_fn(bound: Seq2Seq, memory: Memory, softmax: Array, candidates: Any = None, layer: Any = None) -> beam.StepFn:
+def make_lay_out(models: Sequence[Model]) -> Callable[[Sequence[Any]], list[Weights]]:
+    """Makes `params of each model -> Weights of each model`, jitted: once for all that is searched or scored with them."""
+
+    def rounded(bound: Seq2Seq, path: Any, leaf: Array) -> Array:
+        return leaf.astype(bound.compute) if path[-1].key.startswith("kernel") else leaf
+
+    @jax.jit
+    def lay_out(params: Sequence[Any]) -> list[Weights]:
+        bound = [model.bind(own) for model, own in zip(models, params, strict=True)]
+        ready = [jax.tree_util.tree_map_with_path(partial(rounded, one), own) for one, own in zip(bound, params, strict=True)]
+        return [Weights(own, one.lay_out()) for one, own in zip(bound, ready, strict=True)]
+
+    return lay_out
+
+
+def make_step_fn(bound: Seq2Seq, weights: StepWeights, memory: Memory, candidates: Any = None, layer: Any = None) -> beam.StepFn:
     """The step function of one model: log-probabilities of the next token; some tokens are never generated.
 
     Args:
         bound: the model.
+        weights: of the model's steps.
         memory: of the sources.
-        softmax: the table of the softmax layer, [readout vocab].
         candidates: tokens that may be generated, [batch shortlist]; then tokens are counted among those.
         layer: table and bias of the candidates, [batch shortlist readout] and [batch shortlist].
     """
-    step, bias = bound.make_step(memory), bound.output()[1]
+    step, bias = bound.make_step(weights, memory), bound.output()[1]
 
     def step_fn(carry: Any, ids: Any) -> tuple[Any, Next]:
         tokens = ids if candidates is None else jnp.take_along_axis(candidates, ids, axis=1)
-        carry, readouts, weights = step(carry, tokens)
+        carry, readouts, attention = step(carry, tokens)
         if layer is None:
-            logits = jnp.matmul(readouts, softmax, preferred_element_type=jnp.float32) + bias[None, None, :]
+            products, added = jnp.matmul(readouts, weights.softmax, preferred_element_type=jnp.float32), bias[None, None, :]
         else:
-            logits = jnp.einsum("bkr,bvr->bkv", readouts, layer[0], preferred_element_type=jnp.float32) + layer[1][:, None, :]
-        # What reads logits this large shall subtract as it reads: log_softmax would write them once more.
-        logits = lax.optimization_barrier(logits)
+            products = jnp.einsum("bkr,bvr->bkv", readouts, layer[0], preferred_element_type=jnp.float32)
+            added = layer[1][:, None, :]
+        # What reads products this large shall add and subtract as it reads: log_softmax would write them twice more.
+        logits = lax.optimization_barrier(products) + added
         logp = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         never = jnp.isin(jnp.arange(logp.shape[-1]), jnp.array(NEVER))
-        return carry, Next(logp, jnp.where(never[None, None, :], -jnp.inf, logp), weights)
+        return carry, Next(logp, jnp.where(never[None, None, :], -jnp.inf, logp), attention)
 
     return step_fn
 
@@ -111,47 +125,44 @@ def make_stream(models: Sequence[Model], config: DecodingConfig, devices: Device
         groups, diversity = (config.beam_size, 0.0) if sampled else (config.groups, config.diversity)
         return beam.Search(config.beam_size, most, BOS, EOS, config.length_penalty, config.n_best, groups, diversity, keep_attention)
 
-    def steps(weights: Sequence[Weights], blocklist: Automaton | None, rows: Rows) -> Steps:
+    def steps(weights: Sequence[Weights], blocklist: Automaton | None, rows: Rows, beams: int) -> Steps:
         members = []
         for index, (model, own) in enumerate(zip(models, weights, strict=True)):
             bound, memory, layer = model.bind(own.params), rows.memories[index], None if rows.layers is None else rows.layers[index]
-            step_fn = make_step_fn(bound, memory, own.softmax, rows.sentences.candidates, layer)
-            members.append(Steps(step_fn, bound.start(memory, config.beam_size)))
+            step_fn = make_step_fn(bound, own.step, memory, rows.sentences.candidates, layer)
+            members.append(Steps(step_fn, bound.start(memory, beams)))
         said = members[0] if len(members) == 1 else constraints.ensemble(members, config.ensemble)
-        return _lay_rules(said, rows, blocklist, config, how(rows.sentences).max_steps)
-
-    @jax.jit
-    def lay_out(params: Sequence[Any]) -> list[Weights]:
-        bound = [model.bind(own) for model, own in zip(models, params, strict=True)]
-        return [Weights(own, one.output()[0].T.astype(one.compute)) for own, one in zip(params, bound, strict=True)]
+        return _lay_rules(said, rows, blocklist, config, beams, how(rows.sentences).max_steps)
 
     @jax.jit
     @partial(spread, in_specs=(everywhere, everywhere, by_row))
     def admit(weights: Sequence[Weights], blocklist: Any, sentences: Sentences) -> Rows:
-        bound = [model.bind(own.params) for model, own in zip(models, weights, strict=True)]
+        bound, count = [model.bind(own.params) for model, own in zip(models, weights, strict=True)], sentences.limit.shape[0]
+        if count == 1:  # see `rows_per_device`
+            sentences = jax.tree.map(lambda part: jnp.repeat(part, 2, axis=0), sentences)
         memories, layers, chosen = tuple(one.encode(sentences.src_ids) for one in bound), None, sentences.candidates
         if chosen is not None:
             filler = jnp.where((chosen == PAD) & (jnp.arange(chosen.shape[1]) > 0)[None, :], -jnp.inf, 0.0)
             layers = tuple((one.output()[0][chosen].astype(one.compute), one.output()[1][chosen] + filler) for one in bound)
-        # The carry of the search depends on the memories alone, so rows without a search yet are enough to make it.
-        carry = steps(weights, blocklist, Rows(sentences, memories, layers, None)).carry
-        state = beam.start(carry, sentences.limit, how(sentences), sentences.include, sentences.src_ids.shape[1])
-        return Rows(sentences, memories, layers, state)
+        search, rows = how(sentences), Rows(sentences, memories, layers, None)
+        first = steps(weights, blocklist, rows, search.groups)
+        state = beam.start(first.step_fn, first.carry, sentences.limit, search, sentences.include, sentences.src_ids.shape[1])
+        return jax.tree.map(lambda part: part[:count], rows._replace(state=state))
 
     @partial(jax.jit, donate_argnums=2)
     @partial(spread, in_specs=(everywhere, everywhere, by_row, by_row, by_row, by_row, by_row))
     def go(weights: Any, blocklist: Any, rows: Rows, waiting: Rows, index: Any, take: Any, until: Any) -> tuple[Rows, Any, Hypotheses]:
         rows = beam.put(take, jax.tree.map(lambda part: part[index], waiting), rows)
         search = how(rows.sentences)
-        state = beam.run(steps(weights, blocklist, rows).step_fn, rows.state, search, rows.sentences.include, until[0])
+        state = beam.run(steps(weights, blocklist, rows, config.beam_size).step_fn, rows.state, search, rows.sentences.include, until[0])
         return rows._replace(state=state), state.done, beam.finish(state, search, rows.sentences.include)
 
-    return Stream(lay_out, admit, go)
+    return Stream(admit, go)
 
 
-def _lay_rules(steps: Steps, rows: Rows, blocklist: Automaton | None, config: DecodingConfig, max_steps: int) -> Steps:
+def _lay_rules(steps: Steps, rows: Rows, blocklist: Automaton | None, config: DecodingConfig, size: int, max_steps: int) -> Steps:
     """What the settings and the sentences ask for, over a model or several."""
-    sentences, size, batch = rows.sentences, config.beam_size, rows.sentences.limit.shape[0]
+    sentences, batch = rows.sentences, rows.sentences.limit.shape[0]
     if config.repetition_penalty != 1 or config.no_repeat_ngram:
         steps = constraints.avoid_repetition(steps, config.no_repeat_ngram, config.repetition_penalty, EOS, size, max_steps)
     if config.end_threshold:
@@ -170,9 +181,9 @@ def _lay_rules(steps: Steps, rows: Rows, blocklist: Automaton | None, config: De
     return steps
 
 
-def rows_per_device(config: DecodingConfig) -> int:
-    """Never one: a product with one row is made by another kernel than one with more, which rounds otherwise."""
-    return max(2, config.rows)
+def rows_per_device(config: DecodingConfig, beams: int) -> int:
+    """Never so few that a product has one row: that is made by another kernel than one with more, which rounds otherwise."""
+    return max(config.rows, 1 if beams > 1 else 2)
 
 
 def most_tokens(source_tokens: int, config: DecodingConfig) -> int:

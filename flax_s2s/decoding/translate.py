@@ -20,12 +20,12 @@ from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.constraints import Automaton, make_automaton
 from flax_s2s.decoding.lexical import make_phrases
 from flax_s2s.decoding.shortlist import Shortlist
-from flax_s2s.decoding.stream import Rows, Sentences, make_stream, most_tokens, rows_per_device
+from flax_s2s.decoding.stream import Rows, Sentences, Weights, make_lay_out, make_stream, most_tokens, rows_per_device
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.parallel import Devices, feed_rows, localize
 
 _LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-_REFILL = 8  # one part in so many of the rows must be free before others take their places
+_REFILL = 16  # one part in so many of the rows must be free before others take their places
 
 
 class Request(NamedTuple):
@@ -128,20 +128,25 @@ class Translator:
             attention: whether translations come with it.
         """
         self.vocabularies, self.config, self.devices = vocabularies, config, devices
-        self._rows_each = rows_per_device(config)
+        self._rows_each = rows_per_device(config, config.beam_size)
         self.rows = self._rows_each * devices.count
         self._shortlist = shortlist
         self._blocklist = Automaton(*(part[None] for part in self._automaton(blocklist))) if blocklist else None
+        self._lay_out = make_lay_out(models)
         self._stream = make_stream(models, config, devices, attention and all(model.config.attention != "none" for model in models))
         self._idle: tuple[Shape, Rows] | None = None  # rows without sentences, left from the last call
 
+    def lay_out(self, params: Sequence[Any]) -> list[Weights]:
+        """Makes each model's parameters ready, for any number of calls."""
+        return self._lay_out([localize(self.devices, one) for one in params])
+
     def __call__(
-        self, params: Sequence[Any], requests: Sequence[Request | str], on_batch: Callable[[int], None] | None = None
+        self, weights: Sequence[Weights], requests: Sequence[Request | str], on_batch: Callable[[int], None] | None = None
     ) -> list[Translation]:
         """Translates; the results stand in the order of the requests.
 
         Args:
-            params: of each model.
+            weights: what `lay_out` made of each model's parameters.
             requests: what to translate; a blank line gives an empty one.
             on_batch: called again and again with the number of sentences that have been translated since.
         """
@@ -151,7 +156,6 @@ class Translator:
         shapes: dict[Shape, list[int]] = {}
         for i, one in ready.items():
             shapes.setdefault(self._shape(one), []).append(i)
-        weights = self._stream.lay_out([localize(self.devices, one) for one in params])
         for shape in sorted(shapes, reverse=True):  # longest first, so that a lack of memory shows at once
             members = sorted(shapes[shape], key=lambda i: (-len(ready[i].src), i))
             for i, translation in self._decode(weights, shape, {i: ready[i] for i in members}, on_batch or (lambda _: None)):
@@ -194,7 +198,10 @@ class Translator:
     def _shape(self, one: _Ready) -> Shape:
         longest = max((len(variant) for phrase in one.include for variant in phrase), default=0)
         states = _padded(len(one.exclude[0])) if one.exclude else 0
-        candidates = 0 if one.candidates is None else _padded(len(one.candidates))
+        candidates = 0
+        if one.candidates is not None and self._shortlist is not None:
+            many = len(one.candidates)
+            candidates = self._shortlist.size if many <= self._shortlist.size else _padded(many)
         return Shape(padded_length(len(one.src)), _padded(len(one.prefix)), _padded(len(one.include)), _padded(longest), states, candidates)
 
     def _sentences(self, shape: Shape, ready: Sequence[_Ready]) -> Sentences:

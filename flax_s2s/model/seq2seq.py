@@ -2,6 +2,7 @@
 
     encode()      source ids -> Memory
     __call__()    source ids and target inputs -> readouts of all target positions (teacher forcing)
+    lay_out()      -> StepWeights: what decoding steps multiply with, made once for all sentences
     start(), make_step()   Memory -> Carry; Carry and the last tokens -> Carry, readouts, attention
     output()      the softmax layer's table and bias; logits = readouts @ table.T + bias
 
@@ -48,6 +49,14 @@ class Carry(NamedTuple):
 
 Step = Callable[[Carry, Int[Array, "batch beam"]], tuple[Carry, Float[Array, "batch beam readout"], Float[Array, "batch beam src"] | None]]
 """(carry, last tokens) -> next carry, readouts, and attention (None without)"""
+
+
+class StepWeights(NamedTuple):
+    """What decoding steps read of the parameters: joined, rounded and laid out for fast products."""
+
+    inputs: Float[Array, "vocab gates"]  # each token's part of the lowest layer's sums, the bias included
+    kernels: dict[str, Array]  # of layers and readout, by name
+    softmax: Float[Array, "readout vocab"]
 
 
 class Sizes(NamedTuple):
@@ -185,16 +194,19 @@ class Decoder(nnx.Module):
             outputs, _ = lstm_layer(self.layers[index], inputs, None, memory.start[index], False, self.kernel, self.config.recompute)
             return drop(outputs, keys, _TARGET_SITE + index + 1, self.config.dropout)
 
-        readouts, _ = self._stack(multiply_by(self._kernels(memory)), self._constants(memory).source, embedded, run)
+        readouts, _ = self._stack(multiply_by(self._kernels() | self._of_source(memory)), self._constants(memory).source, embedded, run)
         return drop(readouts, keys, _READOUT_SITE, self.config.dropout)
 
-    def make_step(self, memory: Memory) -> Callable[[Carry, Any], tuple[Carry, Any, Any]]:
-        """One step of any number of hypotheses per sentence: `(carry, embedded [batch beam emb]) -> carry, readouts, weights or None`."""
-        # Made before the loop over steps: inside of it XLA would put the kernels together again at every step.
-        multiply, constants = multiply_by(self._kernels(memory)), self._constants(memory)
-        return lambda carry, embedded: self._step(multiply, constants, carry, constants.biases[0][None, None, :], embedded, None)
+    def make_step(self, kernels: Kernels, memory: Memory) -> Callable[[Carry, Any], tuple[Carry, Any, Any]]:
+        """One step of any number of hypotheses per sentence: `(carry, projected [batch beam gates]) -> carry, readouts, weights or None`."""
+        multiply, constants = multiply_by({**kernels, **self._of_source(memory)}), self._constants(memory)
+        return lambda carry, projected: self._step(multiply, constants, carry, projected, None, rounded=True)
 
-    def _kernels(self, memory: Memory, first: int = 0) -> Kernels:
+    def lay_out(self, dtype: Any) -> dict[str, Array]:
+        """The kernels of `make_step`."""
+        return {name: kernel.astype(dtype) for name, kernel in self._kernels(self.config.embedding_size).items()}
+
+    def _kernels(self, first: int = 0) -> dict[str, Array]:
         """What a step multiplies with, by name; of the lowest layer's input from feature `first` on."""
         layers = list(self.layers)
         parts = [
@@ -203,30 +215,33 @@ class Decoder(nnx.Module):
         kernels = {f"layer {index}": jnp.concatenate(both) for index, both in enumerate(parts)}
         if hasattr(self, "kernel_readout"):
             kernels["readout"] = self.kernel_readout[...]
-        return kernels | (self.attention.kernels(memory.keys, memory.values) if self.config.attention != "none" else {})
+        return kernels
+
+    def _of_source(self, memory: Memory) -> dict[str, Array]:
+        """What attention multiplies with, by name."""
+        return self.attention.kernels(memory.keys, memory.values) if self.config.attention != "none" else {}
 
     def _constants(self, memory: Memory) -> "Constants":
         attends = self.config.attention != "none"
         source = self.attention.source(memory.keys, memory.mask) if attends else Source(memory.mask, None, None)
         return Constants(source, tuple(layer.bias[...] for layer in self.layers))
 
-    def _project(self, embedded: Float[Array, "*rows emb"]) -> Float[Array, "*rows gates"]:
+    def project(self, embedded: Float[Array, "*rows emb"]) -> Float[Array, "*rows gates"]:
         """The lowest layer's input projection, without what is fed; the same for all steps at once."""
         return project_by(self.layers[0].kernel_in[: self.config.embedding_size], self.layers[0].bias[...], embedded)
 
     def _step(
-        self, multiply: Multiply, constants: "Constants", carry: Carry, projected: Any, embedded: Any, masks: list[Any] | None
+        self, multiply: Multiply, constants: "Constants", carry: Carry, projected: Any, masks: list[Any] | None, rounded: bool = False
     ) -> tuple[Carry, Any, Any]:
-        """Reads one token: either embedded, or by its part of the lowest layer's sums; `masks` are dropout's, of every layer and the readout."""
+        """Reads one token, by its part of the lowest layer's sums; `masks` are dropout's, of every layer and the readout."""
         states, sums = list(carry.states), [projected.astype(jnp.float32), *(bias[None, None, :] for bias in constants.biases[1:])]
 
         def run(index: int, inputs: Any) -> Any:
-            entering = jnp.concatenate([inputs, states[index].hidden], axis=-1)
+            entering = jnp.concatenate([part for part in (inputs, states[index].hidden) if part is not None], axis=-1)
             states[index] = lstm_cell(multiply(f"layer {index}", entering) + sums[index], states[index])
             return states[index].hidden if masks is None else states[index].hidden * masks[index]
 
-        inputs = jnp.concatenate([part for part in (embedded, carry.feed) if part is not None], axis=-1)
-        readouts, weights = self._stack(multiply, constants.source, inputs, run, rounded=embedded is not None)
+        readouts, weights = self._stack(multiply, constants.source, carry.feed, run, rounded)
         if masks is not None:
             readouts *= masks[-1]
         return Carry(tuple(states), readouts if self.config.input_feeding else None), readouts, weights
@@ -261,14 +276,13 @@ class Decoder(nnx.Module):
 
         def step(multiply: Multiply, constants: Constants, carry: Carry, now: Any) -> tuple[Carry, Any]:
             projected, masks = now
-            carry, readouts, _ = self._step(multiply, constants, carry, projected, None, lax.stop_gradient(masks))
+            carry, readouts, _ = self._step(multiply, constants, carry, projected, lax.stop_gradient(masks))
             return carry, readouts[:, 0]
 
-        now = jax.tree.map(lambda part: part.swapaxes(0, 1)[:, :, None], (self._project(embedded), masks))  # [tgt batch 1 gates]
+        now = jax.tree.map(lambda part: part.swapaxes(0, 1)[:, :, None], (self.project(embedded), masks))  # [tgt batch 1 gates]
         carry = start_carry(memory, self.config, 1)
-        _, readouts = scan(
-            step, self._kernels(memory, self.config.embedding_size), self._constants(memory), carry, now, self.config.recompute
-        )
+        kernels = self._kernels(self.config.embedding_size) | self._of_source(memory)
+        _, readouts = scan(step, kernels, self._constants(memory), carry, now, self.config.recompute)
         return readouts.swapaxes(0, 1)
 
 
@@ -331,10 +345,17 @@ class Seq2Seq(nnx.Module):
         """The carry of `beams` hypotheses per sentence before the first step."""
         return start_carry(memory, self.config, beams)
 
-    def make_step(self, memory: Memory) -> Step:
+    def lay_out(self) -> StepWeights:
+        """What `make_step` needs, as large as the decoder and `vocab x gates` numbers more."""
+        dtype = jnp.dtype(self.compute)
+        # Rounded as in training, but kept in float32: XLA's gather from a bfloat16 table on CPUs converts all of it first.
+        inputs = self.decoder.project(self.target_table[...].astype(dtype)).astype(jnp.float32)
+        return StepWeights(inputs, self.decoder.lay_out(dtype), self.output()[0].T.astype(dtype))
+
+    def make_step(self, weights: StepWeights, memory: Memory) -> Step:
         """What reads one more token of every hypothesis."""
-        step, table = self.decoder.make_step(memory), self.target_table[...]
-        return lambda carry, ids: step(carry, self._embed(table, ids))
+        step = self.decoder.make_step(weights.kernels, memory)
+        return lambda carry, ids: step(carry, weights.inputs[ids])
 
     def output(self) -> tuple[Float[Array, "vocab readout"], Float[Array, " vocab"]]:
         """The softmax layer: a row for each token, and the bias."""

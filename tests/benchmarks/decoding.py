@@ -76,7 +76,7 @@ def serve(name, run, folder, beam, rows):
     from flax_s2s.model.seq2seq import make_model
 
     decoding = rundir.read_config(rundir.make_path(run)).decoding
-    changed = {"beam_size": beam, "rows": rows, "shortlist": 20 if "shortlist" in name else 0}
+    changed = {"beam_size": beam, "rows": rows, "shortlist": 256 if "shortlist" in name else 0}
     decoding = dataclasses.replace(decoding, **changed, compute="float32" if "float32" in name else "auto")
     opened = open_runs([run], "best", decoding, join=False)
     params = opened.params[0]
@@ -89,7 +89,8 @@ def serve(name, run, folder, beam, rows):
         np.savez(f"{folder}/weights.npz", **{key: np.asarray(value) for key, value in flatten(params).items()})
         Path(folder, "source.json").write_text(json.dumps(source))
     translator, lines = make_translator(opened), read("en")
-    warm = translator([params], lines)
+    weights = translator.lay_out([params])
+    warm = translator(weights, lines)
     ids = [[token for token in translation.ids if token != 2] for translation in warm]
     Path(folder, f"{name}.json").write_text(json.dumps(ids))
     tokens = sum(translation.tokens for translation in warm)
@@ -101,13 +102,13 @@ def serve(name, run, folder, beam, rows):
             print(json.dumps([measure_products(5)]), flush=True)
         elif what == "all":
             begin = time.perf_counter()
-            translator([params], lines * int(count))
+            translator(weights, lines * int(count))
             print(json.dumps([time.perf_counter() - begin]), flush=True)
         else:
             seconds = []
             for line in lines[: int(count)]:
                 begin = time.perf_counter()
-                translator([params], [line])
+                translator(weights, [line])
                 seconds.append(time.perf_counter() - begin)
             print(json.dumps(seconds), flush=True)
 

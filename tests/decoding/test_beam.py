@@ -162,7 +162,7 @@ def make_search(setting):
     )
 
     def run(members, limit, arrays):
-        size, steps = setting.beam_size, []
+        size, steps = setting.groups, []
         for next_state, logp, attention, carry in members:
             steps.append(Steps(reference.Automata.step_fn(next_state, logp, attention), carry))
         made = constraints.ensemble(steps, "log-probabilities") if len(steps) > 1 else steps[0]
@@ -190,7 +190,7 @@ draw_once = lru_cache(draw)
 
 
 def run(setting, drawn, search=None):
-    tables = [(one.next_state, one.logp, one.attention, one.start(setting.beam_size)) for one in drawn.members]
+    tables = [(one.next_state, one.logp, one.attention, one.start(setting.groups)) for one in drawn.members]
     arrays = jax.tree.map(jnp.asarray, drawn.arrays)
     return jax.tree.map(np.asarray, (search or compiled(setting))(tables, jnp.asarray(drawn.limit), arrays))
 
@@ -382,7 +382,7 @@ def test_a_recurrent_network_as_the_model():
         return beam.search(reference.Networks.step_fn(*tables), carry, limit, how)
 
     limit = rng.integers(0, STEPS + 1, ROWS).astype(np.int32)
-    found = jax.tree.map(np.asarray, search(models[:3], models.start(4), limit))
+    found = jax.tree.map(np.asarray, search(models[:3], models.start(1), limit))
     for row in range(ROWS):
         wanted = reference.beam_search(models.logp_fn(row), int(limit[row]), beam_size=4, eos=2, alpha=0.6, n_best=4)
         got = present(found, row)
@@ -529,9 +529,13 @@ def test_a_row_may_be_given_to_another_sentence_while_the_others_go_on():
     def tables_of(rows):
         return [part[rows] for part in one[:3]]
 
+    @jax.jit
+    def begin(tables, limit):
+        return beam.start(reference.Automata.step_fn(*tables), carry, limit, how, src=SRC)
+
     waiting, places = list(range(ROWS)), np.full(few, -1)
-    carry = {name: part[:few] for name, part in one.start(setting.beam_size).items()}
-    state = beam.start(carry, jnp.zeros(few, jnp.int32), how, src=SRC)
+    carry = {name: part[:few] for name, part in one.start(1).items()}
+    state = begin(tables_of(places), np.zeros(few, np.int32))
     finished, rounds = {}, 0
     while waiting or (places >= 0).any():
         free = np.flatnonzero(np.asarray(state.done))
@@ -540,7 +544,7 @@ def test_a_row_may_be_given_to_another_sentence_while_the_others_go_on():
             if places[place] >= 0:
                 finished[int(places[place])] = jax.tree.map(lambda part, p=place: part[p], ends)
             places[place] = waiting.pop(0) if waiting else -1
-        fresh = beam.start(carry, jnp.asarray(np.where(places >= 0, drawn.limit[places], 0).astype(np.int32)), how, src=SRC)
+        fresh = begin(tables_of(places), np.where(places >= 0, drawn.limit[places], 0).astype(np.int32))
         state = beam.put(jnp.asarray(np.isin(np.arange(few), free)), fresh, state)
         state = go(tables_of(places), state, int(np.asarray(state.done).sum()) + 1 if waiting else few)
         rounds += 1

@@ -11,6 +11,7 @@ from flax_s2s.data import vocab
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.forced import Scorer, forced_logp, make_forced
+from flax_s2s.decoding.stream import Weights, make_lay_out
 from flax_s2s.model.seq2seq import init_params, make_model
 
 MODELS = {
@@ -53,7 +54,7 @@ def compute(name):
         model = make_model(MODELS[name], VOCAB, VOCAB)
         bound = model.bind(params)
         inputs = jnp.concatenate([jnp.full((len(tgt_ids), 1), BOS), tgt_ids[:, :-1]], axis=1)
-        return forced_logp(model, params, src_ids, tgt_ids), bound(src_ids, inputs), *bound.output()
+        return forced_logp(model, Weights(params, bound.lay_out()), src_ids, tgt_ids), bound(src_ids, inputs), *bound.output()
 
     return run
 
@@ -108,8 +109,9 @@ def test_several_models_score_as_their_mean(mean):
     devices = parallel.make_devices(1, {"decoding.rows": ROWS})
     sources, targets = pad(draw_ids(7, SRC), ROWS, SRC), pad(draw_ids(8, TGT), ROWS, TGT)
     names = list(MODELS)
-    together = make_forced([make_model(MODELS[name], VOCAB, VOCAB) for name in names], mean, devices)
-    found = np.asarray(together([params(name) for name in names], *parallel.feed_rows(devices, (sources, targets))))
+    models = [make_model(MODELS[name], VOCAB, VOCAB) for name in names]
+    together, weights = make_forced(models, mean, devices), make_lay_out(models)([params(name) for name in names])
+    found = np.asarray(together(weights, *parallel.feed_rows(devices, (sources, targets))))
     each = np.stack([forced(name)(sources, targets) for name in names]).astype(np.float64)
     wanted = each.mean(axis=0) if mean == "log-probabilities" else np.log(np.exp(each).mean(axis=0))
     np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
@@ -127,7 +129,7 @@ def scorer(rows, devices, **settings):
     sizes = len(VOCABULARIES.source), len(VOCABULARIES.target)
     config = DecodingConfig(rows=rows, **settings)
     made = Scorer([make_model(MODELS["attention"], *sizes)], VOCABULARIES, config, parallel.make_devices(devices, {"decoding.rows": rows}))
-    return partial(made, [params("attention", *sizes)])
+    return partial(made, made.lay_out([params("attention", *sizes)]))
 
 
 @lru_cache

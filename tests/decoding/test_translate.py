@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from collections import Counter
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.forced import forced_logp
 from flax_s2s.decoding.shortlist import Shortlist
-from flax_s2s.decoding.stream import Sentences, make_step_fn, make_stream, most_tokens
+from flax_s2s.decoding.stream import Sentences, make_lay_out, make_step_fn, make_stream, most_tokens
 from flax_s2s.decoding.translate import BLANK, Request, Translator, padded_length
 from flax_s2s.model.seq2seq import init_params, make_model
 
@@ -78,9 +79,13 @@ def translator(name, devices=1, **fields):
     return Translator([model(name)], vocabularies(), config, parallel.make_devices(devices, {}))
 
 
+def laid_out(name, end=1.0):
+    return make_lay_out([model(name)])([params(name, end)])
+
+
 @lru_cache
 def translated(name, **options):
-    return translator(name, **options)([params(name)], LINES)
+    return translator(name, **options)(laid_out(name), LINES)
 
 
 def close(found, wanted):
@@ -101,7 +106,7 @@ def test_every_line_is_translated_by_itself(name):
     assert len({t.text for t in together}) > len(LINES) // 2  # the cases exercise it
     assert {t.finished for t in together} == {True, False}
     for line, found in zip(LINES, together, strict=True):
-        assert translate([params(name)], [line]) == [found]  # bitwise
+        assert translate(laid_out(name), [line]) == [found]  # bitwise
 
 
 @each_model
@@ -110,34 +115,34 @@ def test_neighbors_order_and_number_of_lines_change_nothing(name):
     rng = np.random.default_rng(1)
     for count in (2, 5, 11, 40):
         lines = [LINES[i] for i in rng.integers(0, len(LINES), count)]
-        assert translate([params(name)], lines) == [known[line] for line in lines]  # bitwise
+        assert translate(laid_out(name), lines) == [known[line] for line in lines]  # bitwise
 
 
 def test_lines_of_all_lengths_come_back_in_their_order():
     translate, lines = translator("attention"), [*SHORT, *LONG, *LINES, ""]
-    known = dict(zip(lines, translate([params("attention")], lines), strict=True))
+    known = dict(zip(lines, translate(laid_out("attention"), lines), strict=True))
     for order in np.random.default_rng(2).permuted(np.tile(np.arange(len(lines)), (5, 1)), axis=1):
         mixed = [lines[i] for i in order]
-        assert translate([params("attention")], mixed) == [known[line] for line in mixed]
+        assert translate(laid_out("attention"), mixed) == [known[line] for line in mixed]
     assert {line: known[line] for line in LINES} == dict(zip(LINES, translated("attention"), strict=True))
 
 
 def test_blank_lines_stay_blank_in_their_places():
     translate, known = translator("attention"), dict(zip(LINES, translated("attention"), strict=True))
     lines = ["", LINES[0], "  ", LINES[1], "\t", "\u3000", ""]
-    found = translate([params("attention")], lines)
+    found = translate(laid_out("attention"), lines)
     assert found == [known.get(line, BLANK) for line in lines]
     assert [t.text for t in found if t.tokens == 0] == [""] * 5
 
 
 def test_no_lines():
-    assert translator("attention")([params("attention")], []) == []
-    assert translator("attention")([params("attention")], ["", " "]) == [BLANK, BLANK]
+    assert translator("attention")(laid_out("attention"), []) == []
+    assert translator("attention")(laid_out("attention"), ["", " "]) == [BLANK, BLANK]
 
 
 def test_progress_is_announced():
     counts = []
-    translator("attention")([params("attention")], [*LINES, "", *LINES], on_batch=counts.append)
+    translator("attention")(laid_out("attention"), [*LINES, "", *LINES], on_batch=counts.append)
     assert sum(counts) == 2 * len(LINES)
     assert max(counts) <= DECODING.rows
     assert len(counts) > 3
@@ -174,7 +179,7 @@ def test_in_bfloat16_a_row_is_the_same_bits_among_any_number_of_others(fields):
     def read(weights, sources, tokens):
         bound = made.bind(weights)
         memory = bound.encode(sources)
-        step_fn = make_step_fn(bound, memory, bound.output()[0].T.astype(bound.compute))
+        step_fn = make_step_fn(bound, bound.lay_out(), memory)
 
         def step(carry, ids):
             carry, following = step_fn(carry, ids)
@@ -193,7 +198,7 @@ def test_in_bfloat16_a_row_is_the_same_bits_among_any_number_of_others(fields):
 @each_model
 def test_a_translation_ends_at_its_limit(name):
     sources = vocabularies().source.encode(LINES)
-    found = translator(name)([params(name, end=-30.0)], LINES)
+    found = translator(name)(laid_out(name, end=-30.0), LINES)
     for source, translation in zip(sources, found, strict=True):
         assert not translation.finished
         assert translation.tokens == most_tokens(len(source) + 1, DECODING) == len(source) + 6
@@ -202,15 +207,15 @@ def test_a_translation_ends_at_its_limit(name):
 def test_the_limit_follows_ratio_and_extra():
     sources = vocabularies().source.encode(LINES)
     ratio = 0.5 - 1e-9  # in float32 it would be 0.5
-    found = translator("attention", max_length_ratio=ratio, max_length_extra=1, beam_size=2)([params("attention", end=-30.0)], LINES)
+    found = translator("attention", max_length_ratio=ratio, max_length_extra=1, beam_size=2)(laid_out("attention", end=-30.0), LINES)
     assert [t.tokens for t in found] == [len(source) // 2 + 2 for source in sources]
 
 
 def test_long_sources_are_cut_and_marked():
     made = translator("attention", max_source_tokens=8)
-    found = made([params("attention")], ["a dog", "a dog runs", "a dog says no to tea", "tea"])  # cut after the space
+    found = made(laid_out("attention"), ["a dog", "a dog runs", "a dog says no to tea", "tea"])  # cut after the space
     assert [t.cut_source for t in found] == [False, True, True, False]
-    assert [t._replace(cut_source=False) for t in found] == made([params("attention")], ["a dog", "a dog ", "a dog ", "tea"])
+    assert [t._replace(cut_source=False) for t in found] == made(laid_out("attention"), ["a dog", "a dog ", "a dog ", "tea"])
 
 
 @given(st.integers(1, 5000))
@@ -238,7 +243,7 @@ def test_the_sum_is_what_forced_scoring_gives_the_same_tokens(name):
     found = translated(name)
     src_ids = pad([np.array([*ids, EOS]) for ids in vocabularies().source.encode(LINES)], len(LINES), 16)
     tgt_ids = pad([np.array(t.ids) for t in found], len(LINES), max(t.tokens for t in found))
-    forced = jax.jit(partial(forced_logp, model(name)))(params(name), src_ids, tgt_ids)
+    forced = jax.jit(partial(forced_logp, model(name)))(*laid_out(name), src_ids, tgt_ids)
     np.testing.assert_allclose([t.logp for t in found], forced.sum(axis=1), atol=1e-4, rtol=0)
     for row, t in enumerate(found):
         np.testing.assert_allclose(t.token_logp, forced[row, : t.tokens], atol=1e-5, rtol=0)
@@ -280,7 +285,7 @@ def test_a_translation_is_one_line():
     made = Translator(
         [make_model(MODELS["attention"], len(bytewise.source), len(bytewise.target))], bytewise, DECODING, parallel.make_devices(1, {})
     )
-    found = made([drawn], ["dogs", "no"])
+    found = made(made.lay_out([drawn]), ["dogs", "no"])
     for translation in found:
         assert translation.tokens > 4
         assert "\n" not in translation.text
@@ -292,10 +297,11 @@ def test_a_translation_is_one_line():
 def test_the_vocabulary_is_never_sorted(devices, beam_size):
     """XLA sorts what it does not know as a top-k: over a hundred times slower."""
     config, size = ModelConfig(embedding_size=4, hidden_size=4, attention="none"), 1000
-    stream = make_stream([make_model(config, size, size)], DecodingConfig(beam_size=beam_size, rows=1), parallel.make_devices(devices, {}))
+    models = [make_model(config, size, size)]
+    stream = make_stream(models, DecodingConfig(beam_size=beam_size, rows=1), parallel.make_devices(devices, {}))
     abstract = [jax.eval_shape(lambda: init_params(config, size, size, jax.random.key(0)))]
     ints = [jax.ShapeDtypeStruct(shape, np.int32) for shape in ((8, 8), (8,), (8,), (devices,))]
-    abstract = jax.eval_shape(stream.lay_out, abstract)
+    abstract = jax.eval_shape(make_lay_out(models), abstract)
     rows = jax.eval_shape(stream.admit, abstract, None, Sentences(*ints[:2]))
     compiled = stream.go.lower(abstract, None, rows, rows, ints[2], jax.ShapeDtypeStruct((8,), bool), ints[3]).compile().as_text()
     sorts = re.findall(r"f32\[([\d,]+)\]\S* sort\(|\(f32\[([\d,]+)\][^=]* sort\(", compiled)
@@ -308,7 +314,7 @@ def test_the_vocabulary_is_never_sorted(devices, beam_size):
 
 @lru_cache
 def asked(name, requests, **fields):
-    return translator(name, **fields)([params(name)], requests)
+    return translator(name, **fields)(laid_out(name), requests)
 
 
 def text_of(*ids):
@@ -352,7 +358,7 @@ def test_phrases_to_exclude_are_never_generated(name, everywhere):
     if everywhere:
         phrases = tuple(sorted({phrase.upper() for phrase in taken[:4]}))
         made = Translator([model(name)], vocabularies(), DECODING, parallel.make_devices(1, {}), blocklist=phrases)
-        found, excluded = made([params(name)], LINES), [phrases] * len(LINES)
+        found, excluded = made(laid_out(name), LINES), [phrases] * len(LINES)
     else:
         requests = tuple(Request(line, exclude=(phrase.upper(), "nicht da")) for line, phrase in zip(LINES, taken, strict=True))
         found, excluded = asked(name, requests, **options), [request.exclude for request in requests]
@@ -381,7 +387,7 @@ def test_samples_depend_on_the_seed_and_the_source_alone():
     rng = np.random.default_rng(1)
     for count in (1, 5, 30):
         lines = [LINES[i] for i in rng.integers(0, len(LINES), count)]
-        assert translator("attention", **options)([params("attention")], lines) == [known[line] for line in lines]
+        assert translator("attention", **options)(laid_out("attention"), lines) == [known[line] for line in lines]
     other = translated("attention", **options, seed=2)
     assert sum(one.text != two.text for one, two in zip(found, other, strict=True)) > len(LINES) // 2
     own = asked("attention", tuple(Request(line, seed=7) for line in LINES), **options)
@@ -393,9 +399,9 @@ def test_samples_depend_on_the_seed_and_the_source_alone():
 def test_attention_is_that_of_the_tokens_and_sums_to_one(name):
     made = Translator([model(name)], vocabularies(), DECODING, parallel.make_devices(1, {}), attention=True)
     if MODELS[name].attention == "none":
-        assert all(found.attention is None for found in made([params(name)], LINES))
+        assert all(found.attention is None for found in made(laid_out(name), LINES))
         return
-    for line, found, plain in zip(LINES, made([params(name)], LINES), translated(name), strict=True):
+    for line, found, plain in zip(LINES, made(laid_out(name), LINES), translated(name), strict=True):
         assert found._replace(attention=None) == plain
         assert found.attention.shape == (found.tokens, len(vocabularies().source.encode([line])[0]) + 1)
         np.testing.assert_allclose(found.attention.sum(axis=1), 1, rtol=1e-5)
@@ -406,14 +412,14 @@ def test_an_ensemble_is_scored_as_the_mean_of_its_members(mean):
     names = ("attention", "input feeding")
     config = dataclasses.replace(DECODING, ensemble=mean)
     made = Translator([model(name) for name in names], vocabularies(), config, parallel.make_devices(1, {}))
-    found = made([params(name) for name in names], LINES)
+    found = made([weights for name in names for weights in laid_out(name)], LINES)
     for line, one in zip(LINES, found, strict=True):
         src = np.array([[*vocabularies().source.encode([line])[0], EOS]], np.int32)
         members = np.stack([token_logps(name, src, one.ids) for name in names])
         wanted = members.mean(axis=0) if mean == "log-probabilities" else np.log(np.exp(members).mean(axis=0))
         np.testing.assert_allclose(one.token_logp, wanted, atol=1e-4, rtol=0)
     twice = Translator([model("attention")] * 2, vocabularies(), config, parallel.make_devices(1, {}))
-    close(twice([params("attention")] * 2, LINES), translated("attention"))
+    close(twice(laid_out("attention") * 2, LINES), translated("attention"))
 
 
 def token_logps(name, src_ids, ids):
@@ -427,19 +433,22 @@ def token_logps(name, src_ids, ids):
 @each_model
 def test_a_shortlist_of_everything_changes_nothing_and_one_of_little_keeps_to_it(name):
     size, target = len(vocabularies().source), len(vocabularies().target)
-    everything = Shortlist(np.zeros((size, 1), np.int32), np.arange(target, dtype=np.int32))
+    everything = Shortlist(np.tile(np.arange(target, dtype=np.int32), (size, 1)), np.ones((size, target), np.float32), target)
     made = Translator([model(name)], vocabularies(), DECODING, parallel.make_devices(1, {}), shortlist=everything)
-    close(made([params(name)], LINES), translated(name))
+    close(made(laid_out(name), LINES), translated(name))
     rng = np.random.default_rng(3)
-    table, frequent = rng.integers(4, target, (size, 2)).astype(np.int32), np.arange(4, 8, dtype=np.int32)
-    little = Shortlist(table, frequent, 1)
+    table = rng.permuted(np.tile(np.arange(4, target, dtype=np.int32), (size, 1)), axis=1)[:, :3]
+    little = Shortlist(table, rng.random(table.shape).astype(np.float32), 16)
     made = Translator([model(name)], vocabularies(), DECODING, parallel.make_devices(1, {}), shortlist=little, blocklist=("q",))
     phrase = vocabularies().target.encode_inside("se")
-    found = made([params(name)], [Request(line, include=("se",), prefix="w", exclude=("x",)) for line in LINES])
+    found = made(laid_out(name), [Request(line, include=("se",), prefix="w", exclude=("x",)) for line in LINES])
     first = vocabularies().target.encode(["w"])[0]
     for line, one in zip(LINES, found, strict=True):
-        allowed = {EOS, *frequent.tolist(), *table[vocabularies().source.encode([line])[0], 0].tolist(), *first, *phrase}
-        allowed |= set(vocabularies().target.encode(["se"])[0])
+        wanted = {PAD, BOS, EOS, UNK, *first, *phrase, *vocabularies().target.encode(["se"])[0]}
+        rows, expected = [PAD, *vocabularies().source.encode([line])[0]], Counter()
+        for token, probability in zip(table[rows].ravel().tolist(), little.probability[rows].ravel().tolist(), strict=True):
+            expected[token] += 0.0 if token in wanted else probability
+        allowed = wanted | {token for token, _ in expected.most_common(16 - len(wanted))}
         assert set(one.ids) <= allowed
         assert "se" in one.text or not one.finished
         assert list(one.ids[: len(first)]) == first
@@ -480,7 +489,7 @@ def test_sentences_of_one_length_take_each_others_places():
     made, calls = translator("attention"), []
     go = made._stream.go
     made._stream = made._stream._replace(go=lambda *arguments: calls.append(np.asarray(arguments[5])) or go(*arguments))
-    found = made([params("attention")], lines)
+    found = made(laid_out("attention"), lines)
     made._stream = made._stream._replace(go=go)
     assert found == [translated("attention")[LINES.index(line)] for line in lines]
     assert sum(take.sum() for take in calls) == len(lines)

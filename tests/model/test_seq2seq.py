@@ -193,7 +193,7 @@ def test_step_by_step_equals_teacher_forcing(name):
         bound = model.bind(params)
         memory = bound.encode(src_ids)
 
-        read_one = bound.make_step(memory)
+        read_one = bound.make_step(bound.lay_out(), memory)
 
         def step(carry, ids):
             carry, readouts, weights = read_one(carry, ids)
