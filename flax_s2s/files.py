@@ -12,6 +12,8 @@ from flax_s2s.rundir import make_path
 
 Form = Literal["text", "tsv", "jsonl"]
 
+_LONGEST_WAIT_SECS = 3600
+
 
 @dataclasses.dataclass
 class Files:
@@ -33,8 +35,8 @@ class Files:
     def __post_init__(self) -> None:
         if self.part_bytes < 1:
             raise UserError(f"--part-bytes {self.part_bytes} must be at least 1")
-        if self.batch_wait < 0:
-            raise UserError(f"--batch-wait {self.batch_wait} must be 0 or more seconds")
+        if not 0 <= self.batch_wait <= _LONGEST_WAIT_SECS:
+            raise UserError(f"--batch-wait {self.batch_wait} must be 0 to {_LONGEST_WAIT_SECS} seconds")
 
 
 def find_inputs(files: Files) -> list[epath.Path]:

@@ -16,6 +16,7 @@ _POSITIVE = """data.max_source_tokens data.max_target_tokens data.batch_tokens d
 _PROBABILITY = "model.dropout optimizer.beta1 optimizer.beta2 optimizer.label_smoothing optimizer.average_decay".split()
 
 
+_LEAST_SHORTLIST, _MOST_TOKENS = 16, 1_000_000
 _LANGUAGE = r"[A-Za-z]{2,3}([_-].*)?"  # a code of ISO 639, perhaps with a script or region
 
 
@@ -149,6 +150,15 @@ def _check_decoding(decoding: DecodingConfig, model: ModelConfig) -> None:
         raise UserError("decoding.top_k and decoding.top_p cut what is sampled from; give decoding.temperature, for example 1.0")
     if decoding.coverage_penalty and model.attention == "none":
         raise UserError(f"decoding.coverage_penalty={decoding.coverage_penalty} needs attention, got model.attention=none; use 0")
+    if 0 < decoding.shortlist < _LEAST_SHORTLIST:
+        raise UserError(
+            f"decoding.shortlist={decoding.shortlist} leaves nothing to say; use at least {_LEAST_SHORTLIST}, or 0 for all tokens"
+        )
+    if decoding.max_source_tokens * decoding.max_length_ratio + decoding.max_length_extra > _MOST_TOKENS:
+        raise UserError(
+            f"decoding.max_length_ratio={decoding.max_length_ratio} and max_length_extra={decoding.max_length_extra} allow more than "
+            f"{_MOST_TOKENS:,} tokens for a source of decoding.max_source_tokens={decoding.max_source_tokens}; use smaller ones"
+        )
     if decoding.seed >= 2**31:
         raise UserError(f"decoding.seed={decoding.seed} must be less than 2**31")
 

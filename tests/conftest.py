@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-_flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
-# Compiling is most of what the tests do, and takes half of the time so. Not in the processes they start, which compute more.
-os.environ["XLA_FLAGS"] = f"{_flags} --xla_backend_optimization_level=0"
+# Compiling is most of what the tests do, and without the compiler's optimizations takes half of the time. The processes that they
+# start compute so too: to the bit as this one does.
+_flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flags}".strip()
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "true"  # no TPU is used, so no other process is in the way
 
 # The program's caches: shared by the tests of a run, empty at its start.
@@ -22,8 +23,6 @@ install_import_hook("flax_s2s", "beartype.beartype")  # every annotated shape is
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.devices()  # reads the flags, once
-os.environ["XLA_FLAGS"] = _flags
 
 import pytest  # noqa: E402
 

@@ -78,6 +78,11 @@ def run(files: Files, open_answerer: Callable[[bool], tuple[Answerer, dict[str, 
         with job.listen():
             answerer, made_with = open_answerer(False)
             return _run_jobs(files, list(zip(inputs, outputs, strict=True)), second, answerer, made_with, shard)
+    if files.shard:
+        raise UserError(
+            f"--shard {files.shard} cuts files that are written to files into parts; stdin, stdout and gzip files are streams: "
+            "give --input and --output of plain files, or leave --shard out"
+        )
     interactive = not inputs and sys.stdin.isatty()
     answerer, _ = open_answerer(interactive)
     return _stream(files, inputs, outputs, second, answerer, interactive)

@@ -131,7 +131,7 @@ def make_translator(opened: Opened, blocklist: Sequence[str] = (), *, attention:
     """A translator with the settings of decoding, and with the run's shortlist where those ask for it."""
     size, chosen = opened.config.decoding.shortlist, None
     if size:
-        chosen = shortlist.load(opened.folder / rundir.SHORTLIST, size)
+        chosen = shortlist.load(opened.folder / rundir.SHORTLIST, min(size, len(opened.vocabularies.target)))
     decoding = opened.config.decoding
     return Translator(
         opened.models, opened.vocabularies, decoding, opened.devices, blocklist=blocklist, shortlist=chosen, attention=attention

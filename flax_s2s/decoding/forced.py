@@ -60,7 +60,8 @@ def forced_logp(
 ) -> Float[Array, "batch tgt"]:
     """Natural log of the probability of each token of the target, 0 for padding.
 
-    Read step by step as a search does, with the search's own step: the same numbers, in whatever type they are computed.
+    Read step by step as a search does, with the search's own step: the same numbers but for the last digits, in whatever type they
+    are computed.
     """
     bound = model.bind(weights.params)
     memory = bound.encode(src_ids)
@@ -69,8 +70,9 @@ def forced_logp(
     def position(carry: Any, now: Any) -> tuple[Any, Any]:
         last, ids = now
         carry, readouts, _ = step(carry, last[:, None])
-        logits = jnp.matmul(readouts[:, 0], weights.step.softmax, preferred_element_type=jnp.float32) + bias[None, :]
-        logp = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), ids[:, None], axis=1)[:, 0]
+        products = jnp.matmul(readouts[:, 0], weights.step.softmax, preferred_element_type=jnp.float32)
+        logits = lax.optimization_barrier(products) + bias[None, :]
+        logp = jnp.take_along_axis(logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True), ids[:, None], axis=1)[:, 0]
         return carry, jnp.where(ids != PAD, logp, 0)
 
     inputs = jnp.pad(tgt_ids[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)

@@ -51,8 +51,10 @@ def progress_after(
     """What is met after one more token of each hypothesis; a token of -1, the end, leaves everything as it is."""
     same = (phrases.tokens[:, None] == token[:, :, None, None, None]) & (token >= 0)[:, :, None, None, None]
     start = jnp.minimum(progress, phrases.tokens.shape[3] - 1)
-    table = jnp.broadcast_to(phrases.goto[:, None], (*start.shape, *phrases.goto.shape[3:]))
-    after = jnp.take_along_axis(table, start[..., None, None], axis=4)[..., 0, :]  # [batch beam phrase variant token]
+    phrase, variant = jnp.arange(start.shape[2])[:, None], jnp.arange(start.shape[3])[None, :]
+    after = jax.vmap(lambda goto, rows: jax.vmap(lambda at: goto[phrase, variant, at])(rows))(
+        phrases.goto, start
+    )  # [batch beam phrase variant token]
     after = jnp.where(same, after, 0).max(axis=-1)
     keep = (progress == phrases.length[:, None]) | (token < 0)[:, :, None, None]
     return jnp.where(keep, progress, after)

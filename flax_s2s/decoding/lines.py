@@ -8,7 +8,7 @@ answered in its place and counted:
 | is not UTF-8, or holds half of a surrogate pair | read with U+FFFD in place of what is wrong |
 | ends with `\r\n`; is the first and begins with a byte order mark | read without them |
 | holds NUL, U+0085, U+2028 or other odd characters | read as it is; no line break ever comes out inside a line |
-| is empty or blank | answered by an empty line |
+| is empty or blank | answered by an empty line (in JSONL, as no object) |
 | is longer than 4 MiB | cut there |
 | has more than decoding.max_source_tokens tokens | cut there |
 | is no JSON object with a string `source` (JSONL) | answered by an object with an `error` |
@@ -16,6 +16,7 @@ answered in its place and counted:
 
 import codecs
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -99,12 +100,19 @@ def read_object(line: str) -> dict[str, Any]:
         ValueError: it is none.
     """
     try:
-        record = json.loads(line)
+        record = json.loads(line, parse_constant=_finite, parse_float=_finite)
     except RecursionError as error:
         raise ValueError(str(error)) from None
     if not isinstance(record, dict):
         raise ValueError(f"a line must be an object with a source, got {type(record).__name__}")
     return record
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is no number of JSON")
+    return value
 
 
 def _ask_json(line: str, problems: list[str]) -> Asked:

@@ -84,6 +84,8 @@ def test_an_object_may_ask_for_more():
         (b"plain", "Expecting value"),
         (b"", "Expecting value"),
         (b"[1]", "a line must be an object with a source, got list"),
+        (b'{"source": "a", "id": NaN}', "NaN is no number of JSON"),
+        (b'{"source": "a", "id": -1e999}', "-1e999 is no number of JSON"),
         (b"{}", "source must be a string, got nothing"),
         (b'{"id": 7, "source": 5}', "source must be a string, got int"),
         (b'{"source": "a", "include": "b"}', "include must be a list of strings that are not empty"),
