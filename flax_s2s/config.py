@@ -95,6 +95,9 @@ class VocabConfig:
     """Spell unknown characters as UTF-8 bytes (256 more tokens) instead of the unknown token."""
     normalization: Literal["identity", "nfkc", "nmt_nfkc"] = identity("identity")
     """Unicode normalization before tokenizing; anything but identity changes the text that is learned and scored."""
+    sampling: float = identity(0.0)
+    """Training text is split into other tokens in every epoch: with bpe, the probability of leaving a merge out (BPE dropout,
+    Provilkov et al. 2020); with unigram, the exponent of a splitting's probability (Kudo 2018), smaller is wilder; 0: always the best splitting."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +132,12 @@ class ModelConfig:
     """Shared tables: target embedding = softmax, or source = target = softmax (needs vocab.joint)."""
     dropout: float = identity(0.2)
     """Probability of dropping a feature, at embeddings, between layers and before the softmax (in steps of 1/256)."""
+    dropout_masks: Literal["step", "sentence"] = identity("step")
+    """Drawn for each step, or once for all steps of a sentence (Gal and Ghahramani 2016)."""
+    recurrent_dropout: float = identity(0.0)
+    """Probability of dropping a feature of a hidden state on its way to the layer's next step; drawn once for all steps of a sentence."""
+    word_dropout: float = identity(0.0)
+    """Probability of dropping a token's whole embedding, of source and of target inputs."""
     init_scale: float = identity(0.0)
     """Parameters start uniform in +-init_scale; 0: Glorot uniform kernels, embeddings of variance 1/embedding_size."""
     forget_bias: float = identity(1.0)

@@ -13,7 +13,8 @@ _POSITIVE = """data.max_source_tokens data.max_target_tokens data.batch_tokens d
     optimizer.accumulate_batches training.steps training.log_every_steps training.evaluate_every_steps
     optimizer.epsilon training.save_every_steps training.keep_last decoding.beam_size decoding.n_best decoding.groups
     decoding.repetition_penalty decoding.top_p decoding.rows decoding.max_source_tokens""".split()
-_PROBABILITY = "model.dropout optimizer.beta1 optimizer.beta2 optimizer.label_smoothing optimizer.average_decay".split()
+_DROPOUT = "model.dropout model.recurrent_dropout model.word_dropout".split()
+_PROBABILITY = [*_DROPOUT, *"vocab.sampling optimizer.beta1 optimizer.beta2 optimizer.label_smoothing optimizer.average_decay".split()]
 
 
 _LEAST_SHORTLIST, _MOST_TOKENS = 16, 1_000_000
@@ -36,8 +37,9 @@ def check(config: Config) -> Config:
     for name in _PROBABILITY:
         if not 0 <= float(str(leaves[name])) < 1:
             raise UserError(f"{name}={leaves[name]} must be at least 0 and less than 1")
-    if config.model.dropout > 255 / 256:
-        raise UserError(f"model.dropout={config.model.dropout} must be at most 255/256, because one random byte decides a feature")
+    for name in _DROPOUT:
+        if float(str(leaves[name])) > 255 / 256:
+            raise UserError(f"{name}={leaves[name]} must be at most 255/256, because one random byte decides a feature")
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed} must be less than 2**32")
     _check_data(config)
@@ -77,6 +79,8 @@ def _check_data(config: Config) -> None:
                 )
     if not 0.98 <= config.vocab.character_coverage <= 1:
         raise UserError(f"vocab.character_coverage={config.vocab.character_coverage} must be between 0.98 and 1")
+    if config.vocab.sampling and config.vocab.kind not in ("bpe", "unigram"):
+        raise UserError(f"vocab.sampling={config.vocab.sampling} needs vocab.kind=bpe or unigram, got {config.vocab.kind}; use 0")
     if config.vocab.size < 8:
         raise UserError(f"vocab.size={config.vocab.size} must be at least 8")
 

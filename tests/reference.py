@@ -39,15 +39,19 @@ def lstm_step(x, hidden, cell, kernel_in, kernel_rec, bias):
     return sigmoid(o) * np.tanh(cell), cell
 
 
-def lstm(inputs, kernel_in, kernel_rec, bias, hidden, cell, mask=None, reverse=False):
-    """A layer over [batch time emb]: outputs, final hidden states, final cells. Where the mask is False the state is held."""
+def lstm(inputs, kernel_in, kernel_rec, bias, hidden, cell, mask=None, reverse=False, keep=None):
+    """A layer over [batch time emb]: outputs, final hidden states, final cells. Where the mask is False the state is held.
+
+    `keep` [batch hid] is what a hidden state is multiplied with on its way to the next step.
+    """
     rows, steps = inputs.shape[:2]
     outputs = np.zeros((rows, steps, kernel_rec.shape[0]))
     hidden, cell = hidden.copy(), cell.copy()
     for row in range(rows):
         for step in reversed(range(steps)) if reverse else range(steps):
             if mask is None or mask[row, step]:
-                hidden[row], cell[row] = lstm_step(inputs[row, step], hidden[row], cell[row], kernel_in, kernel_rec, bias)
+                entering = hidden[row] if keep is None else hidden[row] * keep[row]
+                hidden[row], cell[row] = lstm_step(inputs[row, step], entering, cell[row], kernel_in, kernel_rec, bias)
             outputs[row, step] = hidden[row]
     return outputs, hidden, cell
 
@@ -99,7 +103,8 @@ def seq2seq(config, params, src_ids, inputs, masks=None, pad=0):
     """Readouts [batch tgt readout] of the whole model, sentence by sentence: each is cut to its real tokens, so nothing is masked.
 
     `masks` are what dropout multiplies with, [batch time features] by site (0: source embeddings, i: encoder layer i, 100: target
-    embeddings, 100 + i: decoder layer i, 200: readouts); None drops nothing.
+    embeddings, 100 + i: decoder layer i, 200: readouts; 210 and 211: whole tokens of source and target; [batch 1 hid]: 300 + 2 i + d
+    and 400 + i: states on their way to the next step, of encoder layer i in direction d and decoder layer i); None drops nothing.
     """
     readouts = []
     for row in range(len(src_ids)):
@@ -113,6 +118,9 @@ def sentence(config, params, source, inputs, masks):
 
     def kept(features, site, step):
         return features * masks[site][step] if masks else features
+
+    def on_its_way(state, index):
+        return (kept(state[0], 400 + index, 0), state[1])
 
     memory, finals = encode(config, params, source, kept)
     decoder, states, readouts = params["decoder"], [], []
@@ -134,12 +142,12 @@ def sentence(config, params, source, inputs, masks):
 
     feed = np.zeros(config.hidden_size if config.tie == "none" else config.embedding_size)
     for t, token in enumerate(inputs):
-        features, seen = kept(params["target_table"][token], 100, t), np.zeros(0)
+        features, seen = kept(kept(params["target_table"][token], 211, t), 100, t), np.zeros(0)
         if config.input_feeding:
             features = np.concatenate([features, feed])
         for index in range(config.decoder_layers):
             entering = np.concatenate([features, seen])
-            states[index] = lstm_step(entering, *states[index], **decoder["layers"][str(index)])
+            states[index] = lstm_step(entering, *on_its_way(states[index], index), **decoder["layers"][str(index)])
             residual = index > 0 and 0 < config.residual_from <= index + 1
             outputs = kept(states[index][0], 100 + index + 1, t)
             features = features + outputs if residual else outputs
@@ -160,15 +168,18 @@ def encode(config, params, source, kept):
     order = np.arange(len(source))
     if config.reverse_source:
         order[:-1] = order[:-1][::-1]  # the end mark stays last
-    features = kept(params["target_table" if config.tie == "all" else "source_table"][source[order]], 0, slice(len(source)))
+    every = slice(len(source))
+    features = kept(kept(params["target_table" if config.tie == "all" else "source_table"][source[order]], 210, every), 0, every)
     finals = []
     for index in range(config.encoder_layers):
         parts = []
         for direction, layer in sorted(params["encoder"]["layers"][str(index)].items()):
             zeros = np.zeros((1, layer["kernel_rec"].shape[0]))
-            parts.append([part[0] for part in lstm(features[None], **layer, hidden=zeros, cell=zeros, reverse=direction == "1")])
+            keep = kept(np.ones_like(zeros), 300 + 2 * index + int(direction), slice(1))
+            read = lstm(features[None], **layer, hidden=zeros, cell=zeros, reverse=direction == "1", keep=keep)
+            parts.append([part[0] for part in read])
         outputs, hidden, cell = (np.concatenate(both, axis=-1) for both in zip(*parts, strict=True))
         finals.append((hidden, cell))
-        outputs = kept(outputs, index + 1, slice(len(source)))
+        outputs = kept(outputs, index + 1, every)
         features = features + outputs if 0 < config.residual_from <= index + 1 else outputs
     return features[order], finals

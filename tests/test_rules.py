@@ -50,7 +50,16 @@ def test_a_count_of_nothing_is_refused(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["model.dropout", "optimizer.beta1", "optimizer.beta2", "optimizer.label_smoothing", "optimizer.average_decay"]
+    "name",
+    [
+        "model.dropout",
+        "model.word_dropout",
+        "vocab.sampling",
+        "optimizer.beta1",
+        "optimizer.beta2",
+        "optimizer.label_smoothing",
+        "optimizer.average_decay",
+    ],
 )
 def test_a_probability_is_below_one(name):
     assert check(changed(GOOD, {name: 0.99}))
@@ -177,6 +186,16 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"model.dropout": 0.997},
         "model.dropout=0.997 must be at most 255/256, because one random byte decides a feature",
         {"model.dropout": 0.996},
+    ),
+    (
+        {"model.recurrent_dropout": 0.999},
+        "model.recurrent_dropout=0.999 must be at most 255/256, because one random byte decides a feature",
+        {"model.recurrent_dropout": 0.25},
+    ),
+    (
+        {"vocab.kind": "char", "vocab.sampling": 0.1},
+        "vocab.sampling=0.1 needs vocab.kind=bpe or unigram, got char; use 0",
+        {"vocab.kind": "bpe"},
     ),
     ({"seed": 2**32}, "seed=4294967296 must be less than 2**32", {"seed": 2**32 - 1}),
     (

@@ -15,7 +15,6 @@ import numpy as np
 from flax_s2s import parallel
 from flax_s2s.commands.wiring import Ready, begin, console, keep_memory, make_ready, measure, measure_products
 from flax_s2s.config import PAD, Config, UserError
-from flax_s2s.data.pipeline import Pipeline
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.model.flops import count_flops
 from flax_s2s.model.lstm import choose_means
@@ -57,7 +56,7 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
     state = create_state(config, sizes, optimizer, devices)
     keep_memory(state.params)
-    pipeline = Pipeline(ready.tokens.pairs, ready.shapes, config.seed)
+    pipeline = ready.make_pipeline(config.seed)
     batches = [pipeline.batch(planned) for planned in pipeline.sample(_STEPS)]
     step, after = make_train_step(model, optimizer, config, devices), feed_all(devices, np.array([0, 1], np.int32))
     fed = [feed_rows(devices, tuple(batch)) for batch in batches]

@@ -14,7 +14,6 @@ from flax_s2s.commands.wiring import Ready, begin, make_ready, measure_products
 from flax_s2s.config import Config, UserError
 from flax_s2s.data import vocab
 from flax_s2s.data.batching import Shape
-from flax_s2s.data.pipeline import Pipeline
 from flax_s2s.model.flops import Flops, count_flops
 from flax_s2s.model.seq2seq import init_params, make_model
 from flax_s2s.parallel import Devices
@@ -62,15 +61,15 @@ def _parameters(params: Any) -> Table:
 def _describe_batches(
     config: Config, ready: Ready, sizes: tuple[int, int], flops: Flops, devices: Devices, memory: bool, out: Console
 ) -> None:
-    pipeline = Pipeline(ready.tokens.pairs, ready.shapes, config.seed)
+    pipeline = ready.make_pipeline(config.seed)
     plan = pipeline.plan(0)
-    source, target = len(ready.tokens.pairs.source.flat), len(ready.tokens.pairs.target.flat)
+    source, target = pipeline.count(0)
     counted = Counter(planned.shape for planned in plan)
     table = Table("shape rows x (src + tgt)", "batches an epoch", "memory per device", box=None)
     for shape in ready.shapes:
         table.add_row(str(shape), f"{counted[shape]:,}", _memory(config, shape, sizes, devices) if memory else "not asked for")
     out.print(table)
-    work = flops.training(source, target, float(np.mean(ready.tokens.pairs.source.lengths)))
+    work = flops.training(source, target, source / len(ready.tokens.pairs))
     rate = measure_products() * (1 if jax.default_backend() == "cpu" else devices.count)
     out.print(
         f"{len(ready.tokens.pairs):,} pairs of {ready.train.name}; left out: {ready.tokens.blank:,} blank, {ready.tokens.filtered}\n"

@@ -99,7 +99,7 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     fitting = _fitting(valid, ready)
     sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target))
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
-    pipeline = Pipeline(ready.tokens.pairs, ready.shapes, config.seed, Share(*parallel.process()))
+    pipeline = ready.make_pipeline(config.seed, Share(*parallel.process()))
     bound = Bound(to_json(config), ready.vocabularies.sha256, ready.tokens.sha256)
     abstract = abstract_state(config, sizes, optimizer, devices)
     keep_memory(abstract.params)
@@ -245,6 +245,7 @@ def describe(
     kind = devices.mesh.devices.flat[0].device_kind
     plan = pipeline.plan(0)
     sizes = (len(ready.tokens.pairs.source.flat), len(ready.tokens.pairs.target.flat))
+    drawn = sum(pipeline.count(0)) / sum(sizes)
     unknown = [
         f"{side} {count / size:.2%}"
         for side, count, size in zip((config.data.source, config.data.target), ready.tokens.unknown, sizes, strict=True)
@@ -253,7 +254,8 @@ def describe(
         "train": f"{len(ready.tokens.pairs):,} pairs of {train.name}; left out: {ready.tokens.blank:,} blank, {ready.tokens.filtered}",
         "valid": f"{len(valid.pairs):,} pairs of {valid.name}; left out: {valid.blank:,} blank; "
         f"{len(valid.pairs) - len(fitting):,} too long for the shapes, left out of the loss",
-        "vocabulary": f"{vocabulary}; unknown tokens {' '.join(unknown)}",
+        "vocabulary": f"{vocabulary}; unknown tokens {' '.join(unknown)}"
+        + (f"; split at random, {drawn:.2f} times the tokens" if ready.draw else ""),
         "parameters": f"{parameters:,}",
         "devices": f"{devices.count} x {kind} in {parallel.process()[1]} process(es)",
         "kernel": str(choose_means(config.model)),

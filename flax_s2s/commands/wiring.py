@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from rich.console import Console
 
@@ -18,9 +19,10 @@ from flax_s2s import caches, cluster, job, processor, programs, rundir
 from flax_s2s.checkpoint import Checkpoints
 from flax_s2s.config import Config, DecodingConfig, Metric, UserError
 from flax_s2s.data import vocab
-from flax_s2s.data.batching import Shape, choose_shapes
+from flax_s2s.data.batching import Shape, TokenPairs, choose_shapes
 from flax_s2s.data.corpus import Corpus, Reader, Split, load
-from flax_s2s.data.tokens import Tokens, open_tokens
+from flax_s2s.data.pipeline import Pipeline, Share
+from flax_s2s.data.tokens import Draw, Tokens, open_tokens
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding import shortlist
 from flax_s2s.decoding.translate import Translator
@@ -51,8 +53,13 @@ class Ready(NamedTuple):
 
     train: Reader
     vocabularies: Vocabularies
-    tokens: Tokens
+    tokens: Tokens  # as the text is always split
     shapes: list[Shape]
+    draw: Callable[[int], TokenPairs] | None  # the pairs as they are split in an epoch, where that differs from epoch to epoch
+
+    def make_pipeline(self, seed: int, share: Share | None = None) -> Pipeline:
+        """The training stream."""
+        return Pipeline(self.draw or self.tokens.pairs, self.shapes, seed, share)
 
 
 def make_ready(config: Config, vocab_folder: epath.Path | None) -> Ready:
@@ -61,7 +68,18 @@ def make_ready(config: Config, vocab_folder: epath.Path | None) -> Ready:
     kept_there = vocab.load(vocab_folder, config.vocab.joint) if vocab_folder else None
     vocabularies = kept_there or vocab.train(train, config.vocab)
     tokens = open_tokens(train, vocabularies, config.data, caches.folder("tokens"))
-    return Ready(train, vocabularies, tokens, choose_shapes(tokens.pairs, config.data))
+    lengths = tokens.pairs.source.lengths, tokens.pairs.target.lengths
+    if not config.vocab.sampling:
+        return Ready(train, vocabularies, tokens, choose_shapes(*lengths, config.data), None)
+
+    def draw(longest: tuple[int, int], epoch: int) -> TokenPairs:
+        how = Draw(config.vocab.sampling, config.seed, epoch, longest)
+        return open_tokens(train, vocabularies, config.data, None, how).pairs
+
+    drawn = draw((config.data.max_source_tokens, config.data.max_target_tokens), 0)
+    longer = np.maximum(lengths[0], drawn.source.lengths), np.maximum(lengths[1], drawn.target.lengths)
+    shapes = choose_shapes(*longer, config.data)
+    return Ready(train, vocabularies, tokens, shapes, partial(draw, (shapes[-1].src, shapes[-1].tgt)))
 
 
 class Opened(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int32, Integer
+from jaxtyping import Bool, Int, Int32, Integer
 
 from flax_s2s.config import EOS, PAD, DataConfig, UserError
 
@@ -37,6 +37,12 @@ def make_ragged(sequences: Sequence[Sequence[int] | np.ndarray]) -> Ragged:
     np.cumsum([len(sequence) for sequence in sequences], out=starts[1:])
     flat = np.concatenate([np.asarray(sequence, np.int32) for sequence in sequences]) if sequences else np.zeros(0, np.int32)
     return Ragged(flat, starts)
+
+
+def choose_sequences(which: Bool[np.ndarray, " sequences"], one: Ragged, other: Ragged) -> Ragged:
+    """Sequence i of `one` where `which[i]`, else of `other`."""
+    numbers = np.arange(len(which))
+    return make_ragged([ragged.flat[ragged.starts[i] : ragged.starts[i + 1]] for i in numbers for ragged in [one if which[i] else other]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +112,15 @@ def rows_of(src: int, tgt: int, config: DataConfig) -> int:
     return max(config.batch_tokens // max(src, tgt) // config.row_multiple, 1) * config.row_multiple
 
 
-def choose_shapes(pairs: TokenPairs, config: DataConfig) -> list[Shape]:
-    """The closed set of shapes, smallest first, that pads a corpus least.
+Lengths = Int[np.ndarray, " pairs"]
+
+
+def choose_shapes(source: Lengths, target: Lengths, config: DataConfig) -> list[Shape]:
+    """The closed set of shapes, smallest first, that pads pairs of these lengths least.
 
     Greedy: starting from the one shape that holds everything, each further shape is the (src, tgt) that removes
     most padding from the pairs that fit into it.
     """
-    source, target = pairs.source.lengths, pairs.target.lengths
     width = int(target.max()) + 1
     numbers = np.bincount(source * width + target)
     cells = np.stack(np.divmod(np.flatnonzero(numbers), width), axis=1)  # the pairs of lengths that occur
@@ -131,7 +139,7 @@ def choose_shapes(pairs: TokenPairs, config: DataConfig) -> list[Shape]:
     return [Shape(rows_of(s, t, config), s, t) for s, t in sorted(chosen, key=lambda edge: (sum(edge), edge))]
 
 
-def _edges(lengths: Int[np.ndarray, " pairs"]) -> Int[np.ndarray, " edges"]:
+def _edges(lengths: Lengths) -> Int[np.ndarray, " edges"]:
     """Quantiles of the lengths, the longest included."""
     return np.unique(np.quantile(lengths, np.linspace(0, 1, _CANDIDATES + 1)[1:], method="higher"))
 

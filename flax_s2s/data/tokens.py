@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from flax_s2s.config import UNK, DataConfig, UserError
-from flax_s2s.data.batching import Filtered, Ragged, TokenPairs, add_end, keep_fitting
+from flax_s2s.data.batching import Filtered, Ragged, TokenPairs, add_end, choose_sequences, keep_fitting
 from flax_s2s.data.corpus import Pair, Reader
 from flax_s2s.data.vocab import Vocabularies
 
@@ -41,6 +41,17 @@ class Tokens(NamedTuple):
     """Hash of the pairs' text in their order, before filtering."""
 
 
+class Draw(NamedTuple):
+    """Which of the many ways to split a corpus into tokens."""
+
+    rate: float
+    """See `config.VocabConfig.sampling`."""
+    seed: int
+    epoch: int
+    longest: tuple[int, int]
+    """Tokens of source and target; a pair that would have more is split as it always is."""
+
+
 def tokenize(pairs: Sequence[Pair], vocabularies: Vocabularies) -> TokenPairs:
     """Token ids of both sides, each ending with EOS."""
     source = vocabularies.source.encode([pair.source for pair in pairs])
@@ -48,7 +59,19 @@ def tokenize(pairs: Sequence[Pair], vocabularies: Vocabularies) -> TokenPairs:
     return TokenPairs(add_end(source), add_end(target))
 
 
-def open_tokens(reader: Reader, vocabularies: Vocabularies, config: DataConfig, kept_in: Path | None) -> Tokens:
+def _redraw(pairs: TokenPairs, texts: Sequence[Pair], vocabularies: Vocabularies, draw: Draw, chunk: int) -> TokenPairs:
+    """The pairs of a chunk of the corpus, split at random where the result is not too long."""
+    seeds = np.random.SeedSequence([draw.seed, draw.epoch, chunk]).generate_state(2)
+    sampled = [
+        add_end(vocabulary.sample([text[side] for text in texts], draw.rate, int(seeds[side])))
+        for side, vocabulary in enumerate(vocabularies)
+    ]
+    fits = (sampled[0].lengths <= draw.longest[0]) & (sampled[1].lengths <= draw.longest[1])
+    always = (pairs.source, pairs.target)
+    return TokenPairs(*(choose_sequences(fits, one, other) for one, other in zip(sampled, always, strict=True)))
+
+
+def open_tokens(reader: Reader, vocabularies: Vocabularies, config: DataConfig, kept_in: Path | None, draw: Draw | None = None) -> Tokens:
     """The corpus of a reader, tokenized and filtered.
 
     Args:
@@ -56,14 +79,15 @@ def open_tokens(reader: Reader, vocabularies: Vocabularies, config: DataConfig, 
         vocabularies: of both sides.
         config: the limits of length and ratio.
         kept_in: folder of tokenized corpora; None: made anew each time, and kept nowhere.
+        draw: how to split at random the pairs that are kept without it, kept nowhere either; None: as always.
 
     Raises:
         UserError: what reading raises; or all pairs are left out.
     """
-    content = reader.fingerprint() if kept_in else None
+    content = reader.fingerprint() if kept_in and draw is None else None
     if kept_in is None or content is None:
         with tempfile.TemporaryDirectory(prefix="flax_s2s_") as made:
-            _write(Path(made), reader, vocabularies, config)
+            _write(Path(made), reader, vocabularies, config, draw)
             return _open(Path(made))  # files that are mapped live on without a name
     folder = kept_in / hashlib.sha256(f"{_FORMAT} {content} {vocabularies.sha256}".encode()).hexdigest()
     try:
@@ -73,7 +97,7 @@ def open_tokens(reader: Reader, vocabularies: Vocabularies, config: DataConfig, 
     _sweep(kept_in)
     partial = Path(tempfile.mkdtemp(prefix="partial-", dir=kept_in))
     try:
-        _write(partial, reader, vocabularies, config)
+        _write(partial, reader, vocabularies, config, None)
         if not folder.exists():  # another process may have been faster
             partial.rename(folder)
         return _open(folder)
@@ -87,14 +111,17 @@ def _sweep(kept_in: Path) -> None:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write(folder: Path, reader: Reader, vocabularies: Vocabularies, config: DataConfig) -> None:
+def _write(folder: Path, reader: Reader, vocabularies: Vocabularies, config: DataConfig, draw: Draw | None) -> None:
     """Tokens one after the other, lengths one after the other, and a description, written last."""
     narrow = max(len(vocabularies.source), len(vocabularies.target)) <= 1 << 16
     dtype = np.dtype(np.uint16 if narrow else np.int32)
     filtered, text, count, unknown = Filtered(0, 0, 0), hashlib.sha256(), 0, dict.fromkeys(_SIDES, 0)
     stream = iter(reader)
     with _files(folder, "ids") as ids, _files(folder, "lengths") as lengths:
-        while chunk := list(itertools.islice(stream, _PAIRS_AT_ONCE)):
+        for number in itertools.count():
+            chunk = list(itertools.islice(stream, _PAIRS_AT_ONCE))
+            if not chunk:
+                break
             text.update("".join(f"{len(s)} {len(t)} {s}{t}" for s, t in chunk).encode())
             pairs = tokenize(chunk, vocabularies)
             kept, left_out = keep_fitting(pairs, config)
@@ -102,6 +129,8 @@ def _write(folder: Path, reader: Reader, vocabularies: Vocabularies, config: Dat
             count += len(chunk)
             if len(kept) < len(chunk):
                 pairs = pairs.take(kept)
+            if draw:
+                pairs = _redraw(pairs, [chunk[i] for i in kept], vocabularies, draw, number)
             for side, ragged in zip(_SIDES, (pairs.source, pairs.target), strict=True):
                 unknown[side] += int((ragged.flat == UNK).sum())
                 ids[side].write(ragged.flat.astype(dtype).tobytes())

@@ -51,6 +51,13 @@ class Vocabulary:
         ids: list[list[int]] = self._processor.encode(list(lines), out_type=int)
         return ids
 
+    def sample(self, lines: Sequence[str], rate: float, seed: int) -> list[list[int]]:
+        """Like `encode`, each line split at random, see `config.VocabConfig.sampling`; the same seed and lines give the same tokens."""
+        sentencepiece.set_random_generator_seed(seed)
+        how: dict[str, Any] = {"enable_sampling": True, "alpha": rate, "nbest_size": -1}
+        ids: list[list[int]] = self._processor.encode(list(lines), out_type=int, num_threads=1, **how)  # draws depend on the threads
+        return ids
+
     def encode_inside(self, text: str) -> list[int]:
         """The tokens of text that goes on inside a word: without the space that a line is taken to begin with."""
         if self._inside is None:

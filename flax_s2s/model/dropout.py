@@ -1,9 +1,13 @@
 """Dropout that depends on a row's place in the global batch, never on the device that computes the row."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key, UInt8
+
+Of = Literal["values", "features", "steps"]
 
 
 def row_keys(key: Key[Array, ""], first_row: Int[Array, ""], rows: int) -> Key[Array, " batch"]:
@@ -12,9 +16,9 @@ def row_keys(key: Key[Array, ""], first_row: Int[Array, ""], rows: int) -> Key[A
 
 
 def drop(
-    features: Float[Array, "batch time emb"], keys: Key[Array, " batch"] | None, site: int, rate: float
+    features: Float[Array, "batch time emb"], keys: Key[Array, " batch"] | None, site: int, rate: float, of: Of = "values"
 ) -> Float[Array, "batch time emb"]:
-    """Zeroes each feature with probability `rate` and scales the others, so that the mean stays.
+    """Zeroes with probability `rate` and scales what is kept, so that the mean stays.
 
     The rate is rounded to a multiple of 1/256, because one random byte decides a feature: a quarter of the random
     words of a float per feature. More padding columns do not change the masks of the others.
@@ -24,11 +28,14 @@ def drop(
         keys: one key per row; None means deterministic, nothing is dropped.
         site: number of the place in the model, so that each place has masks of its own.
         rate: probability, below 1.
+        of: what is dropped or kept as one: each value, a feature at all steps (Gal and Ghahramani 2016), or all features of a step.
     """
     threshold = round(rate * 256)
     if keys is None or threshold == 0:
         return features
-    keep = random_bytes(keys, site, features.shape[1] * features.shape[2]).reshape(features.shape) >= threshold
+    _, time, size = features.shape
+    mask = (1 if of == "features" else time, 1 if of == "steps" else size)
+    keep = random_bytes(keys, site, mask[0] * mask[1]).reshape(-1, *mask) >= threshold
     return jnp.where(keep, features * (256 / (256 - threshold)), 0).astype(features.dtype)
 
 

@@ -61,8 +61,10 @@ def choose_means(config: ModelConfig) -> Means:
         raise UserError(f"model.kernel=cudnn needs an NVIDIA GPU, got {device.device_kind}; use model.kernel=auto")
     if compute == "auto":
         compute = "bfloat16" if config.kernel != "cudnn" and _fast_in_bfloat16(device) else "float32"
-    if config.kernel != "auto":
-        return Means(config.kernel, compute)
+    if config.kernel == "cudnn" and config.recurrent_dropout:
+        raise UserError("model.kernel=cudnn has no model.recurrent_dropout; use model.kernel=auto")
+    if config.kernel != "auto" or config.recurrent_dropout:
+        return Means("scan" if config.kernel == "auto" else config.kernel, compute)
     return Means("cudnn" if _by_nvidia(device) and compute == "float32" else "scan", compute)
 
 
@@ -153,6 +155,7 @@ def lstm_layer(
     reverse: bool = False,
     kernel: Kernel = "scan",
     recompute: bool = False,
+    keep: Float[Array, "batch hid"] | None = None,
 ) -> tuple[Float[Array, "batch time hid"], LSTMState]:
     """A layer over time.
 
@@ -165,6 +168,7 @@ def lstm_layer(
         reverse: read from the last position to the first.
         kernel: what computes it; cudnn wants float32 and a mask whose real positions come first.
         recompute: keep no gates for the gradient, see above; cudnn keeps what it wants.
+        keep: what the hidden state is multiplied with on its way to the next step, a mask of dropout; None: nothing. Not with cudnn.
 
     Returns:
         Outputs at every position (at padding finite, and nothing to rely on), and the final state.
@@ -177,7 +181,7 @@ def lstm_layer(
         return outputs, LSTMState(last_hidden, last_cell)
     step_mask = None if mask is None else mask.swapaxes(0, 1)[:, :, None]  # [time batch 1]
     kernels = (layer.kernel_in[...], layer.kernel_rec[...], layer.bias[...])
-    hidden, final = _recurrence(reverse, recompute, inputs.swapaxes(0, 1), step_mask, initial, kernels)
+    hidden, final = _recurrence(reverse, recompute, inputs.swapaxes(0, 1), step_mask, initial, kernels, keep)
     return hidden.swapaxes(0, 1), final
 
 
@@ -195,19 +199,22 @@ def _recurrence(
     mask: Bool[Array, "time batch 1"] | None,
     initial: LSTMState,
     kernels: tuple[Float[Array, "emb gates"], Float[Array, "hid gates"], Float[Array, " gates"]],
+    keep: Float[Array, "batch hid"] | None,
 ) -> tuple[Float[Array, "time batch hid"], LSTMState]:
-    """The layer; what autodiff would do with it is replaced by `_recurrence_backward`."""
-    return _recurrence_forward(reverse, recompute, inputs, mask, initial, kernels)[0]
+    """The layer; what autodiff would do with it is replaced by `_recurrence_backward`, which has no gradient for `keep`."""
+    return _recurrence_forward(reverse, recompute, inputs, mask, initial, kernels, keep)[0]
 
 
-def _recurrence_forward(reverse: bool, recompute: bool, inputs: Any, mask: Any, initial: LSTMState, kernels: Any) -> tuple[Any, Any]:
+def _recurrence_forward(
+    reverse: bool, recompute: bool, inputs: Any, mask: Any, initial: LSTMState, kernels: Any, keep: Any
+) -> tuple[Any, Any]:
     kernel_in, kernel_rec, bias = kernels
     narrow = kernel_rec.astype(inputs.dtype)
 
     def step(carry: Any, now: Any) -> tuple[Any, Any]:
         (state, gates), (at, step_mask) = carry, now
         projected = lax.dynamic_index_in_dim(gates, at, keepdims=False).astype(jnp.float32)
-        sums = projected + multiply(state.hidden, narrow) + bias[None, :]
+        sums = projected + multiply(_kept(state.hidden, keep), narrow) + bias[None, :]
         new, (now_gates, _, _) = _cell_forward(inputs.dtype, sums, state.cell)
         new = _hold(step_mask, new, state)
         return (new, lax.dynamic_update_index_in_dim(gates, now_gates, at, 0)), new
@@ -215,14 +222,19 @@ def _recurrence_forward(reverse: bool, recompute: bool, inputs: Any, mask: Any, 
     # The gates overwrite, step by step, what the input's product left: no second array of that size.
     projected, steps = multiply(inputs, kernel_in).astype(inputs.dtype), jnp.arange(inputs.shape[0])
     (final, gates), states = lax.scan(step, (initial, projected), (steps, mask), reverse=reverse)
-    return (states.hidden, final), (inputs, None if recompute else gates, states, mask, initial, kernels)
+    return (states.hidden, final), (inputs, None if recompute else gates, states, mask, initial, kernels, keep)
+
+
+def _kept(hidden: Float[Array, "*rows hid"], keep: Float[Array, "*batch hid"] | None) -> Float[Array, "*rows hid"]:
+    return hidden if keep is None else hidden * keep.astype(hidden.dtype)
 
 
 def _recurrence_backward(reverse: bool, recompute: bool, saved: Any, gradient: Any) -> tuple[Any, ...]:
-    inputs, gates, states, mask, initial, (kernel_in, kernel_rec, bias) = saved
+    inputs, gates, states, mask, initial, (kernel_in, kernel_rec, bias), keep = saved
     d_hidden, d_final = gradient
     before = jax.tree.map(partial(_shift, reverse), states, initial)  # the state each step started from
-    kept = (inputs, before.hidden) if recompute else gates
+    entered = before.hidden if keep is None else _kept(before.hidden, keep[None])
+    kept = (inputs, entered) if recompute else gates
     narrow_in, narrow_rec = kernel_in.astype(inputs.dtype), kernel_rec.astype(inputs.dtype)
     transposed = narrow_rec.T
 
@@ -237,16 +249,16 @@ def _recurrence_backward(reverse: bool, recompute: bool, saved: Any, gradient: A
         d_new = LSTMState(d_state.hidden + d_output.astype(jnp.float32), d_state.cell)
         d_sums, d_cell = _cell_backward(gates.dtype, (gates, cell_before, cell), d_new)
         d_sums = _hold(step_mask, d_sums, jnp.zeros_like(d_sums)).astype(gates.dtype)
-        return _hold(step_mask, LSTMState(multiply(d_sums, transposed), d_cell), d_new), d_sums
+        return _hold(step_mask, LSTMState(_kept(multiply(d_sums, transposed), keep), d_cell), d_new), d_sums
 
     d_end = LSTMState(d_final.hidden.astype(jnp.float32), d_final.cell)
     d_initial, d_sums = lax.scan(step, d_end, (kept, states.cell, before.cell, mask, d_hidden), reverse=not reverse)
     d_initial = LSTMState(d_initial.hidden.astype(initial.hidden.dtype), d_initial.cell)
     d_inputs = multiply_transposed(d_sums, kernel_in).astype(inputs.dtype)
-    read = jnp.concatenate([inputs, before.hidden], axis=-1)  # one product for both kernels: d_sums is read once
+    read = jnp.concatenate([inputs, entered], axis=-1)  # one product for both kernels: d_sums is read once
     d_kernels = outer(read, d_sums)
     d_bias = d_sums.sum(axis=(0, 1), dtype=jnp.float32)
-    return d_inputs, None, d_initial, (*jnp.split(d_kernels, [inputs.shape[-1]]), d_bias)
+    return d_inputs, None, d_initial, (*jnp.split(d_kernels, [inputs.shape[-1]]), d_bias), None
 
 
 def _shift(reverse: bool, states: Float[Array, "time batch hid"], initial: Float[Array, "batch hid"]) -> Float[Array, "time batch hid"]:

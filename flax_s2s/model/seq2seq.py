@@ -26,7 +26,9 @@ from flax_s2s.model.lstm import LSTM, LSTMState, choose_means, lstm_cell, lstm_l
 from flax_s2s.model.product import product
 from flax_s2s.model.recurrence import Kernels, Multiply, multiply_by, scan
 
-_TARGET_SITE, _READOUT_SITE = 100, 200  # dropout sites; an encoder's layer i is site i, a decoder's is _TARGET_SITE + i
+# Dropout sites. What enters an encoder's layer i is site i, a decoder's _TARGET_SITE + i; what stays in a layer, counted over
+# both directions, is _RECURRENT_SITE + i, a decoder's _TARGET_SITE more; whole tokens of the source are _WORD_SITE, of the target one more.
+_TARGET_SITE, _READOUT_SITE, _WORD_SITE, _RECURRENT_SITE = 100, 200, 210, 300
 
 RowKeys = Key[Array, " batch"] | None
 
@@ -93,6 +95,18 @@ def reverse_real(values: Array, mask: Bool[Array, "batch src"]) -> Array:
     return jnp.take_along_axis(values, order if values.ndim == 2 else order[:, :, None], axis=1)
 
 
+def drop_features(config: ModelConfig, features: Float[Array, "batch time feat"], keys: RowKeys, site: int) -> Array:
+    """Dropout of what passes from layer to layer."""
+    return drop(features, keys, site, config.dropout, "features" if config.dropout_masks == "sentence" else "values")
+
+
+def keep_recurrent(config: ModelConfig, keys: RowKeys, layer: int, hidden: int) -> Float[Array, "batch hid"] | None:
+    """What a layer's hidden state is multiplied with on its way to the next step; None where nothing is dropped."""
+    if keys is None or config.recurrent_dropout == 0:
+        return None
+    return drop(jnp.ones((keys.shape[0], 1, hidden)), keys, _RECURRENT_SITE + layer, config.recurrent_dropout)[:, 0]
+
+
 class Encoder(nnx.Module):
     """A stack of LSTM layers, the lowest of which read in both directions."""
 
@@ -115,10 +129,12 @@ class Encoder(nnx.Module):
         """Outputs of the top layer and the final state of every layer, both directions side by side."""
         features, finals, how = embedded, [], (self.kernel, self.config.recompute)
         for index, directions in enumerate(self.layers):
-            read = [lstm_layer(layer, features, mask, None, bool(number), *how) for number, layer in enumerate(directions)]
+            sizes_of = [layer.kernel_rec.shape[0] for layer in directions]
+            keep = [keep_recurrent(self.config, keys, 2 * index + number, size) for number, size in enumerate(sizes_of)]
+            read = [lstm_layer(layer, features, mask, None, bool(number), *how, keep[number]) for number, layer in enumerate(directions)]
             outputs = jnp.concatenate([output for output, _ in read], axis=-1)
             finals.append(jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *[final for _, final in read]))
-            outputs = drop(outputs, keys, index + 1, self.config.dropout)
+            outputs = drop_features(self.config, outputs, keys, index + 1)
             residual = 0 < self.config.residual_from <= index + 1
             features = features + outputs if residual else outputs
         return features, finals
@@ -191,11 +207,17 @@ class Decoder(nnx.Module):
             return self._feed(memory, embedded, keys)
 
         def run(index: int, inputs: Any) -> Any:
-            outputs, _ = lstm_layer(self.layers[index], inputs, None, memory.start[index], False, self.kernel, self.config.recompute)
-            return drop(outputs, keys, _TARGET_SITE + index + 1, self.config.dropout)
+            how = (memory.start[index], False, self.kernel, self.config.recompute, self._keep(keys)[index])
+            outputs, _ = lstm_layer(self.layers[index], inputs, None, *how)
+            return drop_features(self.config, outputs, keys, _TARGET_SITE + index + 1)
 
         readouts, _ = self._stack(multiply_by(self._kernels() | self._of_source(memory)), self._constants(memory).source, embedded, run)
-        return drop(readouts, keys, _READOUT_SITE, self.config.dropout)
+        return drop_features(self.config, readouts, keys, _READOUT_SITE)
+
+    def _keep(self, keys: RowKeys) -> list[Any]:
+        """Of each layer, see `keep_recurrent`."""
+        layers = range(_TARGET_SITE, _TARGET_SITE + self.config.decoder_layers)
+        return [keep_recurrent(self.config, keys, layer, self.config.hidden_size) for layer in layers]
 
     def make_step(self, kernels: Kernels, memory: Memory) -> Callable[[Carry, Any], tuple[Carry, Any, Any]]:
         """One step of any number of hypotheses per sentence: `(carry, projected [batch beam gates]) -> carry, readouts, weights or None`."""
@@ -221,10 +243,10 @@ class Decoder(nnx.Module):
         """What attention multiplies with, by name."""
         return self.attention.kernels(memory.keys, memory.values) if self.config.attention != "none" else {}
 
-    def _constants(self, memory: Memory) -> "Constants":
+    def _constants(self, memory: Memory, keys: RowKeys = None) -> "Constants":
         attends = self.config.attention != "none"
         source = self.attention.source(memory.keys, memory.mask) if attends else Source(memory.mask, None, None)
-        return Constants(source, tuple(layer.bias[...] for layer in self.layers))
+        return Constants(source, tuple(layer.bias[...] for layer in self.layers), self._keep(keys))
 
     def project(self, embedded: Float[Array, "*rows emb"]) -> Float[Array, "*rows gates"]:
         """The lowest layer's input projection, without what is fed; the same for all steps at once."""
@@ -237,7 +259,10 @@ class Decoder(nnx.Module):
         states, sums = list(carry.states), [projected.astype(jnp.float32), *(bias[None, None, :] for bias in constants.biases[1:])]
 
         def run(index: int, inputs: Any) -> Any:
-            entering = jnp.concatenate([part for part in (inputs, states[index].hidden) if part is not None], axis=-1)
+            hidden, keep = states[index].hidden, constants.keep[index]
+            if keep is not None:
+                hidden *= lax.stop_gradient(keep)[:, None].astype(hidden.dtype)
+            entering = jnp.concatenate([part for part in (inputs, hidden) if part is not None], axis=-1)
             states[index] = lstm_cell(multiply(f"layer {index}", entering) + sums[index], states[index])
             return states[index].hidden if masks is None else states[index].hidden * masks[index]
 
@@ -268,11 +293,10 @@ class Decoder(nnx.Module):
 
     def _feed(self, memory: Memory, embedded: Any, keys: RowKeys) -> Any:
         """Input feeding: a loop over time around the whole stack; what does not depend on the loop is done before or after it."""
-        rate = self.config.dropout
         widths = [self.config.hidden_size] * self.config.decoder_layers + [sizes(self.config).readout]
         sites = [_TARGET_SITE + index + 1 for index in range(self.config.decoder_layers)] + [_READOUT_SITE]
         ones = [jnp.ones((*embedded.shape[:2], width), embedded.dtype) for width in widths]
-        masks = None if keys is None else [drop(each, keys, site, rate) for each, site in zip(ones, sites, strict=True)]
+        masks = None if keys is None else [drop_features(self.config, each, keys, site) for each, site in zip(ones, sites, strict=True)]
 
         def step(multiply: Multiply, constants: Constants, carry: Carry, now: Any) -> tuple[Carry, Any]:
             projected, masks = now
@@ -282,7 +306,7 @@ class Decoder(nnx.Module):
         now = jax.tree.map(lambda part: part.swapaxes(0, 1)[:, :, None], (self.project(embedded), masks))  # [tgt batch 1 gates]
         carry = start_carry(memory, self.config, 1)
         kernels = self._kernels(self.config.embedding_size) | self._of_source(memory)
-        _, readouts = scan(step, kernels, self._constants(memory), carry, now, self.config.recompute)
+        _, readouts = scan(step, kernels, self._constants(memory, keys), carry, now, self.config.recompute)
         return readouts.swapaxes(0, 1)
 
 
@@ -291,6 +315,7 @@ class Constants(NamedTuple):
 
     source: Source
     biases: tuple[Float[Array, " gates"], ...]
+    keep: list[Any]  # of each layer, see `keep_recurrent`
 
 
 def start_carry(memory: Memory, config: ModelConfig, beams: int) -> Carry:
@@ -326,7 +351,8 @@ class Seq2Seq(nnx.Module):
         """
         mask, reverse = src_ids != PAD, self.config.reverse_source
         table = self.target_table if self.config.tie == "all" else self.source_table
-        embedded = drop(self._embed(table, reverse_real(src_ids, mask) if reverse else src_ids), keys, 0, self.config.dropout)
+        embedded = self._embed(table, reverse_real(src_ids, mask) if reverse else src_ids)
+        embedded = drop_features(self.config, self._drop_words(embedded, keys, _WORD_SITE), keys, 0)
         values, finals = self.encoder(embedded, mask, keys)
         if reverse:
             values = reverse_real(values, mask)  # position s is token s again, for attention
@@ -338,7 +364,8 @@ class Seq2Seq(nnx.Module):
     ) -> Float[Array, "batch tgt readout"]:
         """Readouts for predicting the token after each of `inputs` (BOS, then the target)."""
         memory = self.encode(src_ids, keys)
-        embedded = drop(self._embed(self.target_table, inputs), keys, _TARGET_SITE, self.config.dropout)
+        embedded = self._drop_words(self._embed(self.target_table, inputs), keys, _WORD_SITE + 1)
+        embedded = drop_features(self.config, embedded, keys, _TARGET_SITE)
         return self.decoder(memory, embedded, keys)
 
     def start(self, memory: Memory, beams: int) -> Carry:
@@ -361,6 +388,9 @@ class Seq2Seq(nnx.Module):
         """The softmax layer: a row for each token, and the bias."""
         table = self.output_table if self.config.tie == "none" else self.target_table
         return table[...], self.output_bias[...]
+
+    def _drop_words(self, embedded: Any, keys: RowKeys, site: int) -> Any:
+        return drop(embedded, keys, site, self.config.word_dropout, "steps")
 
     def _embed(self, table: Any, ids: Any) -> Any:
         return table[...][ids].astype(jnp.dtype(self.compute))  # in this order the gradient is summed in float32

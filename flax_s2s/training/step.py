@@ -115,7 +115,8 @@ def _make_gradients(model: Model, config: Config, devices: Devices) -> Callable[
     )
     def gradients_and_loss(params: Params, batch: Any, key: Any) -> tuple[Params, Loss]:
         rows = batch[0].shape[0]
-        keys = row_keys(key, lax.axis_index(AXIS) * rows, rows) if config.model.dropout else None
+        drops = config.model.dropout or config.model.recurrent_dropout or config.model.word_dropout
+        keys = row_keys(key, lax.axis_index(AXIS) * rows, rows) if drops else None
 
         def objective(params: Params) -> tuple[Any, Loss]:
             loss = batch_loss(model, params, batch, config.optimizer.label_smoothing, keys)

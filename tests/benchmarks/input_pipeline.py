@@ -47,7 +47,7 @@ def start(folder: Path, began: float) -> None:
     from flax_s2s.commands.wiring import make_ready
     from flax_s2s.config import PAD, Config, DataConfig, VocabConfig
     from flax_s2s.data import vocab
-    from flax_s2s.data.pipeline import Pipeline, Position
+    from flax_s2s.data.pipeline import Position
 
     data = DataConfig(format="text", folder=str(folder), source="en", target="de", batch_tokens=4096)
     config = dataclasses.replace(Config(), data=data, vocab=VocabConfig(kind="bpe", size=8000))
@@ -57,7 +57,7 @@ def start(folder: Path, began: float) -> None:
     ready = make_ready(config, kept)
     vocab.save(ready.vocabularies, kept)
     assert caches.folder("tokens")
-    stream = Pipeline(ready.tokens.pairs, ready.shapes, config.seed).stream(Position(0, 0))
+    stream = ready.make_pipeline(config.seed).stream(Position(0, 0))
     next(stream)
     first = time.time() - began
     begin, tokens = time.perf_counter(), 0

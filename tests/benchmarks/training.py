@@ -63,11 +63,10 @@ def write_batches(file, count):
     import numpy as np
 
     from flax_s2s.commands.wiring import make_ready
-    from flax_s2s.data.pipeline import Pipeline
 
     config = reference_model(False)
     ready = make_ready(config, None)
-    pipeline = Pipeline(ready.tokens.pairs, ready.shapes, config.seed)
+    pipeline = ready.make_pipeline(config.seed)
     batches = [pipeline.batch(planned) for planned in pipeline.sample(count)]
     np.savez(file, **{f"{side}{i}": ids for i, batch in enumerate(batches) for side, ids in zip(("src", "tgt"), batch, strict=True)})
     return len(ready.vocabularies.source)

@@ -10,6 +10,11 @@ from flax_s2s.config import EOS, PAD, DataConfig
 from flax_s2s.data.batching import Batch, Shape, TokenPairs, choose_shapes, make_ragged
 from flax_s2s.data.pipeline import Pipeline, Planned, Position, Share, in_order
 
+
+def lengths_of(pairs):
+    return pairs.source.lengths, pairs.target.lengths
+
+
 SHAPES = [Shape(4, 3, 4), Shape(4, 8, 8)]
 
 
@@ -78,6 +83,28 @@ def test_the_stream_is_one_epoch_after_the_other():
         assert equal(batch, pipeline.batch(planned))
 
 
+def test_tokens_may_differ_from_epoch_to_epoch():
+    """Also where the stream is taken up in the middle of an epoch, and each epoch's pairs are made once for its stream."""
+    epochs = [corpus(20, longest) for longest in (8, 3, 6, 8)]
+    asked = []
+
+    def draw(epoch):
+        asked.append(epoch)
+        return epochs[epoch]
+
+    pipeline = Pipeline(draw, SHAPES, seed=1)
+    for epoch, pairs in enumerate(epochs):
+        same = Pipeline(pairs, SHAPES, seed=1)
+        assert order_of(pipeline, epoch) == order_of(same, epoch)
+        assert all(equal(pipeline.batch(planned), same.batch(planned)) for planned in pipeline.plan(epoch))
+        assert pipeline.count(epoch) == tuple(int(lengths.sum()) for lengths in lengths_of(pairs))
+    assert asked == [0, 1, 2, 3]
+    whole = list(itertools.islice(Pipeline(draw, SHAPES, seed=1).stream(Position(0, 0)), 20))
+    for start in (3, 9):
+        tail = itertools.islice(Pipeline(draw, SHAPES, seed=1).stream(whole[start - 1][0]), 20 - start)
+        assert all(equal(one, two) for (_, one), (_, two) in zip(tail, whole[start:], strict=True))
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_shares_of_the_processes_are_the_whole_batch(processes):
     pairs = corpus(30)
@@ -127,6 +154,6 @@ def test_waste_is_the_share_of_positions_without_a_token():
 
 def test_waste_counts_what_the_batches_hold():
     pairs = corpus(40)
-    pipeline = Pipeline(pairs, choose_shapes(pairs, DataConfig(batch_tokens=64, row_multiple=4, buckets=3)), seed=1)
+    pipeline = Pipeline(pairs, choose_shapes(*lengths_of(pairs), DataConfig(batch_tokens=64, row_multiple=4, buckets=3)), seed=1)
     ids = [ids for planned in pipeline.plan(2) for ids in pipeline.batch(planned)]
     assert pipeline.waste(pipeline.plan(2)) == pytest.approx(sum((i == PAD).sum() for i in ids) / sum(i.size for i in ids), abs=1e-12)

@@ -12,7 +12,7 @@ from flax_s2s.config import EOS, UNK, DataConfig, UserError, VocabConfig
 from flax_s2s.data import tokens, vocab
 from flax_s2s.data.batching import Filtered
 from flax_s2s.data.corpus import Pair, Reader
-from flax_s2s.data.tokens import open_tokens
+from flax_s2s.data.tokens import Draw, open_tokens
 
 PAIRS = [Pair(" ".join(f"w{i * j % 17}" for j in range(1 + i % 9)), " ".join(f"v{i % 13}" for _ in range(1 + i % 4))) for i in range(300)]
 VOCAB = VocabConfig(kind="word", size=400, joint=False)
@@ -71,6 +71,43 @@ def test_tokens_are_those_of_the_pairs_that_fit(config, kept_in, monkeypatch, at
     assert made.filtered.ratio > 0
     assert made.blank == 1
     assert made.unknown == (0, 0)
+
+
+@pytest.mark.parametrize("at_once", [7, 10_000])
+def test_tokens_of_an_epoch_spell_the_same_text(config, kept_in, monkeypatch, at_once):
+    monkeypatch.setattr(tokens, "_PAIRS_AT_ONCE", at_once)
+    random = np.random.default_rng(0)
+    words = ["".join(random.choice(list("abcde"), random.integers(2, 8))) for _ in range(40)]
+    pairs = [Pair(*(" ".join(random.choice(words, random.integers(1, 8))) for _ in range(2))) for _ in range(300)]
+    for index, side in enumerate(("en", "de")):
+        (Path(config.folder) / f"train.{side}").write_text("".join(f"{pair[index]}\n" for pair in pairs))
+    vocabularies = vocab.train(pairs, VocabConfig(kind="bpe", size=80, joint=False))
+    config = dataclasses.replace(config, max_source_tokens=12, max_target_tokens=11)
+    longest = (18, 15)
+
+    def drawn(draw):
+        return open_tokens(Reader(config, "train", 1), vocabularies, config, kept_in, draw)
+
+    always, first = drawn(None), drawn(Draw(0.2, 1, 0, longest))
+    assert len(first.pairs) == len(always.pairs) > 100
+    assert first[1:4] == always[1:4]
+    fallen_back = 0
+    for side, vocabulary in enumerate(vocabularies):
+        texts = [vocabulary.decode(as_lists((made.pairs.source, made.pairs.target)[side])) for made in (always, first)]
+        assert texts[0] == texts[1]
+    for one, two in zip(
+        zip(*map(as_lists, (always.pairs.source, always.pairs.target)), strict=True),
+        zip(*map(as_lists, (first.pairs.source, first.pairs.target)), strict=True),
+        strict=True,
+    ):
+        assert len(two[0]) <= longest[0]
+        assert len(two[1]) <= longest[1]
+        fallen_back += one == two
+    assert 0 < fallen_back < len(first.pairs) / 2
+    assert same(first, drawn(Draw(0.2, 1, 0, longest)))
+    for other in (Draw(0.2, 1, 1, longest), Draw(0.2, 2, 0, longest), Draw(0.1, 1, 0, longest)):
+        assert as_lists(drawn(other).pairs.source) != as_lists(first.pairs.source)
+    assert len(list(kept_in.iterdir())) == 1  # what is drawn is not kept
 
 
 def test_unknown_tokens_are_counted(config, kept_in):

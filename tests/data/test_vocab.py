@@ -1,5 +1,6 @@
 import gzip
 import re
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -119,6 +120,33 @@ def test_special_tokens_have_the_ids_that_every_room_knows(kind):
     vocabulary = one(FILLER, kind=kind)
     assert vocabulary.pieces([PAD, BOS, EOS, UNK]) == ["<pad>", "<s>", "</s>", "<unk>"]
     assert (PAD, BOS, EOS, UNK) == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_sampled_tokens_spell_the_line_and_depend_on_the_seed_alone(kind):
+    lines = [f"{line} {number}" for number, line in enumerate(FILLER * 3)]
+    vocabulary = one(lines, kind=kind)
+    always, sampled = vocabulary.encode(lines), vocabulary.sample(lines, 0.3, 7)
+    assert vocabulary.decode(sampled) == lines
+    assert sampled == vocabulary.sample(lines, 0.3, 7)
+    in_a_thread = []
+    thread = threading.Thread(target=lambda: in_a_thread.append(vocabulary.sample(lines, 0.3, 7)))
+    thread.start()
+    thread.join()
+    assert in_a_thread == [sampled]
+    assert sampled == Vocabulary(vocabulary.model).sample(lines, 0.3, 7)
+    assert len({str(one) for one in (always, sampled, vocabulary.sample(lines, 0.3, 8))}) == 3
+    assert vocabulary.encode(lines) == always
+
+
+def test_bpe_dropout_leaves_out_so_many_merges():
+    lines = FILLER * 5
+    vocabulary = one(lines, kind="bpe")
+    assert vocabulary.sample(lines, 1e-9, 1) == vocabulary.encode(lines)
+    counts = [sum(map(len, vocabulary.sample(lines, rate, 1))) for rate in (0.05, 0.2, 0.6)]
+    assert counts == sorted(counts)
+    assert sum(map(len, vocabulary.encode(lines))) < counts[0]
+    assert counts[-1] < sum(map(len, one(lines, kind="char", size=200).encode(lines))) * 1.2
 
 
 def test_special_tokens_leave_no_trace():

@@ -54,6 +54,19 @@ def test_without_keys_or_rate_nothing_is_dropped():
     np.testing.assert_array_equal(drop(features, keys(rows=2), 0, 0.0), features)
 
 
+@pytest.mark.parametrize(("of", "same_along"), [("features", 1), ("steps", 2)])
+def test_a_mask_is_shared(of, same_along):
+    found = np.asarray(drop(ones, keys(), 5, 0.25, of))
+    assert set(np.unique(found)) == {0, np.float32(4 / 3)}
+    first = np.take(found, [0], axis=same_along)
+    np.testing.assert_array_equal(found, np.broadcast_to(first, found.shape))
+    count = first.size
+    assert abs(np.mean(first > 0) - 0.75) <= 5 * np.sqrt(0.1875 / count)
+    assert all(np.any(first[row] != first[0]) for row in range(1, ROWS))
+    longer = np.asarray(drop(jnp.ones((ROWS, TIME + 3, FEATURES)), keys(), 5, 0.25, of))
+    np.testing.assert_array_equal(longer[:, :TIME], found)
+
+
 def test_kept_features_are_scaled_and_gradients_follow_the_mask():
     features = jax.random.normal(KEY, ones.shape)
     np.testing.assert_allclose(kept(features=features), kept() * np.asarray(features), rtol=1e-6)

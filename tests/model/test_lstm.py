@@ -43,10 +43,10 @@ def make_layer(kernel_in, kernel_rec, bias):
     return nnx.merge(graph(kernel_in.shape[0], kernel_rec.shape[0]), {"kernel_in": kernel_in, "kernel_rec": kernel_rec, "bias": bias})
 
 
-def ours(arrays, mask, reverse, dtype="float32", recompute=False):
+def ours(arrays, mask, reverse, dtype="float32", recompute=False, keep=None):
     layer = make_layer(arrays["kernel_in"], arrays["kernel_rec"], arrays["bias"])
     initial = LSTMState(arrays["hidden"], arrays["cell"]) if "hidden" in arrays else None
-    outputs, final = lstm_layer(layer, arrays["inputs"].astype(dtype), mask, initial, reverse, recompute=recompute)
+    outputs, final = lstm_layer(layer, arrays["inputs"].astype(dtype), mask, initial, reverse, recompute=recompute, keep=keep)
     return dict(zip(STATES, (outputs, *final), strict=True))
 
 
@@ -87,15 +87,16 @@ def evaluate(arrays, mask, asked, reverse=False, dtype="float32", layer_fn=ours)
     return returned_and_gradients(layer_fn, reverse, dtype, arrays, mask, asked)
 
 
-def expected(arrays, mask, asked, reverse):
+def expected(arrays, mask, asked, reverse, keep=None):
     """The same from the reference."""
     arrays = {name: array.astype(np.float64) for name, array in arrays.items()}
 
     def loss(**arrays):
-        found = reference.lstm(**arrays, mask=mask, reverse=reverse)
+        found = reference.lstm(**arrays, mask=mask, reverse=reverse, keep=keep)
         return sum(np.sum(asked[name] * part) for name, part in zip(STATES, found, strict=True))
 
-    return dict(zip(STATES, reference.lstm(**arrays, mask=mask, reverse=reverse), strict=True)), reference.gradients(loss, arrays)
+    returned = reference.lstm(**arrays, mask=mask, reverse=reverse, keep=keep)
+    return dict(zip(STATES, returned, strict=True)), reference.gradients(loss, arrays)
 
 
 def assert_same(got, want, tolerance):
@@ -117,6 +118,20 @@ def test_layer_and_all_gradients_match_the_reference(size, masked, reverse):
         want, want_gradients = expected(arrays, mask, asked, reverse)
         assert_same(found, want, FLOAT32)
         assert_same(gradients, want_gradients, FLOAT32)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_hidden_state_is_masked_on_its_way_to_the_next_step(reverse, recompute):
+    for seed in range(3):
+        arrays, mask, asked = draw(SIZES["rows3"], seed)
+        keep = np.random.default_rng(seed).choice(np.float32([0, 1.5]), arrays["hidden"].shape)
+        dropping = partial(ours, recompute=recompute, keep=jnp.asarray(keep))
+        found, gradients = evaluate(arrays, mask, asked, reverse=reverse, layer_fn=dropping)
+        want, want_gradients = expected(arrays, mask, asked, reverse, keep)
+        assert_same(found, want, FLOAT32)
+        assert_same(gradients, want_gradients, FLOAT32)
+        assert reference.error(found["outputs"], expected(arrays, mask, asked, reverse)[0]["outputs"]) > 1e-3
 
 
 recomputing = partial(ours, recompute=True)

@@ -310,12 +310,23 @@ def dropout_masks(config, keys, src, tgt):
     shapes = {0: (src, emb), 100: (tgt, emb), 200: (tgt, derived.readout)}
     shapes |= {index + 1: (src, size) for index, size in enumerate(encoder)}
     shapes |= {100 + index + 1: (tgt, hidden) for index in range(config.decoder_layers)}
-    return {site: np.asarray(drop(jnp.ones((4, *shape)), keys, site, config.dropout)) for site, shape in shapes.items()}
+    of = "features" if config.dropout_masks == "sentence" else "values"
+    masks = {site: drop(jnp.ones((4, *shape)), keys, site, config.dropout, of) for site, shape in shapes.items()}
+    words = {210: (src, emb), 211: (tgt, emb)}
+    masks |= {site: drop(jnp.ones((4, *shape)), keys, site, config.word_dropout, "steps") for site, shape in words.items()}
+    both = [1 + (index < config.bidirectional_layers) for index in range(config.encoder_layers)]
+    states = {300 + 2 * i + d: encoder[i] // count for i, count in enumerate(both) for d in range(count)}
+    states |= {400 + index: hidden for index in range(config.decoder_layers)}
+    masks |= {site: drop(jnp.ones((4, 1, size)), keys, site, config.recurrent_dropout) for site, size in states.items()}
+    return {site: np.asarray(mask) for site, mask in masks.items()}
 
 
+@pytest.mark.parametrize(
+    "kind", [{}, {"dropout_masks": "sentence", "recurrent_dropout": 0.5, "word_dropout": 0.25}, {"dropout": 0.0, "recurrent_dropout": 0.5}]
+)
 @pytest.mark.parametrize("name", DROPPING)
-def test_dropout_is_in_its_places_and_knows_neither_devices_nor_padding(name):
-    config = CONFIGS[name]
+def test_dropout_is_in_its_places_and_knows_neither_devices_nor_padding(name, kind):
+    config = replace(CONFIGS[name], **kind)
     model, params, inputs = make_model(config, *vocabularies(config)), draw_params(config), shift_right(TGT_IDS)
 
     @jit
