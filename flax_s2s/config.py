@@ -108,6 +108,8 @@ class ModelConfig:
     """Features of a token's embedding."""
     hidden_size: int = identity(512)
     """Units of each layer."""
+    cell: Literal["lstm", "layer_norm_lstm", "gru"] = identity("lstm")
+    """What a layer computes at each step; layer_norm_lstm normalizes each gate's sums (Ba et al. 2016); gru: Cho et al. 2014."""
     encoder_layers: int = identity(1)
     """LSTM layers of the encoder."""
     decoder_layers: int = identity(1)
@@ -138,6 +140,8 @@ class ModelConfig:
     """Probability of dropping a feature of a hidden state on its way to the layer's next step; drawn once for all steps of a sentence."""
     word_dropout: float = identity(0.0)
     """Probability of dropping a token's whole embedding, of source and of target inputs."""
+    zoneout: float = identity(0.0)
+    """Probability that a unit of a state keeps its old value at a step (Krueger et al. 2017); in decoding the mean of both values."""
     init_scale: float = identity(0.0)
     """Parameters start uniform in +-init_scale; 0: Glorot uniform kernels, embeddings of variance 1/embedding_size."""
     forget_bias: float = identity(1.0)

@@ -39,19 +39,55 @@ def lstm_step(x, hidden, cell, kernel_in, kernel_rec, bias):
     return sigmoid(o) * np.tanh(cell), cell
 
 
-def lstm(inputs, kernel_in, kernel_rec, bias, hidden, cell, mask=None, reverse=False, keep=None):
+def normalized(units):
+    """Mean 0, variance 1."""
+    return (units - np.mean(units)) / np.sqrt(np.var(units) + 1e-5)
+
+
+def layer_norm_lstm_step(x, hidden, cell, kernel_in, kernel_rec, bias, gain, cell_gain, cell_bias):
+    """The same with each gate's sums normalized, and what tanh reads of the cell."""
+    sums = [normalized(quarter) for quarter in np.split(x @ kernel_in + hidden @ kernel_rec, 4)]
+    i, f, g, o = (a * units + b for a, units, b in zip(np.split(gain, 4), sums, np.split(bias, 4), strict=True))
+    cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(cell_gain * normalized(cell) + cell_bias), cell
+
+
+def gru_step(x, hidden, state, kernel_in, kernel_rec, bias):
+    """Gates r, z; n = tanh(x part + r (h part)); h' = (1 - z) n + z h; what multiplies the kernel may be masked, `state` is not."""
+    r_in, z_in, n_in = np.split(x @ kernel_in, 3)
+    r_rec, z_rec, n_rec = np.split(hidden @ kernel_rec, 3)
+    r_bias, z_bias, n_in_bias, n_rec_bias = np.split(bias, 4)
+    r, z = sigmoid(r_in + r_rec + r_bias), sigmoid(z_in + z_rec + z_bias)
+    new = (1 - z) * np.tanh(n_in + n_in_bias + r * (n_rec + n_rec_bias)) + z * state
+    return new, new
+
+
+STEPS = {"lstm": lstm_step, "layer_norm_lstm": layer_norm_lstm_step, "gru": gru_step}
+
+
+def zoned(new, old, rate, zones):
+    """Zoneout: where a zone is True the old value stays; without zones the mean over all of them."""
+    if zones is None:
+        return tuple(rate * o + (1 - rate) * n for n, o in zip(new, old, strict=True))
+    return tuple(np.where(zone, o, n) for n, o, zone in zip(new, old, zones, strict=True))
+
+
+def layer(inputs, hidden, cell, mask=None, reverse=False, keep=None, kind="lstm", zoneout=0.0, zones=None, **params):
     """A layer over [batch time emb]: outputs, final hidden states, final cells. Where the mask is False the state is held.
 
-    `keep` [batch hid] is what a hidden state is multiplied with on its way to the next step.
+    `keep` [batch hid] is what a hidden state is multiplied with on its way to the next step; `zones` are two [batch time hid]. A gru's
+    two states are one: the hidden state's zones are not used.
     """
     rows, steps = inputs.shape[:2]
-    outputs = np.zeros((rows, steps, kernel_rec.shape[0]))
+    outputs = np.zeros((rows, steps, hidden.shape[1]))
     hidden, cell = hidden.copy(), cell.copy()
     for row in range(rows):
         for step in reversed(range(steps)) if reverse else range(steps):
             if mask is None or mask[row, step]:
                 entering = hidden[row] if keep is None else hidden[row] * keep[row]
-                hidden[row], cell[row] = lstm_step(inputs[row, step], entering, cell[row], kernel_in, kernel_rec, bias)
+                new = STEPS[kind](inputs[row, step], entering, cell[row], **params)
+                now = None if zones is None else [zones[1 if kind == "gru" else part][row, step] for part in range(2)]
+                hidden[row], cell[row] = zoned(new, (hidden[row], cell[row]), zoneout, now)
             outputs[row, step] = hidden[row]
     return outputs, hidden, cell
 
@@ -104,7 +140,8 @@ def seq2seq(config, params, src_ids, inputs, masks=None, pad=0):
 
     `masks` are what dropout multiplies with, [batch time features] by site (0: source embeddings, i: encoder layer i, 100: target
     embeddings, 100 + i: decoder layer i, 200: readouts; 210 and 211: whole tokens of source and target; [batch 1 hid]: 300 + 2 i + d
-    and 400 + i: states on their way to the next step, of encoder layer i in direction d and decoder layer i); None drops nothing.
+    and 400 + i: states on their way to the next step, of encoder layer i in direction d and decoder layer i; 200 and 400 more: zones of
+    their hidden states and cells); None drops nothing.
     """
     readouts = []
     for row in range(len(src_ids)):
@@ -119,17 +156,19 @@ def sentence(config, params, source, inputs, masks):
     def kept(features, site, step):
         return features * masks[site][step] if masks else features
 
-    def on_its_way(state, index):
-        return (kept(state[0], 400 + index, 0), state[1])
+    def next_state(x, old, index, step):
+        new = STEPS[config.cell](x, kept(old[0], 400 + index, 0), old[1], **decoder["layers"][str(index)])
+        zones = [masks[600 + index][step], masks[800 + index][step]] if masks else None
+        return zoned(new, old, round(config.zoneout * 256) / 256, [zones[1]] * 2 if zones and config.cell == "gru" else zones)
 
-    memory, finals = encode(config, params, source, kept)
+    memory, finals = encode(config, params, source, kept, masks)
     decoder, states, readouts = params["decoder"], [], []
     for index in range(config.decoder_layers):
         # Top layer to top layer; a deeper decoder repeats the top layer's.
         hidden, cell = finals[min(index + max(config.encoder_layers - config.decoder_layers, 0), config.encoder_layers - 1)]
         if config.bridge == "dense":
             kernels = params["bridge"]["layers"][str(index)]
-            hidden, cell = np.tanh(hidden @ kernels["0"]), np.tanh(cell @ kernels["1"])
+            hidden, cell = np.tanh(hidden @ kernels["0"]), np.tanh(cell @ kernels["1" if "1" in kernels else "0"])
         if config.bridge == "zero":
             hidden = cell = np.zeros(config.hidden_size)
         states.append((hidden, cell))
@@ -147,7 +186,7 @@ def sentence(config, params, source, inputs, masks):
             features = np.concatenate([features, feed])
         for index in range(config.decoder_layers):
             entering = np.concatenate([features, seen])
-            states[index] = lstm_step(entering, *on_its_way(states[index], index), **decoder["layers"][str(index)])
+            states[index] = next_state(entering, states[index], index, t)
             residual = index > 0 and 0 < config.residual_from <= index + 1
             outputs = kept(states[index][0], 100 + index + 1, t)
             features = features + outputs if residual else outputs
@@ -163,7 +202,7 @@ def sentence(config, params, source, inputs, masks):
     return np.stack(readouts)
 
 
-def encode(config, params, source, kept):
+def encode(config, params, source, kept, masks):
     """The top layer's outputs [src hid], in the order of the sentence, and each layer's final hidden state and cell."""
     order = np.arange(len(source))
     if config.reverse_source:
@@ -173,10 +212,13 @@ def encode(config, params, source, kept):
     finals = []
     for index in range(config.encoder_layers):
         parts = []
-        for direction, layer in sorted(params["encoder"]["layers"][str(index)].items()):
-            zeros = np.zeros((1, layer["kernel_rec"].shape[0]))
-            keep = kept(np.ones_like(zeros), 300 + 2 * index + int(direction), slice(1))
-            read = lstm(features[None], **layer, hidden=zeros, cell=zeros, reverse=direction == "1", keep=keep)
+        for direction, params_of in sorted(params["encoder"]["layers"][str(index)].items()):
+            zeros = np.zeros((1, params_of["kernel_rec"].shape[0]))
+            site = 300 + 2 * index + int(direction)
+            of_cell = {"kind": config.cell, "zoneout": round(config.zoneout * 256) / 256}
+            if masks:
+                of_cell |= {"keep": masks[site], "zones": [masks[site + more][None] for more in (200, 400)]}
+            read = layer(features[None], hidden=zeros, cell=zeros, reverse=direction == "1", **of_cell, **params_of)
             parts.append([part[0] for part in read])
         outputs, hidden, cell = (np.concatenate(both, axis=-1) for both in zip(*parts, strict=True))
         finals.append((hidden, cell))

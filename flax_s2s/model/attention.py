@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from flax_s2s.model.lstm import Initializer
+from flax_s2s.model.cells import Initializer
 from flax_s2s.model.product import product
 from flax_s2s.model.recurrence import Multiply, multiply_by
 

@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 Of = Literal["values", "features", "steps"]
 
@@ -34,9 +34,13 @@ def drop(
     if keys is None or threshold == 0:
         return features
     _, time, size = features.shape
-    mask = (1 if of == "features" else time, 1 if of == "steps" else size)
-    keep = random_bytes(keys, site, mask[0] * mask[1]).reshape(-1, *mask) >= threshold
-    return jnp.where(keep, features * (256 / (256 - threshold)), 0).astype(features.dtype)
+    dropped = choose(keys, site, rate, 1 if of == "features" else time, 1 if of == "steps" else size)
+    return jnp.where(dropped, 0, features * (256 / (256 - threshold))).astype(features.dtype)
+
+
+def choose(keys: Key[Array, " batch"], site: int, rate: float, time: int, size: int) -> Bool[Array, "batch time size"]:
+    """True with probability `rate`, rounded as by `drop`."""
+    return random_bytes(keys, site, time * size).reshape(-1, time, size) < round(rate * 256)
 
 
 def random_bytes(keys: Key[Array, " batch"], site: int, count: int) -> UInt8[Array, "batch count"]:

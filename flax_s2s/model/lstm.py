@@ -1,13 +1,8 @@
-"""The recurrent core: one LSTM layer over time behind one door, `lstm_layer`.
+"""The recurrent core: one layer over time behind one door, `unroll`.
 
 Enters: inputs of a layer, batch-major. Leaves: its outputs and its final state. Padding changes no real token's result.
 
-The cell (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000; gates in PyTorch's order):
-
-    i, f, g, o = sigmoid, sigmoid, tanh, sigmoid of (x W_in + h W_rec + b)
-    c' = f c + i g          h' = o tanh(c')
-
-What makes it fast: the input projection is one matrix product over all steps, before the loop; the four gates are one
+What makes an lstm fast: the input projection is one matrix product over all steps, before the loop; the four gates are one
 product inside it; and the backward loop only emits the gates' gradients, so that the gradient of both kernels is one
 product after the loop instead of weight-sized sums at every step.
 
@@ -21,16 +16,17 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from flax_s2s import processor
 from flax_s2s.config import ModelConfig, UserError
+from flax_s2s.model import cells
+from flax_s2s.model.cells import Gates, RecurrentLayer, State, Zones, lstm_backward, lstm_forward, zero_state
 from flax_s2s.model.cudnn import cudnn_layer
 from flax_s2s.model.product import multiply, multiply_transposed, outer, product
+from flax_s2s.model.recurrence import Multiply, scan
 
-Initializer = jax.nn.initializers.Initializer
 Kernel = Literal["scan", "cudnn"]
 
 _AMPERE = 8.0  # NVIDIA's compute capability
@@ -61,9 +57,10 @@ def choose_means(config: ModelConfig) -> Means:
         raise UserError(f"model.kernel=cudnn needs an NVIDIA GPU, got {device.device_kind}; use model.kernel=auto")
     if compute == "auto":
         compute = "bfloat16" if config.kernel != "cudnn" and _fast_in_bfloat16(device) else "float32"
-    if config.kernel == "cudnn" and config.recurrent_dropout:
-        raise UserError("model.kernel=cudnn has no model.recurrent_dropout; use model.kernel=auto")
-    if config.kernel != "auto" or config.recurrent_dropout:
+    plain = config.cell == "lstm" and not config.recurrent_dropout and not config.zoneout
+    if config.kernel == "cudnn" and not plain:
+        raise UserError("model.kernel=cudnn computes model.cell=lstm without recurrent_dropout and zoneout only; use model.kernel=auto")
+    if config.kernel != "auto" or not plain:
         return Means("scan" if config.kernel == "auto" else config.kernel, compute)
     return Means("cudnn" if _by_nvidia(device) and compute == "float32" else "scan", compute)
 
@@ -79,84 +76,31 @@ def _fast_in_bfloat16(device: Any) -> bool:
     return device.platform == "tpu" or (_by_nvidia(device) and float(device.compute_capability) >= _AMPERE)
 
 
-class LSTMState(NamedTuple):
-    """A layer's state after a step; the cell is always float32."""
+class Noise(NamedTuple):
+    """What regularizes a layer in training; None: nothing does."""
 
-    hidden: Float[Array, "*rows hid"]
-    cell: Float[Array, "*rows hid"]
-
-
-class LSTM(nnx.Module):
-    """The parameters of one layer in one direction."""
-
-    def __init__(self, inputs: int, hidden: int, *, forget_bias: float, kernel_init: Initializer, rngs: nnx.Rngs) -> None:
-        """Declares `kernel_in [emb gates]`, `kernel_rec [hid gates]`, `bias [gates]`."""
-        self.kernel_in = nnx.Param(kernel_init(rngs.params(), (inputs, 4 * hidden), jnp.float32))
-        self.kernel_rec = nnx.Param(kernel_init(rngs.params(), (hidden, 4 * hidden), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(4 * hidden, jnp.float32).at[hidden : 2 * hidden].set(forget_bias))
+    keep: Float[Array, "batch hid"] | None  # what the hidden state is multiplied with on its way to the next step
+    zones: Zones | None  # of all steps, [batch time hid]
 
 
-def project(layer: LSTM, inputs: Float[Array, "*rows emb"]) -> Float[Array, "*rows gates"]:
-    """`x W_in + b`, for any number of steps at once."""
-    return project_by(layer.kernel_in[...], layer.bias[...], inputs)
-
-
-def project_by(
+def project(
     kernel: Float[Array, "emb gates"], bias: Float[Array, " gates"], inputs: Float[Array, "*rows emb"]
 ) -> Float[Array, "*rows gates"]:
-    """The same with a part of a kernel; the bias is added in float32, so that its gradient is summed in float32."""
+    """`x W_in + b`, for any number of steps at once; the bias is added in float32, so that its gradient is summed in float32."""
     gates = product(inputs, kernel)
     return (gates + jnp.broadcast_to(bias, gates.shape)).astype(inputs.dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cell(dtype: Any, sums: Float[Array, "*rows gates"], cell: Float[Array, "*rows hid"]) -> LSTMState:
-    """One step from the gates' sums, in float32; the hidden state is rounded to `dtype`."""
-    return _cell_forward(dtype, sums, cell)[0]
-
-
-def _cell_forward(dtype: Any, sums: Any, cell_before: Any) -> tuple[LSTMState, Any]:
-    i, f, g, o = jnp.split(sums, 4, axis=-1)
-    i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
-    cell = f * cell_before + i * g
-    hidden = (o * jnp.tanh(cell)).astype(dtype)
-    return LSTMState(hidden, cell), (jnp.concatenate([i, f, g, o], axis=-1).astype(dtype), cell_before, cell)
-
-
-def _cell_backward(dtype: Any, saved: Any, gradient: LSTMState) -> tuple[Any, Any]:
-    """Gradients of the sums and of the cell before."""
-    gates, cell_before, cell = saved
-    i, f, g, o = jnp.split(gates.astype(jnp.float32), 4, axis=-1)
-    d_h, tanh_cell = gradient.hidden.astype(jnp.float32), jnp.tanh(cell)
-    d_c = gradient.cell + d_h * o * (1 - tanh_cell**2)
-    d_gates = [d_c * g * i * (1 - i), d_c * cell_before * f * (1 - f), d_c * i * (1 - g**2), d_h * tanh_cell * o * (1 - o)]
-    return jnp.concatenate(d_gates, axis=-1), d_c * f
-
-
-_cell.defvjp(_cell_forward, _cell_backward)
-
-
-def lstm_cell(sums: Float[Array, "*rows gates"], state: LSTMState) -> LSTMState:
-    """One step: `sums` are `x W_in + h W_rec + b` in float32, for the state before."""
-    return _cell(state.hidden.dtype, sums, state.cell)
-
-
-def zero_state(layer: LSTM, rows: tuple[int, ...], dtype: Any) -> LSTMState:
-    """The state before the first step, unless a caller has a better one."""
-    shape = (*rows, layer.kernel_rec.shape[0])
-    return LSTMState(jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.float32))
-
-
-def lstm_layer(
-    layer: LSTM,
+def unroll(
+    layer: RecurrentLayer,
     inputs: Float[Array, "batch time emb"],
     mask: Bool[Array, "batch time"] | None = None,
-    initial: LSTMState | None = None,
+    initial: State | None = None,
     reverse: bool = False,
     kernel: Kernel = "scan",
     recompute: bool = False,
-    keep: Float[Array, "batch hid"] | None = None,
-) -> tuple[Float[Array, "batch time hid"], LSTMState]:
+    noise: Noise | None = None,
+) -> tuple[Float[Array, "batch time hid"], State]:
     """A layer over time.
 
     Args:
@@ -166,23 +110,50 @@ def lstm_layer(
             None treats every position as real, which is right where padding follows and the final state is not used.
         initial: the state before the first step read; None is zeros.
         reverse: read from the last position to the first.
-        kernel: what computes it; cudnn wants float32 and a mask whose real positions come first.
+        kernel: what computes it; cudnn wants an lstm without noise, float32 and a mask whose real positions come first.
         recompute: keep no gates for the gradient, see above; cudnn keeps what it wants.
-        keep: what the hidden state is multiplied with on its way to the next step, a mask of dropout; None: nothing. Not with cudnn.
+        noise: of training; None: deterministic.
 
     Returns:
         Outputs at every position (at padding finite, and nothing to rely on), and the final state.
     """
     initial = initial or zero_state(layer, inputs.shape[:1], inputs.dtype)
-    initial = LSTMState(initial.hidden.astype(inputs.dtype), initial.cell)
+    initial = State(initial.hidden.astype(inputs.dtype), initial.cell)
+    gates, noise = layer.gates(), noise or Noise(None, None)
     if kernel == "cudnn":
-        kernels = (layer.kernel_in[...], layer.kernel_rec[...], layer.bias[...])
-        outputs, last_hidden, last_cell = cudnn_layer(kernels, inputs, mask, initial.hidden, initial.cell, reverse)
-        return outputs, LSTMState(last_hidden, last_cell)
+        outputs, last_hidden, last_cell = cudnn_layer(gates[:3], inputs, mask, initial.hidden, initial.cell, reverse)
+        return outputs, State(last_hidden, last_cell)
+    if layer.cell != "lstm" or layer.zoneout:
+        return _scanned(layer, gates, inputs, mask, initial, reverse, recompute, noise)
     step_mask = None if mask is None else mask.swapaxes(0, 1)[:, :, None]  # [time batch 1]
-    kernels = (layer.kernel_in[...], layer.kernel_rec[...], layer.bias[...])
-    hidden, final = _recurrence(reverse, recompute, inputs.swapaxes(0, 1), step_mask, initial, kernels, keep)
+    hidden, final = _recurrence(reverse, recompute, inputs.swapaxes(0, 1), step_mask, initial, gates[:3], noise.keep)
     return hidden.swapaxes(0, 1), final
+
+
+def _scanned(
+    layer: RecurrentLayer,
+    gates: Gates,
+    inputs: Float[Array, "batch time emb"],
+    mask: Bool[Array, "batch time"] | None,
+    initial: State,
+    reverse: bool,
+    recompute: bool,
+    noise: Noise,
+) -> tuple[Float[Array, "batch time hid"], State]:
+    """Any cell: autodiff differentiates it, and the kernels' gradients are products after the loop all the same."""
+
+    def step(multiply: Multiply, constants: Any, state: State, now: Any) -> tuple[State, Any]:
+        (norm, keep), (projected, real, zones) = constants, now
+        hidden = _kept(state.hidden, keep)
+        sums = projected.astype(jnp.float32) + multiply("rec", hidden[:, None])[:, 0]
+        new = _hold(real, cells.step(layer, norm, sums, state, zones), state)
+        return new, new.hidden
+
+    projected = project(gates.kernel_in, gates.bias, inputs)
+    by_step = (projected, None if mask is None else mask[:, :, None], noise.zones)
+    now = jax.tree.map(lambda part: part.swapaxes(0, 1)[:: -1 if reverse else 1], by_step)
+    final, hidden = scan(step, {"rec": gates.kernel_rec}, (gates.norm, lax.stop_gradient(noise.keep)), initial, now, recompute)
+    return hidden[:: -1 if reverse else 1].swapaxes(0, 1), final
 
 
 def _hold(step_mask: Bool[Array, "batch 1"] | None, new: Any, old: Any) -> Any:
@@ -197,17 +168,15 @@ def _recurrence(
     recompute: bool,
     inputs: Float[Array, "time batch emb"],
     mask: Bool[Array, "time batch 1"] | None,
-    initial: LSTMState,
+    initial: State,
     kernels: tuple[Float[Array, "emb gates"], Float[Array, "hid gates"], Float[Array, " gates"]],
     keep: Float[Array, "batch hid"] | None,
-) -> tuple[Float[Array, "time batch hid"], LSTMState]:
+) -> tuple[Float[Array, "time batch hid"], State]:
     """The layer; what autodiff would do with it is replaced by `_recurrence_backward`, which has no gradient for `keep`."""
     return _recurrence_forward(reverse, recompute, inputs, mask, initial, kernels, keep)[0]
 
 
-def _recurrence_forward(
-    reverse: bool, recompute: bool, inputs: Any, mask: Any, initial: LSTMState, kernels: Any, keep: Any
-) -> tuple[Any, Any]:
+def _recurrence_forward(reverse: bool, recompute: bool, inputs: Any, mask: Any, initial: State, kernels: Any, keep: Any) -> tuple[Any, Any]:
     kernel_in, kernel_rec, bias = kernels
     narrow = kernel_rec.astype(inputs.dtype)
 
@@ -215,7 +184,7 @@ def _recurrence_forward(
         (state, gates), (at, step_mask) = carry, now
         projected = lax.dynamic_index_in_dim(gates, at, keepdims=False).astype(jnp.float32)
         sums = projected + multiply(_kept(state.hidden, keep), narrow) + bias[None, :]
-        new, (now_gates, _, _) = _cell_forward(inputs.dtype, sums, state.cell)
+        new, (now_gates, _, _) = lstm_forward(inputs.dtype, sums, state.cell)
         new = _hold(step_mask, new, state)
         return (new, lax.dynamic_update_index_in_dim(gates, now_gates, at, 0)), new
 
@@ -241,19 +210,19 @@ def _recurrence_backward(reverse: bool, recompute: bool, saved: Any, gradient: A
     def recomputed(kept: Any, cell: Any) -> Any:
         now, hidden = kept
         projected = multiply(now, narrow_in).astype(now.dtype).astype(jnp.float32)
-        return _cell_forward(now.dtype, projected + multiply(hidden, narrow_rec) + bias[None, :], cell)[1][0]
+        return lstm_forward(now.dtype, projected + multiply(hidden, narrow_rec) + bias[None, :], cell)[1][0]
 
-    def step(d_state: LSTMState, now: Any) -> tuple[LSTMState, Any]:
+    def step(d_state: State, now: Any) -> tuple[State, Any]:
         kept, cell, cell_before, step_mask, d_output = now
         gates = recomputed(kept, cell_before) if recompute else kept
-        d_new = LSTMState(d_state.hidden + d_output.astype(jnp.float32), d_state.cell)
-        d_sums, d_cell = _cell_backward(gates.dtype, (gates, cell_before, cell), d_new)
+        d_new = State(d_state.hidden + d_output.astype(jnp.float32), d_state.cell)
+        d_sums, d_cell = lstm_backward(gates.dtype, (gates, cell_before, cell), d_new)
         d_sums = _hold(step_mask, d_sums, jnp.zeros_like(d_sums)).astype(gates.dtype)
-        return _hold(step_mask, LSTMState(_kept(multiply(d_sums, transposed), keep), d_cell), d_new), d_sums
+        return _hold(step_mask, State(_kept(multiply(d_sums, transposed), keep), d_cell), d_new), d_sums
 
-    d_end = LSTMState(d_final.hidden.astype(jnp.float32), d_final.cell)
+    d_end = State(d_final.hidden.astype(jnp.float32), d_final.cell)
     d_initial, d_sums = lax.scan(step, d_end, (kept, states.cell, before.cell, mask, d_hidden), reverse=not reverse)
-    d_initial = LSTMState(d_initial.hidden.astype(initial.hidden.dtype), d_initial.cell)
+    d_initial = State(d_initial.hidden.astype(initial.hidden.dtype), d_initial.cell)
     d_inputs = multiply_transposed(d_sums, kernel_in).astype(inputs.dtype)
     read = jnp.concatenate([inputs, entered], axis=-1)  # one product for both kernels: d_sums is read once
     d_kernels = outer(read, d_sums)

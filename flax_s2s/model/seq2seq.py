@@ -20,15 +20,18 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from flax_s2s.config import PAD, ModelConfig
+from flax_s2s.model import cells
 from flax_s2s.model.attention import Attention, Source
-from flax_s2s.model.dropout import drop
-from flax_s2s.model.lstm import LSTM, LSTMState, choose_means, lstm_cell, lstm_layer, project_by
+from flax_s2s.model.cells import Norm, RecurrentLayer, State, Zones
+from flax_s2s.model.dropout import choose, drop
+from flax_s2s.model.lstm import Noise, choose_means, project, unroll
 from flax_s2s.model.product import product
 from flax_s2s.model.recurrence import Kernels, Multiply, multiply_by, scan
 
-# Dropout sites. What enters an encoder's layer i is site i, a decoder's _TARGET_SITE + i; what stays in a layer, counted over
-# both directions, is _RECURRENT_SITE + i, a decoder's _TARGET_SITE more; whole tokens of the source are _WORD_SITE, of the target one more.
-_TARGET_SITE, _READOUT_SITE, _WORD_SITE, _RECURRENT_SITE = 100, 200, 210, 300
+# Sites of random masks. What enters an encoder's layer i is site i, a decoder's _TARGET_SITE + i; whole tokens of the source are
+# _WORD_SITE, of the target one more. Inside of an encoder's layer i in direction d it is _STATE_SITE + 2 i + d, of a decoder's
+# layer i _TARGET_SITE + i more; for zoneout of the hidden state _ZONE_SITES[0] more than that, of the cell _ZONE_SITES[1].
+_TARGET_SITE, _READOUT_SITE, _WORD_SITE, _STATE_SITE, _ZONE_SITES = 100, 200, 210, 300, (200, 400)
 
 RowKeys = Key[Array, " batch"] | None
 
@@ -39,13 +42,13 @@ class Memory(NamedTuple):
     values: Float[Array, "batch src hid"]
     keys: Float[Array, "batch src keys"]
     mask: Bool[Array, "batch src"]
-    start: tuple[LSTMState, ...]
+    start: tuple[State, ...]
 
 
 class Carry(NamedTuple):
     """What a decoding step passes on, for each of any number of hypotheses of a sentence."""
 
-    states: tuple[LSTMState, ...]
+    states: tuple[State, ...]
     feed: Float[Array, "batch beam readout"] | None
 
 
@@ -100,11 +103,28 @@ def drop_features(config: ModelConfig, features: Float[Array, "batch time feat"]
     return drop(features, keys, site, config.dropout, "features" if config.dropout_masks == "sentence" else "values")
 
 
-def keep_recurrent(config: ModelConfig, keys: RowKeys, layer: int, hidden: int) -> Float[Array, "batch hid"] | None:
-    """What a layer's hidden state is multiplied with on its way to the next step; None where nothing is dropped."""
-    if keys is None or config.recurrent_dropout == 0:
-        return None
-    return drop(jnp.ones((keys.shape[0], 1, hidden)), keys, _RECURRENT_SITE + layer, config.recurrent_dropout)[:, 0]
+def is_random(config: ModelConfig) -> bool:
+    """Whether anything is dropped in training."""
+    return any((config.dropout, config.recurrent_dropout, config.word_dropout, config.zoneout))
+
+
+def make_noise(config: ModelConfig, keys: RowKeys, layer: int, steps: int, hidden: int) -> Noise:
+    """What regularizes the states inside of a layer, numbered as the sites are."""
+    if keys is None:
+        return Noise(None, None)
+    keep, zones, site, rate = None, None, _STATE_SITE + layer, config.recurrent_dropout
+    if rate:
+        keep = drop(jnp.ones((keys.shape[0], 1, hidden)), keys, site, rate)[:, 0]
+    if config.zoneout:
+        zones = Zones(*(choose(keys, site + more, config.zoneout, steps, hidden) for more in _ZONE_SITES))
+    return Noise(keep, zones)
+
+
+def make_layer(config: ModelConfig, inputs: int, hidden: int, rngs: nnx.Rngs) -> RecurrentLayer:
+    """Declares a layer with the configuration's cell."""
+    rate = round(config.zoneout * 256) / 256  # as masks are drawn
+    how: dict[str, Any] = {"cell": config.cell, "zoneout": rate, "forget_bias": config.forget_bias}
+    return RecurrentLayer(inputs, hidden, **how, kernel_init=initializers(config)[0], rngs=rngs)
 
 
 class Encoder(nnx.Module):
@@ -117,21 +137,22 @@ class Encoder(nnx.Module):
         for index in range(config.encoder_layers):
             both = index < config.bidirectional_layers
             units = directions if both else config.hidden_size
-            init = initializers(config)[0]
-            made = [LSTM(size, units, forget_bias=config.forget_bias, kernel_init=init, rngs=rngs) for _ in range(1 + both)]
-            layers.append(nnx.List(made))
+            layers.append(nnx.List([make_layer(config, size, units, rngs) for _ in range(1 + both)]))
             size = units * (1 + both)
         self.layers = nnx.List(layers)
 
     def __call__(
         self, embedded: Float[Array, "batch src emb"], mask: Bool[Array, "batch src"], keys: RowKeys
-    ) -> tuple[Float[Array, "batch src hid"], list[LSTMState]]:
+    ) -> tuple[Float[Array, "batch src hid"], list[State]]:
         """Outputs of the top layer and the final state of every layer, both directions side by side."""
-        features, finals, how = embedded, [], (self.kernel, self.config.recompute)
+        features, finals, how, steps = embedded, [], (self.kernel, self.config.recompute), embedded.shape[1]
         for index, directions in enumerate(self.layers):
-            sizes_of = [layer.kernel_rec.shape[0] for layer in directions]
-            keep = [keep_recurrent(self.config, keys, 2 * index + number, size) for number, size in enumerate(sizes_of)]
-            read = [lstm_layer(layer, features, mask, None, bool(number), *how, keep[number]) for number, layer in enumerate(directions)]
+            read = [
+                unroll(
+                    layer, features, mask, None, bool(number), *how, make_noise(self.config, keys, 2 * index + number, steps, layer.hidden)
+                )
+                for number, layer in enumerate(directions)
+            ]
             outputs = jnp.concatenate([output for output, _ in read], axis=-1)
             finals.append(jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *[final for _, final in read]))
             outputs = drop_features(self.config, outputs, keys, index + 1)
@@ -156,26 +177,29 @@ class Bridge(nnx.Module):
         self.config = config
         if config.bridge != "dense":
             return
+        parts = State._fields[1:] if config.cell == "gru" else State._fields
         init, layers = initializers(config)[0], []
         for index in range(config.decoder_layers):
             both = source_layer(config, index) < config.bidirectional_layers
             shape = (2 * sizes(config).directions if both else config.hidden_size, config.hidden_size)
-            layers.append(nnx.List([nnx.Param(init(rngs.params(), shape, jnp.float32)) for _ in LSTMState._fields]))
+            layers.append(nnx.List([nnx.Param(init(rngs.params(), shape, jnp.float32)) for _ in parts]))
         self.layers = nnx.List(layers)
 
-    def __call__(self, finals: list[LSTMState]) -> tuple[LSTMState, ...]:
+    def __call__(self, finals: list[State]) -> tuple[State, ...]:
         """One state per decoder layer."""
         chosen = [finals[source_layer(self.config, index)] for index in range(self.config.decoder_layers)]
         if self.config.bridge == "copy":
             return tuple(chosen)
         if self.config.bridge == "zero":
             size = (chosen[0].hidden.shape[0], self.config.hidden_size)
-            zeros = LSTMState(jnp.zeros(size, chosen[0].hidden.dtype), jnp.zeros(size, jnp.float32))
+            zeros = State(jnp.zeros(size, chosen[0].hidden.dtype), jnp.zeros(size, jnp.float32))
             return (zeros,) * len(chosen)
-        return tuple(
-            LSTMState(*(jnp.tanh(product(part, kernel[...])).astype(part.dtype) for part, kernel in zip(state, kernels, strict=True)))
-            for state, kernels in zip(chosen, self.layers, strict=True)
-        )
+        return tuple(self._dense(state, kernels) for state, kernels in zip(chosen, self.layers, strict=True))
+
+    def _dense(self, state: State, kernels: Any) -> State:
+        parts = state[-len(kernels) :]
+        made = [jnp.tanh(product(part, kernel[...])).astype(part.dtype) for part, kernel in zip(parts, kernels, strict=True)]
+        return State(made[0].astype(state.hidden.dtype), made[-1])
 
 
 class Decoder(nnx.Module):
@@ -194,7 +218,7 @@ class Decoder(nnx.Module):
         lowest = config.embedding_size + (derived.readout if config.input_feeding else 0)
         upper = hidden + (0 if config.input_feeding else context)
         inputs = [lowest] + [upper] * (config.decoder_layers - 1)
-        self.layers = nnx.List([LSTM(size, hidden, forget_bias=config.forget_bias, kernel_init=init, rngs=rngs) for size in inputs])
+        self.layers = nnx.List([make_layer(config, size, hidden, rngs) for size in inputs])
         if config.attention != "none":
             hidden_size = config.attention_size or hidden
             self.attention = Attention(config.attention, hidden, derived.memory, hidden_size, kernel_init=init, rngs=rngs)
@@ -203,26 +227,26 @@ class Decoder(nnx.Module):
 
     def __call__(self, memory: Memory, embedded: Float[Array, "batch tgt emb"], keys: RowKeys) -> Float[Array, "batch tgt readout"]:
         """Readouts of all positions, from embedded target inputs."""
+        noise = self._make_noise(keys, embedded.shape[1])
         if self.config.input_feeding:
-            return self._feed(memory, embedded, keys)
+            return self._feed(memory, embedded, keys, noise)
 
         def run(index: int, inputs: Any) -> Any:
-            how = (memory.start[index], False, self.kernel, self.config.recompute, self._keep(keys)[index])
-            outputs, _ = lstm_layer(self.layers[index], inputs, None, *how)
+            how = (memory.start[index], False, self.kernel, self.config.recompute, noise[index])
+            outputs, _ = unroll(self.layers[index], inputs, None, *how)
             return drop_features(self.config, outputs, keys, _TARGET_SITE + index + 1)
 
         readouts, _ = self._stack(multiply_by(self._kernels() | self._of_source(memory)), self._constants(memory).source, embedded, run)
         return drop_features(self.config, readouts, keys, _READOUT_SITE)
 
-    def _keep(self, keys: RowKeys) -> list[Any]:
-        """Of each layer, see `keep_recurrent`."""
-        layers = range(_TARGET_SITE, _TARGET_SITE + self.config.decoder_layers)
-        return [keep_recurrent(self.config, keys, layer, self.config.hidden_size) for layer in layers]
+    def _make_noise(self, keys: RowKeys, steps: int) -> list[Noise]:
+        """Of each layer."""
+        return [make_noise(self.config, keys, _TARGET_SITE + index, steps, layer.hidden) for index, layer in enumerate(self.layers)]
 
     def make_step(self, kernels: Kernels, memory: Memory) -> Callable[[Carry, Any], tuple[Carry, Any, Any]]:
         """One step of any number of hypotheses per sentence: `(carry, projected [batch beam gates]) -> carry, readouts, weights or None`."""
         multiply, constants = multiply_by({**kernels, **self._of_source(memory)}), self._constants(memory)
-        return lambda carry, projected: self._step(multiply, constants, carry, projected, None, rounded=True)
+        return lambda carry, projected: self._step(multiply, constants, carry, projected, None, [None] * len(self.layers), rounded=True)
 
     def lay_out(self, dtype: Any) -> dict[str, Array]:
         """The kernels of `make_step`."""
@@ -230,10 +254,8 @@ class Decoder(nnx.Module):
 
     def _kernels(self, first: int = 0) -> dict[str, Array]:
         """What a step multiplies with, by name; of the lowest layer's input from feature `first` on."""
-        layers = list(self.layers)
-        parts = [
-            (layer.kernel_in[first:] if index == 0 else layer.kernel_in[...], layer.kernel_rec[...]) for index, layer in enumerate(layers)
-        ]
+        layers = [layer.gates() for layer in self.layers]
+        parts = [(gates.kernel_in if index else gates.kernel_in[first:], gates.kernel_rec) for index, gates in enumerate(layers)]
         kernels = {f"layer {index}": jnp.concatenate(both) for index, both in enumerate(parts)}
         if hasattr(self, "kernel_readout"):
             kernels["readout"] = self.kernel_readout[...]
@@ -243,27 +265,41 @@ class Decoder(nnx.Module):
         """What attention multiplies with, by name."""
         return self.attention.kernels(memory.keys, memory.values) if self.config.attention != "none" else {}
 
-    def _constants(self, memory: Memory, keys: RowKeys = None) -> "Constants":
+    def _constants(self, memory: Memory, noise: list[Noise] | None = None) -> "Constants":
         attends = self.config.attention != "none"
         source = self.attention.source(memory.keys, memory.mask) if attends else Source(memory.mask, None, None)
-        return Constants(source, tuple(layer.bias[...] for layer in self.layers), self._keep(keys))
+        gates = [layer.gates() for layer in self.layers]
+        keep = tuple(None if noise is None else noise[index].keep for index in range(len(gates)))
+        return Constants(source, tuple(each.bias for each in gates), tuple(each.norm for each in gates), lax.stop_gradient(keep))
 
     def project(self, embedded: Float[Array, "*rows emb"]) -> Float[Array, "*rows gates"]:
         """The lowest layer's input projection, without what is fed; the same for all steps at once."""
-        return project_by(self.layers[0].kernel_in[: self.config.embedding_size], self.layers[0].bias[...], embedded)
+        gates = self.layers[0].gates()
+        return project(gates.kernel_in[: self.config.embedding_size], gates.bias, embedded)
 
     def _step(
-        self, multiply: Multiply, constants: "Constants", carry: Carry, projected: Any, masks: list[Any] | None, rounded: bool = False
+        self,
+        multiply: Multiply,
+        constants: "Constants",
+        carry: Carry,
+        projected: Any,
+        masks: list[Any] | None,
+        zones: list[Zones | None],
+        rounded: bool = False,
     ) -> tuple[Carry, Any, Any]:
-        """Reads one token, by its part of the lowest layer's sums; `masks` are dropout's, of every layer and the readout."""
+        """Reads one token, by its part of the lowest layer's sums.
+
+        `masks` are dropout's, of every layer and the readout; `zones` those of every layer's zoneout.
+        """
         states, sums = list(carry.states), [projected.astype(jnp.float32), *(bias[None, None, :] for bias in constants.biases[1:])]
 
         def run(index: int, inputs: Any) -> Any:
             hidden, keep = states[index].hidden, constants.keep[index]
             if keep is not None:
-                hidden *= lax.stop_gradient(keep)[:, None].astype(hidden.dtype)
+                hidden *= keep[:, None].astype(hidden.dtype)
             entering = jnp.concatenate([part for part in (inputs, hidden) if part is not None], axis=-1)
-            states[index] = lstm_cell(multiply(f"layer {index}", entering) + sums[index], states[index])
+            total = multiply(f"layer {index}", entering) + sums[index]
+            states[index] = cells.step(self.layers[index], constants.norms[index], total, states[index], zones[index])
             return states[index].hidden if masks is None else states[index].hidden * masks[index]
 
         readouts, weights = self._stack(multiply, constants.source, carry.feed, run, rounded)
@@ -291,22 +327,24 @@ class Decoder(nnx.Module):
         readouts = multiply("readout", features).astype(features.dtype)
         return readouts if context is None else jnp.tanh(readouts), weights
 
-    def _feed(self, memory: Memory, embedded: Any, keys: RowKeys) -> Any:
+    def _feed(self, memory: Memory, embedded: Any, keys: RowKeys, noise: list[Noise]) -> Any:
         """Input feeding: a loop over time around the whole stack; what does not depend on the loop is done before or after it."""
         widths = [self.config.hidden_size] * self.config.decoder_layers + [sizes(self.config).readout]
         sites = [_TARGET_SITE + index + 1 for index in range(self.config.decoder_layers)] + [_READOUT_SITE]
         ones = [jnp.ones((*embedded.shape[:2], width), embedded.dtype) for width in widths]
         masks = None if keys is None else [drop_features(self.config, each, keys, site) for each, site in zip(ones, sites, strict=True)]
 
+        zones = [each.zones for each in noise]
+
         def step(multiply: Multiply, constants: Constants, carry: Carry, now: Any) -> tuple[Carry, Any]:
-            projected, masks = now
-            carry, readouts, _ = self._step(multiply, constants, carry, projected, lax.stop_gradient(masks))
+            projected, masks, zones = now
+            carry, readouts, _ = self._step(multiply, constants, carry, projected, lax.stop_gradient(masks), zones)
             return carry, readouts[:, 0]
 
-        now = jax.tree.map(lambda part: part.swapaxes(0, 1)[:, :, None], (self.project(embedded), masks))  # [tgt batch 1 gates]
+        now = jax.tree.map(lambda part: part.swapaxes(0, 1)[:, :, None], (self.project(embedded), masks, zones))  # [tgt batch 1 gates]
         carry = start_carry(memory, self.config, 1)
         kernels = self._kernels(self.config.embedding_size) | self._of_source(memory)
-        _, readouts = scan(step, kernels, self._constants(memory, keys), carry, now, self.config.recompute)
+        _, readouts = scan(step, kernels, self._constants(memory, noise), carry, now, self.config.recompute)
         return readouts.swapaxes(0, 1)
 
 
@@ -315,7 +353,8 @@ class Constants(NamedTuple):
 
     source: Source
     biases: tuple[Float[Array, " gates"], ...]
-    keep: list[Any]  # of each layer, see `keep_recurrent`
+    norms: tuple[Norm | None, ...]
+    keep: tuple[Float[Array, "batch hid"] | None, ...]  # see `Noise`
 
 
 def start_carry(memory: Memory, config: ModelConfig, beams: int) -> Carry:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from flax_s2s.config import BOS, Config, OptimizerConfig
 from flax_s2s.model.dropout import row_keys
-from flax_s2s.model.seq2seq import Model
+from flax_s2s.model.seq2seq import Model, is_random
 from flax_s2s.parallel import AXIS, Devices
 from flax_s2s.training.loss import Loss, cross_entropy
 from flax_s2s.training.optimizer import make_schedule
@@ -115,8 +115,7 @@ def _make_gradients(model: Model, config: Config, devices: Devices) -> Callable[
     )
     def gradients_and_loss(params: Params, batch: Any, key: Any) -> tuple[Params, Loss]:
         rows = batch[0].shape[0]
-        drops = config.model.dropout or config.model.recurrent_dropout or config.model.word_dropout
-        keys = row_keys(key, lax.axis_index(AXIS) * rows, rows) if drops else None
+        keys = row_keys(key, lax.axis_index(AXIS) * rows, rows) if is_random(config.model) else None
 
         def objective(params: Params) -> tuple[Any, Loss]:
             loss = batch_loss(model, params, batch, config.optimizer.label_smoothing, keys)

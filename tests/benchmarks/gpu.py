@@ -66,7 +66,8 @@ def check(_):
     import numpy as np
     import reference
 
-    from flax_s2s.model.lstm import LSTMState, lstm_layer
+    from flax_s2s.model.cells import State
+    from flax_s2s.model.lstm import unroll
 
     rows, steps, inputs, hidden = 5, 9, 6, 8
     for kernel, dtype, precision, allowed in (
@@ -89,19 +90,19 @@ def check(_):
 
             def ours(arrays, mask=mask, asked=asked, reverse=reverse, kernel=kernel, dtype=dtype):
                 layer = SimpleNamespace(**{name: arrays[name] for name in ("kernel_in", "kernel_rec", "bias")})
-                initial = LSTMState(arrays["hidden"], arrays["cell"])
-                outputs, final = lstm_layer(layer, arrays["inputs"].astype(dtype), jnp.asarray(mask), initial, reverse, kernel)
+                initial = State(arrays["hidden"], arrays["cell"])
+                outputs, final = unroll(layer, arrays["inputs"].astype(dtype), jnp.asarray(mask), initial, reverse, kernel)
                 parts = zip(asked, (outputs, *final), strict=True)
                 return sum(jnp.sum(jnp.asarray(a, jnp.float32) * part.astype(jnp.float32)) for a, part in parts), (outputs, *final)
 
             def literal(mask=mask, asked=asked, reverse=reverse, **arrays):
-                found = reference.lstm(**arrays, mask=mask, reverse=reverse)
+                found = reference.layer(**arrays, mask=mask, reverse=reverse)
                 return sum(np.sum(a * part) for a, part in zip(asked, found, strict=True))
 
             single = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
             with jax.default_matmul_precision(precision):
                 gradients, found = jax.jit(jax.grad(ours, has_aux=True))(single)
-            want = reference.lstm(**arrays, mask=mask, reverse=reverse)
+            want = reference.layer(**arrays, mask=mask, reverse=reverse)
             worst = max(worst, reference.error(np.where(mask[:, :, None], found[0], 0), np.where(mask[:, :, None], want[0], 0)))
             worst = max(worst, *(reference.error(got, wanted) for got, wanted in zip(found[1:], want[1:], strict=True)))
             for name, wanted in reference.gradients(literal, arrays).items():
@@ -177,14 +178,15 @@ def layer_work(name, hidden, rows):
     sys.path.insert(0, str(HERE.parent))
     from training import nnx_layer
 
-    from flax_s2s.model.lstm import LSTM, lstm_layer
+    from flax_s2s.model.cells import RecurrentLayer
+    from flax_s2s.model.lstm import unroll
 
-    layer = LSTM(hidden, hidden, forget_bias=1.0, kernel_init=nnx.initializers.glorot_uniform(), rngs=nnx.Rngs(0))
+    layer = RecurrentLayer(hidden, hidden, forget_bias=1.0, kernel_init=nnx.initializers.glorot_uniform(), rngs=nnx.Rngs(0))
     graph, params = nnx.split(layer)
     dtype = "bfloat16" if "bfloat16" in name else "float32"
     inputs = jax.random.normal(jax.random.key(0), (rows, STEPS, hidden)).astype(dtype)
     weights = jax.random.normal(jax.random.key(1), inputs.shape)
-    run = nnx_layer if "nnx" in name else partial(lstm_layer, kernel="cudnn" if "cudnn" in name else "scan")
+    run = nnx_layer if "nnx" in name else partial(unroll, kernel="cudnn" if "cudnn" in name else "scan")
 
     @jax.jit
     def gradients(params, inputs):

@@ -75,12 +75,12 @@ def write_batches(file, count):
 # Our side of the line --------------------------------------------------------------------------------------------------
 
 
-def nnx_layer(layer, inputs, mask=None, initial=None, reverse=False, kernel="scan", recompute=False):
-    """`lstm_layer` by flax: the cell's two products inside the loop, and autodiff; everything around it is the same."""
+def nnx_layer(layer, inputs, mask=None, initial=None, reverse=False, kernel="scan", recompute=False, noise=None):
+    """`unroll` by flax: the cell's two products inside the loop, and autodiff; everything around it is the same."""
     import jax.numpy as jnp
     from flax import nnx
 
-    from flax_s2s.model.lstm import LSTMState
+    from flax_s2s.model.cells import State
 
     hidden = layer.kernel_rec.shape[0]
     cell = nnx.OptimizedLSTMCell(inputs.shape[-1], hidden, dtype=inputs.dtype, rngs=nnx.Rngs(0))
@@ -94,7 +94,7 @@ def nnx_layer(layer, inputs, mask=None, initial=None, reverse=False, kernel="sca
     if mask is not None:
         outputs = jnp.where(mask[:, :, None], outputs, 0)
     dtype = inputs.dtype  # its carry, and so what it returns, is float32 in any case
-    return outputs.astype(dtype), LSTMState(last_hidden.astype(dtype), last_cell.astype(jnp.float32))
+    return outputs.astype(dtype), State(last_hidden.astype(dtype), last_cell.astype(jnp.float32))
 
 
 def jax_model(name, task, file, vocab):
@@ -111,7 +111,7 @@ def jax_model(name, task, file, vocab):
     from flax_s2s.training.step import make_train_step
 
     if "nnx.RNN" in name:
-        seq2seq.lstm_layer = nnx_layer
+        seq2seq.unroll = nnx_layer
     config, devices = reference_model(task == "feeding"), make_devices(1, {})
     if "float32" in name:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute="float32"))
@@ -140,14 +140,15 @@ def jax_layers(name):
     from flax import nnx
 
     from flax_s2s.config import ModelConfig
-    from flax_s2s.model.lstm import LSTM, choose_means, lstm_layer
+    from flax_s2s.model.cells import RecurrentLayer
+    from flax_s2s.model.lstm import choose_means, unroll
 
     size, init = LAYERS["size"], nnx.initializers.glorot_uniform()
-    layers = [LSTM(size, size, forget_bias=1.0, kernel_init=init, rngs=nnx.Rngs(i)) for i in range(2)]
+    layers = [RecurrentLayer(size, size, forget_bias=1.0, kernel_init=init, rngs=nnx.Rngs(i)) for i in range(2)]
     graph, params = nnx.split(layers)
     compute = "float32" if "float32" in name else choose_means(ModelConfig()).compute
     inputs = jax.random.normal(jax.random.key(0), (LAYERS["rows"], LAYERS["steps"], size)).astype(compute)
-    run_layer = nnx_layer if "nnx.RNN" in name else lstm_layer
+    run_layer = nnx_layer if "nnx.RNN" in name else unroll
 
     @jax.jit
     def gradients(params, inputs):

@@ -13,7 +13,8 @@ from jax.experimental import rnn
 from flax_s2s import processor
 from flax_s2s.config import ModelConfig, UserError
 from flax_s2s.model import lstm
-from flax_s2s.model.lstm import LSTM, LSTMState, choose_means, lstm_layer
+from flax_s2s.model.cells import RecurrentLayer, State
+from flax_s2s.model.lstm import choose_means, unroll
 
 ROWS, TIME, INPUTS, HIDDEN = 4, 6, 3, 5
 LENGTHS = np.array([6, 3, 1, 0])  # the last row is filler
@@ -40,11 +41,11 @@ def test_layer_and_all_gradients_match_the_reference(monkeypatch, masked, revers
     asked["outputs"] *= real[:, :, None]  # at padding there is nothing to rely on
 
     def ours(arrays):
-        graph, state = nnx.split(LSTM(INPUTS, HIDDEN, forget_bias=1.0, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0)))
+        graph, state = nnx.split(RecurrentLayer(INPUTS, HIDDEN, forget_bias=1.0, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0)))
         nnx.replace_by_pure_dict(state, {name: arrays[name] for name in ("kernel_in", "kernel_rec", "bias")})
-        initial = LSTMState(arrays["hidden"], arrays["cell"])
+        initial = State(arrays["hidden"], arrays["cell"])
         given = None if mask is None else jnp.asarray(mask)
-        outputs, final = lstm_layer(nnx.merge(graph, state), arrays["inputs"], given, initial, reverse, "cudnn")
+        outputs, final = unroll(nnx.merge(graph, state), arrays["inputs"], given, initial, reverse, "cudnn")
         return {"outputs": outputs, **final._asdict()}
 
     def loss(arrays):
@@ -55,7 +56,7 @@ def test_layer_and_all_gradients_match_the_reference(monkeypatch, masked, revers
     exact = {name: array.astype(np.float64) for name, array in arrays.items()}
 
     def literal(**arrays):
-        return dict(zip(("outputs", "hidden", "cell"), reference.lstm(**arrays, mask=mask, reverse=reverse), strict=True))
+        return dict(zip(("outputs", "hidden", "cell"), reference.layer(**arrays, mask=mask, reverse=reverse), strict=True))
 
     want = literal(**exact)
     assert reference.error(np.asarray(found["outputs"])[real], want["outputs"][real]) <= 1e-5

@@ -12,7 +12,9 @@ from flax import nnx
 from jaxprs import carries, equations
 
 from flax_s2s.config import ModelConfig
-from flax_s2s.model.lstm import LSTM, LSTMState, lstm_cell, lstm_layer, project, zero_state
+from flax_s2s.model import cells
+from flax_s2s.model.cells import RecurrentLayer, State, Zones, zero_state
+from flax_s2s.model.lstm import Noise, project, unroll
 from flax_s2s.model.seq2seq import Encoder
 
 FLOAT32, BFLOAT16 = 1e-5, 3e-2  # largest error, as a share of the largest entry
@@ -34,19 +36,21 @@ def draw(size, seed):
 
 
 @cache
-def graph(inputs, hidden):
-    made = nnx.eval_shape(lambda: LSTM(inputs, hidden, forget_bias=1.0, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(params=0)))
-    return nnx.graphdef(made)
+def graph(inputs, hidden, kind, zoneout):
+    how = {"cell": kind, "zoneout": zoneout, "kernel_init": nnx.initializers.zeros}
+    return nnx.graphdef(nnx.eval_shape(lambda: RecurrentLayer(inputs, hidden, **how, rngs=nnx.Rngs(params=0))))
 
 
-def make_layer(kernel_in, kernel_rec, bias):
-    return nnx.merge(graph(kernel_in.shape[0], kernel_rec.shape[0]), {"kernel_in": kernel_in, "kernel_rec": kernel_rec, "bias": bias})
+def make_layer(kernel_in, kernel_rec, bias, kind="lstm", zoneout=0.0, **more):
+    params = {"kernel_in": kernel_in, "kernel_rec": kernel_rec, "bias": bias, **more}
+    return nnx.merge(graph(kernel_in.shape[0], kernel_rec.shape[0], kind, zoneout), params)
 
 
-def ours(arrays, mask, reverse, dtype="float32", recompute=False, keep=None):
-    layer = make_layer(arrays["kernel_in"], arrays["kernel_rec"], arrays["bias"])
-    initial = LSTMState(arrays["hidden"], arrays["cell"]) if "hidden" in arrays else None
-    outputs, final = lstm_layer(layer, arrays["inputs"].astype(dtype), mask, initial, reverse, recompute=recompute, keep=keep)
+def ours(arrays, mask, reverse, dtype="float32", recompute=False, keep=None, kind="lstm", zoneout=0.0, zones=None):
+    params = {name: array for name, array in arrays.items() if name not in ("inputs", "hidden", "cell")}
+    layer = make_layer(**params, kind=kind, zoneout=zoneout)
+    initial = State(arrays["hidden"], arrays["cell"]) if "hidden" in arrays else None
+    outputs, final = unroll(layer, arrays["inputs"].astype(dtype), mask, initial, reverse, recompute=recompute, noise=Noise(keep, zones))
     return dict(zip(STATES, (outputs, *final), strict=True))
 
 
@@ -54,20 +58,19 @@ def plain_cell(sums, state):
     """The equations, for jax to differentiate."""
     i, f, g, o = jnp.split(sums, 4, axis=-1)
     cell = jax.nn.sigmoid(f) * state.cell + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return LSTMState((jax.nn.sigmoid(o) * jnp.tanh(cell)).astype(state.hidden.dtype), cell)
+    return State((jax.nn.sigmoid(o) * jnp.tanh(cell)).astype(state.hidden.dtype), cell)
 
 
 def naive(arrays, mask, reverse, dtype="float32"):
     """The same layer as a Python loop that jax differentiates by itself."""
-    layer = make_layer(arrays["kernel_in"], arrays["kernel_rec"], arrays["bias"])
-    state, outputs = LSTMState(arrays["hidden"].astype(dtype), arrays["cell"]), {}
+    state, outputs = State(arrays["hidden"].astype(dtype), arrays["cell"]), {}
     kernel_rec = arrays["kernel_rec"].astype(dtype)
     steps = range(arrays["inputs"].shape[1])
     for step in reversed(steps) if reverse else steps:
         recurrent = jnp.matmul(state.hidden, kernel_rec, preferred_element_type=jnp.float32)
-        new = plain_cell(project(layer, arrays["inputs"][:, step].astype(dtype)) + recurrent, state)
+        new = plain_cell(project(arrays["kernel_in"], arrays["bias"], arrays["inputs"][:, step].astype(dtype)) + recurrent, state)
         real = True if mask is None else mask[:, step, None]
-        state = LSTMState(*(jnp.where(real, n, o) for n, o in zip(new, state, strict=True)))
+        state = State(*(jnp.where(real, n, o) for n, o in zip(new, state, strict=True)))
         outputs[step] = state.hidden
     return dict(zip(STATES, (jnp.stack([outputs[step] for step in steps], axis=1), *state), strict=True))
 
@@ -87,15 +90,15 @@ def evaluate(arrays, mask, asked, reverse=False, dtype="float32", layer_fn=ours)
     return returned_and_gradients(layer_fn, reverse, dtype, arrays, mask, asked)
 
 
-def expected(arrays, mask, asked, reverse, keep=None):
+def expected(arrays, mask, asked, reverse, **how):
     """The same from the reference."""
     arrays = {name: array.astype(np.float64) for name, array in arrays.items()}
 
     def loss(**arrays):
-        found = reference.lstm(**arrays, mask=mask, reverse=reverse, keep=keep)
+        found = reference.layer(**arrays, mask=mask, reverse=reverse, **how)
         return sum(np.sum(asked[name] * part) for name, part in zip(STATES, found, strict=True))
 
-    returned = reference.lstm(**arrays, mask=mask, reverse=reverse, keep=keep)
+    returned = reference.layer(**arrays, mask=mask, reverse=reverse, **how)
     return dict(zip(STATES, returned, strict=True)), reference.gradients(loss, arrays)
 
 
@@ -128,10 +131,76 @@ def test_a_hidden_state_is_masked_on_its_way_to_the_next_step(reverse, recompute
         keep = np.random.default_rng(seed).choice(np.float32([0, 1.5]), arrays["hidden"].shape)
         dropping = partial(ours, recompute=recompute, keep=jnp.asarray(keep))
         found, gradients = evaluate(arrays, mask, asked, reverse=reverse, layer_fn=dropping)
-        want, want_gradients = expected(arrays, mask, asked, reverse, keep)
+        want, want_gradients = expected(arrays, mask, asked, reverse, keep=keep)
         assert_same(found, want, FLOAT32)
         assert_same(gradients, want_gradients, FLOAT32)
         assert reference.error(found["outputs"], expected(arrays, mask, asked, reverse)[0]["outputs"]) > 1e-3
+
+
+CELLS = ["lstm", "layer_norm_lstm", "gru"]
+NOISES = ["none", "zoneout in decoding", "zoneout in training", "recurrent dropout"]
+
+
+def draw_cell(kind, size, seed):
+    """The same for any cell; a gru has one state, which comes as two that are equal."""
+    arrays, mask, asked = draw(size, seed)
+    draws, hidden = np.random.default_rng([seed, 1]), size[3]
+    if kind == "gru":
+        arrays |= {name: arrays[name][:, : 3 * hidden] for name in ("kernel_in", "kernel_rec")} | {"hidden": arrays["cell"]}
+        asked |= {"hidden": np.zeros_like(asked["hidden"])}
+    if kind == "layer_norm_lstm":
+        shapes = {"gain": 4 * hidden, "cell_gain": hidden, "cell_bias": hidden}
+        arrays |= {name: draws.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return arrays, mask, asked
+
+
+def draw_noise(noise, size, seed):
+    rows, steps, _, hidden = size
+    draws = np.random.default_rng([seed, 2])
+    if noise == "recurrent dropout":
+        return {"keep": draws.choice(np.float32([0, 1.5]), (rows, hidden))}
+    zones = Zones(*(draws.random((rows, steps, hidden)) < 0.5 for _ in range(2))) if noise == "zoneout in training" else None
+    return {} if noise == "none" else {"zoneout": 0.25, "zones": zones}
+
+
+def compare_with_the_reference(kind, noise, reverse, tolerance, dtype="float32", recompute=False):
+    for seed in range(2):
+        arrays, mask, asked = draw_cell(kind, SIZES["rows3"], seed)
+        how = {"kind": kind, **draw_noise(noise, SIZES["rows3"], seed)}
+        on_device = {name: part if name in ("kind", "zoneout") else jax.tree.map(jnp.asarray, part) for name, part in how.items()}
+        layer_fn = partial(ours, recompute=recompute, **on_device)
+        found, gradients = evaluate(arrays, mask, asked, reverse=reverse, dtype=dtype, layer_fn=layer_fn)
+        want, want_gradients = expected(arrays, mask, asked, reverse, **how)
+        if kind == "gru":  # of two states that are one, the gradient is wherever it is read
+            for gradient in (gradients, want_gradients):
+                gradient["cell"] = np.asarray(gradient["cell"], np.float64) + np.asarray(gradient.pop("hidden"), np.float64)
+        assert_same(found, want, tolerance)
+        assert_same(gradients, want_gradients, tolerance)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("kind", CELLS)
+def test_every_cell_and_all_gradients_match_the_reference(kind, noise, reverse):
+    compare_with_the_reference(kind, noise, reverse, FLOAT32, recompute=reverse)
+
+
+@pytest.mark.parametrize("kind", CELLS[1:])
+def test_every_cell_in_bfloat16_stays_near_the_reference(kind):
+    compare_with_the_reference(kind, "none", False, BFLOAT16, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("kind", CELLS[1:])
+def test_padding_changes_nothing_whatever_the_cell(kind):
+    arrays, mask, asked = draw_cell(kind, (3, 5, 2, 4), 11)
+    layer_fn = partial(ours, kind=kind)
+    found, gradients = evaluate(arrays, mask, asked, layer_fn=layer_fn)
+    longer = arrays | {"inputs": np.concatenate([arrays["inputs"], np.full((3, 3, 2), 1e3, np.float32)], axis=1)}
+    wider = asked | {"outputs": np.pad(asked["outputs"], ((0, 0), (0, 3), (0, 0)))}
+    got, got_gradients = evaluate(longer, np.pad(mask, ((0, 0), (0, 3))), wider, layer_fn=layer_fn)
+    assert not np.any(got_gradients["inputs"][:, 5:])
+    assert_same(got | {"outputs": got["outputs"][:, :5]}, found, 1e-6)
+    assert_same(got_gradients | {"inputs": got_gradients["inputs"][:, :5]}, gradients, 1e-6)
 
 
 recomputing = partial(ours, recompute=True)
@@ -178,7 +247,7 @@ def test_recomputing_saves_the_gates_in_the_compiled_program():
 
     def loss(recompute, kernels, inputs):
         for kernel in kernels:
-            inputs, _ = lstm_layer(make_layer(*kernel), inputs, recompute=recompute)
+            inputs, _ = unroll(make_layer(*kernel), inputs, recompute=recompute)
         return (inputs**2).sum()
 
     def working_memory(recompute):
@@ -270,10 +339,12 @@ def test_looking_at_the_program_would_find_an_accumulated_gradient():
         layer = make_layer(arrays["kernel_in"], arrays["kernel_rec"], arrays["bias"])
 
         def step(state, x):
-            state = lstm_cell(x + state.hidden @ arrays["kernel_rec"], state)
+            state = cells.step(layer, None, x + state.hidden @ arrays["kernel_rec"], state)
             return state, state.hidden
 
-        final, outputs = jax.lax.scan(step, LSTMState(arrays["hidden"], arrays["cell"]), project(layer, arrays["inputs"]).swapaxes(0, 1))
+        final, outputs = jax.lax.scan(
+            step, State(arrays["hidden"], arrays["cell"]), project(arrays["kernel_in"], arrays["bias"], arrays["inputs"]).swapaxes(0, 1)
+        )
         return dict(zip(STATES, (outputs.swapaxes(0, 1), *final), strict=True))
 
     products, carried, weight = gradient_program(plain_scan)
@@ -343,3 +414,23 @@ def test_encoder_equals_torch():
             assert_same(got, {name: want[name] for name in ("kernel_in", "kernel_rec")}, FLOAT32)
             for bias in want["bias"]:  # the gradient of a sum is that of each of its terms
                 assert reference.error(got["bias"], bias) <= FLOAT32
+
+
+def test_a_gru_is_torch_s():
+    with np.load(Path(__file__).with_name("torch_gru_parity.npz")) as file:
+        stored = dict(file)
+    kernels = {name: stored[f"weight/weight_{part}_l0"].T for name, part in (("kernel_in", "ih"), ("kernel_rec", "hh"))}
+    of_inputs, of_states = (np.split(stored[f"weight/bias_{part}_l0"], 3) for part in ("ih", "hh"))
+    bias = np.concatenate([of_inputs[0] + of_states[0], of_inputs[1] + of_states[1], of_inputs[2], of_states[2]])
+    mask = np.arange(6)[None, :] < stored["lengths"][:, None]
+    arrays = {"inputs": stored["inputs"], **kernels, "bias": bias}
+    asked = {"outputs": stored["asked/outputs"] * mask[:, :, None], "hidden": stored["asked/hidden"][0]}
+    found, gradients = evaluate(arrays, mask, asked | {"cell": np.zeros_like(asked["hidden"])}, layer_fn=partial(ours, kind="gru"))
+    want = {"outputs": stored["outputs"], "hidden": stored["hidden"][0]}  # torch leaves zeros where padded
+    assert_same(found | {"outputs": np.asarray(found["outputs"]) * mask[:, :, None]}, want, FLOAT32)
+    assert_same(gradients, {"inputs": stored["gradient/inputs"]}, FLOAT32)
+    assert_same(
+        gradients, {name: stored[f"gradient/weight_{part}_l0"].T for name, part in (("kernel_in", "ih"), ("kernel_rec", "hh"))}, FLOAT32
+    )
+    d_inputs, d_states = stored["gradient/bias_ih_l0"], stored["gradient/bias_hh_l0"]
+    assert_same(gradients, {"bias": np.concatenate([d_inputs, d_states[-len(d_states) // 3 :]])}, FLOAT32)

@@ -13,7 +13,7 @@ import reference
 from jaxprs import carries
 
 from flax_s2s.config import BOS, EOS, PAD, Config, DataConfig, ModelConfig, OptimizerConfig
-from flax_s2s.model.dropout import drop, row_keys
+from flax_s2s.model.dropout import choose, drop, row_keys
 from flax_s2s.model.seq2seq import init_params, make_model, reverse_real, sizes, source_layer
 from flax_s2s.rules import check
 
@@ -37,6 +37,20 @@ CONFIGS = {
     "general, wide, dense bridge, reversed": replace(
         SMALL, encoder_layers=2, bidirectional_layers=2, bidirectional_size=5, bridge="dense", reverse_source=True
     ),
+}
+CONFIGS |= {
+    "gru, additive, feeding, wide, dense bridge": replace(
+        SMALL,
+        cell="gru",
+        attention="additive",
+        attention_size=3,
+        input_feeding=True,
+        bidirectional_size=3,
+        bridge="dense",
+        decoder_layers=2,
+    ),
+    "gru, zoneout, general, deep": replace(SMALL, cell="gru", zoneout=0.25, encoder_layers=2, decoder_layers=2),
+    "layer norm, zoneout, dot, feeding": replace(SMALL, cell="layer_norm_lstm", zoneout=0.25, attention="dot", input_feeding=True),
 }
 CONFIGS |= {
     f"bfloat16, {name}": replace(CONFIGS[name], compute="bfloat16")
@@ -140,8 +154,8 @@ def test_fixed_vector_model_is_two_lstms():
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), draw_params(config))
     zeros = np.zeros((4, config.hidden_size))
     encoder, decoder = params["encoder"]["layers"]["0"]["0"], params["decoder"]["layers"]["0"]
-    _, hidden, cell = reference.lstm(params["source_table"][SRC_IDS], **encoder, hidden=zeros, cell=zeros, mask=SRC_IDS != PAD)
-    want, _, _ = reference.lstm(params["target_table"][shift_right(TGT_IDS)], **decoder, hidden=hidden, cell=cell)
+    _, hidden, cell = reference.layer(params["source_table"][SRC_IDS], **encoder, hidden=zeros, cell=zeros, mask=SRC_IDS != PAD)
+    want, _, _ = reference.layer(params["target_table"][shift_right(TGT_IDS)], **decoder, hidden=hidden, cell=cell)
     assert reference.error(run(config)[0], want) <= 1e-5
 
 
@@ -318,11 +332,23 @@ def dropout_masks(config, keys, src, tgt):
     states = {300 + 2 * i + d: encoder[i] // count for i, count in enumerate(both) for d in range(count)}
     states |= {400 + index: hidden for index in range(config.decoder_layers)}
     masks |= {site: drop(jnp.ones((4, 1, size)), keys, site, config.recurrent_dropout) for site, size in states.items()}
+    steps = {site: src if site < 400 else tgt for site in states}
+    masks |= {
+        site + more: choose(keys, site + more, config.zoneout, steps[site], size) for site, size in states.items() for more in (200, 400)
+    }
     return {site: np.asarray(mask) for site, mask in masks.items()}
 
 
 @pytest.mark.parametrize(
-    "kind", [{}, {"dropout_masks": "sentence", "recurrent_dropout": 0.5, "word_dropout": 0.25}, {"dropout": 0.0, "recurrent_dropout": 0.5}]
+    "kind",
+    [
+        {},
+        {"dropout_masks": "sentence", "recurrent_dropout": 0.5, "word_dropout": 0.25},
+        {"dropout": 0.0, "recurrent_dropout": 0.5},
+        {"zoneout": 0.25},
+        {"cell": "gru", "zoneout": 0.25, "recurrent_dropout": 0.5},
+        {"cell": "layer_norm_lstm", "recurrent_dropout": 0.5},
+    ],
 )
 @pytest.mark.parametrize("name", DROPPING)
 def test_dropout_is_in_its_places_and_knows_neither_devices_nor_padding(name, kind):
