@@ -39,6 +39,8 @@ class Train:
     config: Annotated[Config, tyro.conf.arg(name="")]
     run_dir: str
     """Folder of the run."""
+    init_from: str = ""
+    """Folder of another run, whose parameters and vocabulary a new run starts from (fine-tuning); empty: they are new."""
     place: Annotated[Flags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Flags)
 
 
@@ -91,7 +93,8 @@ class Evaluate:
     merge_sources: bool = False
     """Pairs with the same source are one sentence with several right targets, also where evaluation.merge_sources does not say so."""
     references: tuple[str, ...] = ()
-    """Files of further references, a line for each pair of the split; a blank line is none."""
+    """Files of further references, a line for each pair of the split; a blank line is none. A .tsv has lines of a source, a tab and a
+    right target of it instead, in any order."""
     resamples: int = 1000
     """Bootstrap resamples for the confidence intervals; 0: no intervals."""
     calibration: str = ""
@@ -223,7 +226,7 @@ def _train(arguments: list[str]) -> int:
     with job.listen():  # before the imports: they take seconds
         from flax_s2s.commands import train
 
-        return train.run(given.config, given.run_dir, given.place)
+        return train.run(given.config, given.run_dir, given.place, given.init_from)
 
 
 def _inspect(arguments: list[str]) -> int:

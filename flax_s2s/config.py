@@ -58,7 +58,7 @@ class DataConfig:
     test: str = operational("test")
     """Test split, named like train; empty: there is none."""
     source: str = identity("en")
-    """Source side: file suffix, TSV column number (from 0), JSONL field, TFDS feature, or locale; also its language."""
+    """Source side: file suffix, TSV column number (from 0), JSONL field, TFDS feature (or several, joined by +), or locale; also its language."""
     target: str = identity("zh")
     """Target side, named like source."""
     max_train_pairs: int = identity(0)
@@ -85,6 +85,8 @@ class VocabConfig:
 
     kind: Literal["unigram", "bpe", "char", "word"] = identity("unigram")
     """Kind of token; word splits at white space."""
+    target_kind: Literal["same", "unigram", "bpe", "char", "word"] = identity("same")
+    """Kind of the target's tokens, where it is another one (letters to phones: char, word); not with joint."""
     size: int = identity(8000)
     """Tokens in each vocabulary, the four special ones included; for char and word an upper limit."""
     joint: bool = identity(True)
@@ -190,6 +192,8 @@ class OptimizerConfig:
     """An update whose loss per token is more than this many times the usual one is skipped, like one that is not finite; 0: none."""
     average_decay: float = identity(0.0)
     """Decay of the moving average of the parameters that is used for evaluation and decoding; 0: none."""
+    frozen: tuple[str, ...] = identity(())
+    """Parameters that stay as they are, by the beginning of their path, such as encoder or decoder/layers/0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +212,7 @@ class TrainingConfig:
     """Newest checkpoints that are kept."""
     keep_best: int = operational(1)
     """Checkpoints that are kept besides because they are the best by best_metric."""
-    best_metric: Literal["loss", "bleu", "chrf", "exact_match", "wer"] = operational("loss")
+    best_metric: Literal["loss", "bleu", "chrf", "exact_match", "wer", "per", "ser", "rougeL"] = operational("loss")
     """Metric of the validation set that ranks checkpoints and stops early."""
     verify_checkpoints: bool = operational(True)
     """Compare every file of a checkpoint with its sha256 before it is used (about 2 GB/s); off: only that all files are there."""
@@ -270,7 +274,7 @@ class DecodingConfig:
     """Longer sources are cut to this many tokens, and counted."""
 
 
-Metric: TypeAlias = Literal["bleu", "chrf", "exact_match", "wer", "ter", "per", "ser"]
+Metric: TypeAlias = Literal["bleu", "chrf", "exact_match", "wer", "ter", "per", "ser", "rouge1", "rouge2", "rougeL"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,7 +282,7 @@ class EvaluationConfig:
     """What is measured on translations."""
 
     metrics: tuple[Metric, ...] = operational(("bleu", "chrf", "exact_match"))
-    """Metrics that are computed. wer: edits over white-space tokens; per: the same, of phones; ser: share of wrong lines."""
+    """Metrics that are computed. wer: edits over white-space tokens; per: the same, of phones; ser: share of wrong lines; rouge: of English."""
     tokenizer: Literal["auto", "13a", "intl", "zh", "char", "none"] = operational("auto")
     """sacreBLEU's tokenizer; auto: by the target's language, zh for Chinese, char for Japanese, Thai, Lao, Khmer, Burmese, else 13a."""
     merge_sources: bool = operational(False)

@@ -43,6 +43,7 @@ def check(config: Config) -> Config:
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed} must be less than 2**32")
     _check_data(config)
+    _check_vocab(config.vocab)
     _check_model(config.model, config.vocab)
     _check_optimizer(config.optimizer)
     if config.optimizer.schedule == "cosine" and config.training.steps > config.optimizer.decay_steps:
@@ -77,12 +78,18 @@ def _check_data(config: Config) -> None:
                 raise UserError(
                     f"side {name!r} must be a file suffix or locale of letters, digits, '.', '_' and '-', such as en or zh_Hans"
                 )
-    if not 0.98 <= config.vocab.character_coverage <= 1:
-        raise UserError(f"vocab.character_coverage={config.vocab.character_coverage} must be between 0.98 and 1")
-    if config.vocab.sampling and config.vocab.kind not in ("bpe", "unigram"):
-        raise UserError(f"vocab.sampling={config.vocab.sampling} needs vocab.kind=bpe or unigram, got {config.vocab.kind}; use 0")
-    if config.vocab.size < 8:
-        raise UserError(f"vocab.size={config.vocab.size} must be at least 8")
+
+
+def _check_vocab(vocab: VocabConfig) -> None:
+    if not 0.98 <= vocab.character_coverage <= 1:
+        raise UserError(f"vocab.character_coverage={vocab.character_coverage} must be between 0.98 and 1")
+    if vocab.size < 8:
+        raise UserError(f"vocab.size={vocab.size} must be at least 8")
+    kinds = {vocab.kind if kind == "same" else kind for kind in (vocab.kind, vocab.target_kind)}
+    if vocab.joint and len(kinds) > 1:
+        raise UserError(f"vocab.target_kind={vocab.target_kind} is another kind than vocab.kind={vocab.kind} and needs vocab.joint=False")
+    if vocab.sampling and not kinds <= {"bpe", "unigram"}:
+        raise UserError(f"vocab.sampling={vocab.sampling} needs vocab.kind=bpe or unigram, got {', '.join(sorted(kinds))}; use 0")
 
 
 def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:

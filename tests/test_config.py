@@ -31,13 +31,19 @@ from flax_s2s.training.state import count_parameters
 PRESETS = Path(__file__).parents[1] / "configs"
 
 PARAMETERS = {  # of each preset, with vocab.size tokens on both sides
+    "cmudict_g2p": 5_664_968,
     "debug": 19_344,
     "fixed_vector_en_zh": 9_299_824,
     "gnmt_wmt16_en_de": 194_842_880,
-    "luong2015_iwslt15_en_vi": 34_299_520,
+    "iwslt15_en_vi": 34_299_520,
     "multi30k_en_de": 5_216_112,
     "quickstart": 739_572,
+    "scan_length": 1_167_460,
+    "scan_simple": 1_167_460,
+    "squad_qa": 9_361_024,
     "sutskever2014_wmt14_en_fr": 160_064_000,
+    "sutskever_reversed": 9_021_296,
+    "synopsis": 5_730_112,
     "tatoeba_en_zh": 6_227_824,
 }
 
@@ -116,7 +122,10 @@ def edited(room, **fields):
         (edited("vocab", kind="bqe"), "vocab.kind='bqe' is not one of unigram, bpe, char, word"),
         (edited("vocab", kind=["bpe"]), "vocab.kind=['bpe'] is not one of unigram, bpe, char, word"),
         (edited("evaluation", metrics="bleu"), "evaluation.metrics must be a list, got 'bleu'"),
-        (edited("evaluation", metrics=["blue"]), "evaluation.metrics='blue' is not one of bleu, chrf, exact_match, wer, ter, per, ser"),
+        (
+            edited("evaluation", metrics=["blue"]),
+            "evaluation.metrics='blue' is not one of bleu, chrf, exact_match, wer, ter, per, ser, rouge1, rouge2, rougeL",
+        ),
         (edited("", model=5), "model must be an object of fields, got int"),
         ("[]", "config must be an object of fields, got list"),
         ("{", "config.json is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),

@@ -193,6 +193,11 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"model.recurrent_dropout": 0.25},
     ),
     (
+        {"vocab.kind": "char", "vocab.target_kind": "word"},
+        "vocab.target_kind=word is another kind than vocab.kind=char and needs vocab.joint=False",
+        {"vocab.joint": False},
+    ),
+    (
         {"vocab.kind": "char", "vocab.sampling": 0.1},
         "vocab.sampling=0.1 needs vocab.kind=bpe or unigram, got char; use 0",
         {"vocab.kind": "bpe"},

@@ -138,7 +138,9 @@ def print_calibration(calibration: Calibration) -> None:
 
 
 def _examples(chosen: corpus.Corpus, merge: bool, names: Sequence[str]) -> list[Example]:
-    others = [read_lines(name) for name in names]
+    others = [
+        read_targets(name, chosen.pairs) if name.endswith((".tsv", ".tsv.gz")) else [[line] for line in read_lines(name)] for name in names
+    ]
     for name, lines in zip(names, others, strict=True):
         if len(lines) != len(chosen.pairs):
             left_out = f" (pairs with a blank side, {chosen.blank} here, are left out)" if chosen.blank else ""
@@ -146,6 +148,19 @@ def _examples(chosen: corpus.Corpus, merge: bool, names: Sequence[str]) -> list[
                 f"{name} has {len(lines)} lines; a file of references has a line for each of the {len(chosen.pairs)} pairs of {chosen.name}{left_out}"
             )
     return make_examples(chosen.pairs, merge, chosen.families, others)
+
+
+def read_targets(name: str, pairs: Sequence[Pair]) -> list[list[str]]:
+    """Of each pair the targets that a file of two columns has for its source."""
+    found: dict[str, list[str]] = {}
+    for number, line in enumerate(read_lines(name), 1):
+        source, tab, target = line.partition("\t")
+        if not tab:
+            raise UserError(f"{name} line {number} has no tab; a .tsv file of references has lines of a source, a tab and a right target")
+        found.setdefault(source, []).append(target)
+    if not any(pair.source in found for pair in pairs):
+        raise UserError(f"{name} has no source of the split; give the file that belongs to it")
+    return [found.get(pair.source, []) for pair in pairs]
 
 
 def print_scores(scores: dict[str, Score], families: dict[str, Score]) -> None:

@@ -53,7 +53,7 @@ def run(config: Config, run_dir: str, memory: bool) -> int:
 def _parameters(params: Any) -> Table:
     table = Table("parameters", "shape", "numbers", box=None)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        table.add_row(".".join(str(part.key) for part in path), "x".join(map(str, leaf.shape)), f"{leaf.size:,}")
+        table.add_row("/".join(str(part.key) for part in path), "x".join(map(str, leaf.shape)), f"{leaf.size:,}")
     table.add_row("all", "", f"{count_parameters(params):,}")
     return table
 

@@ -6,7 +6,6 @@ import itertools
 import os
 import socket
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from etils import epath
 from flax_s2s import errors, job, lease, parallel, rundir
 from flax_s2s.checkpoint import Checkpoints
 from flax_s2s.cluster import Flags
+from flax_s2s.commands import initial
 from flax_s2s.commands.recovery import Reports, make_roll_back
 from flax_s2s.commands.wiring import Ready, begin, keep_memory, make_ready
 from flax_s2s.config import Config, UserError, differences, to_json
@@ -41,8 +41,14 @@ from flax_s2s.training.state import TrainState, abstract_state, count_parameters
 from flax_s2s.training.step import abstract_batch, make_eval_step, make_train_step, module_names
 
 
-def run(config: Config, run_dir: str, flags: Flags | None = None) -> int:
-    """Trains to `training.steps`; returns 0, or 75 when stopped and saved; `flags` say where this process stands among others.
+def run(config: Config, run_dir: str, flags: Flags | None = None, init_from: str = "") -> int:
+    """Trains to `training.steps`; returns 0, or 75 when stopped and saved.
+
+    Args:
+        config: what is trained.
+        run_dir: its folder.
+        flags: where this process stands among others.
+        init_from: another run, whose parameters a new run starts from; empty: they are drawn.
 
     Raises:
         UserError: see the checks of each room.
@@ -59,7 +65,7 @@ def run(config: Config, run_dir: str, flags: Flags | None = None) -> int:
         job.keep_log(os.fspath(log.file))
         _settle_config(folder, config, log)
         try:
-            return _train(config, folder, devices, log, held)
+            return _train(config, folder, devices, log, held, init_from)
         finally:
             log.close()
 
@@ -83,7 +89,7 @@ def _meet(folder: epath.Path, held: Lease | None) -> None:
         )
 
 
-def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, held: Lease | None) -> int:
+def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, held: Lease | None, init_from: str) -> int:
     checkpoints = Checkpoints(
         folder / rundir.CHECKPOINTS,
         config.training.best_metric,
@@ -94,7 +100,8 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
         config.training.verify_checkpoints,
     )
     # Before the first checkpoint nothing is bound to a vocabulary that is there, and the text may have been corrected since.
-    ready = make_ready(config, folder / rundir.VOCAB if checkpoints.steps() else None)
+    given = initial.find(init_from, config) if init_from and not checkpoints.steps() else None
+    ready = make_ready(config, folder / rundir.VOCAB if checkpoints.steps() else given and given.vocab)
     valid = corpus.load(config.data, "valid", config.seed)
     fitting = _fitting(valid, ready)
     sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target))
@@ -105,9 +112,15 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     keep_memory(abstract.params)
     state = checkpoints.restore(abstract, bound, log.line)
     log.line(describe(config, ready, valid, fitting, pipeline, devices, count_parameters(abstract.params)))
-    create = partial(create_state, config, sizes, optimizer, devices)
+
+    def create() -> TrainState:
+        new = create_state(config, sizes, optimizer, devices)
+        return given.take_over(new, ready.vocabularies.sha256, sizes, config, devices) if given else new
+
     if state is None:
         state = create()
+        if given:
+            log.line(f"starting from the parameters of {given.folder}")
     else:
         log.line(f"continuing {folder} at step {int(state.step)}")
     position = Position(*np.asarray(state.position).tolist())
@@ -241,7 +254,8 @@ def describe(
     train, sides = ready.train, ready.vocabularies
     vocabulary = f"{config.vocab.kind}, joint {len(sides.source):,}"
     if not sides.joint:
-        vocabulary = f"{config.vocab.kind}, {config.data.source} {len(sides.source):,}, {config.data.target} {len(sides.target):,}"
+        kinds = config.vocab.kind + ("" if config.vocab.target_kind == "same" else f" and {config.vocab.target_kind}")
+        vocabulary = f"{kinds}, {config.data.source} {len(sides.source):,}, {config.data.target} {len(sides.target):,}"
     kind = devices.mesh.devices.flat[0].device_kind
     plan = pipeline.plan(0)
     sizes = (len(ready.tokens.pairs.source.flat), len(ready.tokens.pairs.target.flat))

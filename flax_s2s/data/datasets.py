@@ -8,6 +8,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from flax_s2s.config import DataConfig, UserError, nearest
 from flax_s2s.data.files import one_line
 
@@ -18,7 +20,10 @@ _READ = 1_000  # examples read at once: 29 us each, one by one 96 us
 
 
 def read(data: DataConfig, split: str) -> Iterator[tuple[str, str]]:
-    """Two text features of a prepared dataset, a nested one written `outer/inner`."""
+    """Two text features of a prepared dataset, a nested one written `outer/inner`; of several strings in one the first is taken.
+
+    `question+context` are two features, joined by a space.
+    """
     with _quiet():
         builder = _builder(data)
         try:
@@ -28,11 +33,15 @@ def read(data: DataConfig, split: str) -> Iterator[tuple[str, str]]:
     name = builder.info.full_name
     for number, example in enumerate(_examples(source, name)):
         found = _strings(example)
-        for feature in (data.source, data.target):
-            if feature not in found:
-                raise UserError(f"{name} has no text feature {feature!r}, only {', '.join(found) or 'none'}{nearest(feature, found)}")
-        where = f"{name} example {number}"
-        yield one_line(found[data.source], f"{where}, {data.source},"), one_line(found[data.target], f"{where}, {data.target},")
+        source_text, target_text = (_joined(feature.split("+"), found, name, number) for feature in (data.source, data.target))
+        yield source_text, target_text
+
+
+def _joined(features: Sequence[str], found: dict[str, str | bytes], name: str, number: int) -> str:
+    for feature in features:
+        if feature not in found:
+            raise UserError(f"{name} has no text feature {feature!r}, only {', '.join(found) or 'none'}{nearest(feature, found)}")
+    return " ".join(one_line(found[feature], f"{name} example {number}, {feature},") for feature in features)
 
 
 def record_files(data: DataConfig, split: str) -> list[str]:
@@ -59,6 +68,7 @@ def _quiet() -> Iterator[None]:
 
 def _builder(data: DataConfig) -> Any:
     import tensorflow_datasets as tfds
+    import tensorflow_datasets.question_answering
     import tensorflow_datasets.translate  # registers wmt14_translate and its like
 
     given = f"data.dataset={data.dataset!r}"
@@ -112,13 +122,15 @@ def _batch(source: Any, index: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def _strings(example: dict[str, Any], prefix: str = "") -> dict[str, str | bytes]:
-    """The strings of an example, `{"a": b"x", "b": {"c": b"y", "d": 1}}` -> `{"a": b"x", "b/c": b"y"}`."""
+    """The strings of an example, `{"a": b"x", "b": {"c": [b"y", b"z"], "d": 1}}` -> `{"a": b"x", "b/c": b"y"}`."""
     found: dict[str, str | bytes] = {}
     for name, value in example.items():
         if isinstance(value, dict):
             found |= _strings(value, f"{prefix}{name}/")
         elif isinstance(value, (str, bytes)):
             found[prefix + name] = value
+        elif isinstance(value, (list, np.ndarray)) and len(value) and isinstance(value[0], (str, bytes)):
+            found[prefix + name] = value[0]
     return found
 
 

@@ -4,6 +4,7 @@ Enters: lines of text. Leaves: lists of token ids, and text again; every line ma
 exactly as it was.
 """
 
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -133,8 +134,9 @@ def train(pairs: Iterable[Pair], config: VocabConfig) -> Vocabularies:
     if config.joint:
         both = _train_one((line for pair in chosen() for line in pair), config)
         return Vocabularies(both, both)
+    target = config if config.target_kind == "same" else dataclasses.replace(config, kind=config.target_kind)
     sides = ((pair[side] for pair in chosen()) for side in (0, 1))
-    return Vocabularies(*(_train_one(lines, config) for lines in sides))
+    return Vocabularies(*(_train_one(lines, own) for lines, own in zip(sides, (config, target), strict=True)))
 
 
 def _train_one(lines: Iterable[str], config: VocabConfig) -> Vocabulary:

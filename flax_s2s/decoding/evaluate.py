@@ -23,18 +23,20 @@ class Example(NamedTuple):
     family: str = ""
 
 
-def make_examples(pairs: Sequence[Pair], merge: bool, families: Sequence[str] = (), others: Sequence[Sequence[str]] = ()) -> list[Example]:
+def make_examples(
+    pairs: Sequence[Pair], merge: bool, families: Sequence[str] = (), others: Sequence[Sequence[Sequence[str]]] = ()
+) -> list[Example]:
     """What is translated and scored: each pair, or each source once with all its targets.
 
     Args:
         pairs: of a split.
         merge: whether pairs with the same source are one.
         families: of each pair of phrases.
-        others: further files of references, a line for each pair; a blank line is none.
+        others: further references, of each file and pair some; a blank one is none.
     """
     examples: dict[Any, Example] = {}
     for i, pair in enumerate(pairs):
-        found = (pair.target, *(lines[i] for lines in others if lines[i].strip()))
+        found = (pair.target, *(line for of_pairs in others for line in of_pairs[i] if line.strip()))
         key = pair.source if merge else i
         before = examples[key].references if key in examples else ()
         references = tuple(dict.fromkeys(before + found)) if merge else found

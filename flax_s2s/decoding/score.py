@@ -1,4 +1,4 @@
-"""How good translations are: sacreBLEU, chrF, TER, exact match, error rates; each with a signature and a confidence interval.
+"""How good translations are: sacreBLEU, chrF, TER, exact match, error rates, ROUGE; each with a signature and a confidence interval.
 
 Enters: translations, and one or more right ones of each. Leaves: a `Measured` for each metric, which holds statistics of each
 sentence, or the `Score` that follows from their sums.
@@ -10,9 +10,11 @@ sentence, or the `Score` that follows from their sums.
 | ser | lines equal to none: the sentence error rate, which pronunciation tasks call word error rate (WER), a line being a word | any |
 | wer | edits (Levenshtein) over reference words, words being what white space separates | the nearest |
 | per | the same where what white space separates are phones: the phone error rate | the nearest |
+| rouge1, rouge2, rougeL | F1 of words, of pairs of words, of the longest common subsequence (Lin 2004), each line's by itself, then the mean; words are Porter stems of letters a-z and digits: for English | the best |
 """
 
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,6 +102,8 @@ def measure(name: str, hypotheses: Sequence[str], references: Sequence[Sequence[
     if name == "ter":
         apart = _language(language) in _SPLIT_BY_TER
         return _sacrebleu(sacrebleu.TER(normalized=apart, asian_support=apart), pairs)
+    if name.startswith("rouge"):
+        return _rouge(name, pairs)
     count = {len(found) for _, found in pairs}
     start = f"nrefs:{count.pop() if len(count) == 1 else 'var'}|case:mixed"
     if name in ("exact_match", "ser"):
@@ -108,6 +112,17 @@ def measure(name: str, hypotheses: Sequence[str], references: Sequence[Sequence[
         return Measured(np.array([counted, [1] * len(pairs)], np.float64).T, _share, f"{start}|space:stripped")
     nearest = [_nearest(hypothesis.split(), [one.split() for one in found]) for hypothesis, found in pairs]
     return Measured(np.array(nearest, np.float64), _share, f"{start}|tok:space|edits:levenshtein")
+
+
+def _rouge(name: str, pairs: Sequence[tuple[str, Sequence[str]]]) -> Measured:
+    """The reference implementation's scores, whose mean over lines is reported."""
+    from rouge_score import rouge_scorer  # here, because it takes a second
+
+    scorer = rouge_scorer.RougeScorer([name], use_stemmer=True)
+    found = [scorer.score_multi(list(references), hypothesis)[name].fmeasure for hypothesis, references in pairs]
+    count = {len(references) for _, references in pairs}
+    signature = f"nrefs:{count.pop() if len(count) == 1 else 'var'}|case:lc|stem:porter|f1|version:{metadata.version('rouge-score')}"
+    return Measured(np.array([found, [1] * len(pairs)], np.float64).T, _share, signature)
 
 
 def _sacrebleu(metric: Any, pairs: Sequence[tuple[str, Sequence[str]]]) -> Measured:

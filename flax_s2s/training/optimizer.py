@@ -1,10 +1,14 @@
 """From a gradient to an update: the learning rate's schedule and the optax chain."""
 
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from flax_s2s.config import OptimizerConfig
+from flax_s2s.config import OptimizerConfig, UserError, nearest
 
 
 def make_schedule(config: OptimizerConfig) -> optax.Schedule:
@@ -32,7 +36,11 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clipping by global norm, then the update rule; weight decay leaves vectors (biases) alone."""
+    """Clipping by global norm, then the update rule; weight decay leaves vectors (biases) alone, and what is frozen changes by nothing.
+
+    Raises (when it meets the parameters):
+        UserError: there is none of a path to be frozen.
+    """
     schedule = make_schedule(config)
     if config.name == "sgd":
         rule = optax.sgd(schedule)
@@ -47,4 +55,19 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
             weight_decay=config.weight_decay,
             mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
         )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule) if config.clip_norm else optax.chain(rule)
+    chain = [optax.clip_by_global_norm(config.clip_norm), rule] if config.clip_norm else [rule]
+    if config.frozen:  # before, so that they count in no norm; behind, because a decay needs no gradient
+        freeze = optax.masked(optax.set_to_zero(), partial(_is_frozen, config.frozen))
+        chain = [freeze, *chain, freeze]
+    return optax.chain(*chain)
+
+
+def _is_frozen(frozen: Sequence[str], params: Any) -> Any:
+    """A tree of truth values."""
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    chosen = [[f"{path}/".startswith(f"{name}/") for path in paths] for name in frozen]
+    for name, found in zip(frozen, chosen, strict=True):
+        if not any(found):
+            prefixes = dict.fromkeys("/".join(path.split("/")[:depth]) for path in paths for depth in range(1, path.count("/") + 2))
+            raise UserError(f"optimizer.frozen: there is no parameter {name!r}{nearest(name, prefixes)}; `inspect` lists them all")
+    return jax.tree.unflatten(jax.tree.structure(params), [any(found) for found in zip(*chosen, strict=True)])

@@ -5,10 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from etils import epath
 from tiny import DEBUG, REPOSITORY, TINY
 
 from flax_s2s.cli import main
+from flax_s2s.commands.evaluate import read_targets
+from flax_s2s.data.corpus import Pair, load
 from flax_s2s.decoding.translate import Translator
+from flax_s2s.rundir import read_config
 
 
 def test_evaluate_prints_scores_with_signatures_and_writes_json(
@@ -38,11 +42,27 @@ def test_evaluate_takes_further_references(trained_run: Path, tmp_path: Path, ca
     assert main([*command, "0", "--metrics", "per", "ser", "ter", "--merge-sources"]) == 0
     result = json.loads((tmp_path / "j").read_text())
     assert list(result["metrics"]) == ["per", "ser", "ter"] and result["sources"] <= result["pairs"] == 1000
+    source = next(iter(load(read_config(epath.Path(trained_run)).data, "test", 1).pairs)).source
+    tsv = tmp_path / "some.tsv"
+    tsv.write_text(f"nowhere\tx\n{source}\tx y\n{source}\tz\n")
+    assert main([*command, "0", "--references", str(tsv)]) == 0
+    found = json.loads((tmp_path / "j").read_text())["metrics"]
+    assert found["wer"]["signature"].startswith("nrefs:var|")
     capsys.readouterr()
+    for content, message in (("a b\n", "some.tsv line 1 has no tab"), ("nowhere\tx\n", "some.tsv has no source of the split")):
+        tsv.write_text(content)
+        assert main([*command, "0", "--references", str(tsv)]) == 2
+        assert message in capsys.readouterr().err
     assert main([*command, "10", "--references", str(tmp_path / "short")]) == 2
     assert "short has 1 lines; a file of references has a line for each of the 1000 pairs" in capsys.readouterr().err
     assert main([*command, "-1"]) == 2
     assert "--resamples -1 must be 0" in capsys.readouterr().err
+
+
+def test_a_file_of_two_columns_has_right_targets_of_a_source_in_any_order(tmp_path: Path) -> None:
+    (tmp_path / "alt.tsv").write_text("b\tB 1\nelse\tE\na\tA 1\nb\tB 2\n")
+    found = read_targets(str(tmp_path / "alt.tsv"), [Pair("a", "x"), Pair("c", "x"), Pair("b", "x"), Pair("a", "y")])
+    assert found == [["A 1"], [], ["B 1", "B 2"], ["A 1"]]
 
 
 def test_evaluate_calibrates_and_draws(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +135,7 @@ def test_inspect_counts_parameters_shapes_and_memory(capsys: pytest.CaptureFixtu
 def test_inspect_reads_a_run_directory_and_does_without_a_corpus(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(trained_run), "--no-memory"]) == 0
     assert "not asked for" in capsys.readouterr().out
-    assert main(["inspect", str(REPOSITORY / "configs/luong2015_iwslt15_en_vi.py"), "--data.folder", "nowhere"]) == 0
+    assert main(["inspect", str(REPOSITORY / "configs/iwslt15_en_vi.py"), "--data.folder", "nowhere"]) == 0
     printed = capsys.readouterr().out
     assert "without its corpus" in printed and "encoder.layers.1.0.kernel_rec" in printed
 

@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 from tiny import DEBUG, REPOSITORY, TINY
 
 from flax_s2s.cli import main
+from flax_s2s.commands.wiring import open_runs
 from flax_s2s.config import VocabConfig
 from flax_s2s.data import vocab
 from flax_s2s.data.corpus import Pair
@@ -47,6 +50,47 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("straight")
     assert train(folder, *SIX) == 0
     return folder
+
+
+def learned(folder: Path) -> dict[str, Any]:
+    """The parameters that a run decodes with, by their path."""
+    opened = open_runs([str(folder)], "last")
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(opened.params[0])
+    }
+
+
+def test_a_run_starts_from_another_one_s_parameters(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = learned(trained_run)
+    rooms = sorted({path.split("/")[0] for path in before})
+    options = ["--init-from", str(trained_run), "--optimizer.learning-rate=0.01", "--data.max-train-pairs=300"]
+    assert train(tmp_path / "same", *options, "--optimizer.frozen", *rooms) == 0
+    assert "starting from the parameters of" in capsys.readouterr().err
+    assert (tmp_path / "same/vocab/joint.model").read_bytes() == (trained_run / "vocab/joint.model").read_bytes()
+    after = learned(tmp_path / "same")
+    assert all(np.array_equal(before[path], after[path]) for path in before)
+    assert train(tmp_path / "some", *options, "--optimizer.frozen", "encoder") == 0
+    after = learned(tmp_path / "some")
+    assert {path.split("/")[0] for path in before if not np.array_equal(before[path], after[path])} == set(rooms) - {"encoder"}
+    capsys.readouterr()
+    assert train(tmp_path / "some", *options, "--optimizer.frozen", "encoder", "--training.steps=5") == 0
+    assert "continuing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--model.hidden-size=20", "has another model than this run:\n  model.hidden_size: 32 -> 20\ngive the old values"),
+        ("--vocab.size=120", "has another vocabulary than this run asks for:\n  vocab.size:"),
+        ("--init-from=nowhere", "nowhere"),
+        ("--optimizer.frozen=encoders", "optimizer.frozen: there is no parameter 'encoders'; did you mean 'encoder'"),
+    ],
+)
+def test_a_run_that_cannot_be_started_from_is_refused(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, message: str
+) -> None:
+    assert train(tmp_path / "run", "--init-from", str(trained_run), option) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_run_directory_is_complete(trained_run: Path) -> None:

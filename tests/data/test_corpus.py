@@ -467,6 +467,17 @@ def test_tfds_presets_of_the_translate_package_are_known():
     assert all(isinstance(text, str) and text.strip() for pair in pairs for text in pair)
 
 
+def test_tfds_joins_features_and_takes_the_first_of_several_strings():
+    answers = {"text": np.array([b"in 1844", b"1844"], object), "answer_start": np.array([3, 6])}
+    rows = [{"question": b"When?", "context": "It was\nin 1844.", "id": b"1", "answers": answers}]
+    rows.append(rows[0] | {"answers": {"text": ["then"], "answer_start": [0]}})
+    data = DataConfig(format="tfds", dataset="squad/v1.1", source="question+context", target="answers/text")
+    with tfds.testing.mock_data(as_data_source_fn=lambda builder, split: rows):
+        assert load(data, "train", 1).pairs == [Pair("When? It was in 1844.", "in 1844"), Pair("When? It was in 1844.", "then")]
+        told = message(dataclasses.replace(data, source="question+contxt"))
+    assert "has no text feature 'contxt'" in told and "did you mean 'context'?" in told
+
+
 def test_a_tfds_source_may_be_a_list():
     rows = [{"de": b"eins", "en": b"one"}, {"de": b"zwei", "en": b"two"}]
     with tfds.testing.mock_data(as_data_source_fn=lambda builder, split: rows):

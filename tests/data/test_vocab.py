@@ -149,6 +149,13 @@ def test_bpe_dropout_leaves_out_so_many_merges():
     assert counts[-1] < sum(map(len, one(lines, kind="char", size=200).encode(lines))) * 1.2
 
 
+def test_the_target_may_have_another_kind_of_tokens():
+    pairs = [Pair("cat's", "K AE T S"), Pair("dog", "D AO G")] * 20
+    made = train(pairs, VocabConfig(kind="char", target_kind="word", size=100, joint=False))
+    assert [len(side.encode([text])[0]) for side, text in zip(made, pairs[0], strict=True)] == [6, 4]  # with the space before a line
+    assert made.target.decode(made.target.encode(["D AO G"])) == ["D AO G"]
+
+
 def test_special_tokens_leave_no_trace():
     vocabulary = one(FILLER)
     ids = vocabulary.encode(["a dog"])[0]

@@ -1,7 +1,9 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 import sacrebleu
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flax_s2s.config import EvaluationConfig
@@ -161,6 +163,42 @@ def test_of_equally_near_references_the_longest_counts():
     for references in (["a", "a b c"], ["a b c", "a"]):
         found = score_any(["a b"], [references], EvaluationConfig(metrics=("per",)), "en")["per"]
         assert found.score == pytest.approx(100 / 3) and found.signature.startswith("nrefs:2|")
+
+
+def longest_common(one, two):
+    """Length of the longest common subsequence, by its recurrence."""
+    table = np.zeros((len(one) + 1, len(two) + 1), int)
+    for i, a in enumerate(one, 1):
+        for j, b in enumerate(two, 1):
+            table[i, j] = table[i - 1, j - 1] + 1 if a == b else max(table[i - 1, j], table[i, j - 1])
+    return int(table[-1, -1])
+
+
+def f1(common, one, two):
+    return 2 * common / (one + two) if one + two else 0.0
+
+
+@settings(deadline=None)  # the library is imported by the first of them
+@given(st.lists(st.tuples(words, st.lists(words, min_size=1, max_size=3)), min_size=1, max_size=4))
+def test_rouge_is_the_mean_of_each_line_s_best_f1(examples):
+    def by_hand(name, hypothesis, reference):
+        if name == "rougeL":
+            return f1(longest_common(hypothesis, reference), len(hypothesis), len(reference))
+        size = int(name[-1])
+        found, wanted = (Counter(zip(*(line[i:] for i in range(size)), strict=False)) for line in (hypothesis, reference))
+        return f1((found & wanted).total(), found.total(), wanted.total())
+
+    lines = [(" ".join(hypothesis), [" ".join(one) for one in references]) for hypothesis, references in examples]
+    for name in ("rouge1", "rouge2", "rougeL"):
+        found = score_any([h for h, _ in lines], [r for _, r in lines], EvaluationConfig(metrics=(name,)), "en")[name]
+        want = np.mean([max(by_hand(name, hypothesis, one) for one in references) for hypothesis, references in examples])
+        assert found.score == pytest.approx(100 * want)
+        assert "|stem:porter|f1|version:0.1.2" in found.signature
+
+
+def test_rouge_reads_stems_without_case_or_marks():
+    found = score(["Tools, for PLAYING"], ["a tool for players: play"], EvaluationConfig(metrics=("rouge1",)), "en")["rouge1"]
+    assert found.score == pytest.approx(100 * 2 * 3 / (3 + 5))
 
 
 def test_sacrebleu_sees_all_references():

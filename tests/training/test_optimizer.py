@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from flax_s2s.config import OptimizerConfig
+from flax_s2s.config import OptimizerConfig, UserError
 from flax_s2s.training.optimizer import make_optimizer, make_schedule
 
 PEAK = 0.01
@@ -17,6 +17,38 @@ def rates(steps, **fields):
     """Learning rates of updates number 1, 2, ... as listed."""
     schedule = make_schedule(OptimizerConfig(learning_rate=PEAK, **fields))
     return [float(schedule(step - 1)) for step in steps]
+
+
+PARAMS = {"encoder": {"layers": {"0": {"bias": 1.0}, "1": {"bias": 2.0}}}, "encoder_table": 3.0, "table": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("frozen", "changed"),
+    [
+        (("encoder/layers/0",), [False, True, True, True]),
+        (("encoder",), [False, False, True, True]),
+        (("table", "encoder/layers/1/bias"), [True, False, True, False]),
+    ],
+)
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_what_is_frozen_stays_and_counts_in_no_norm(name, frozen, changed):
+    params = jax.tree.map(lambda value: jnp.full((2, 2), value), PARAMS)
+    decay = {"weight_decay": 0.1} if name == "adamw" else {}
+    optimizer = make_optimizer(OptimizerConfig(name=name, learning_rate=0.1, clip_norm=1.0, frozen=frozen, **decay))
+    state, start = optimizer.init(params), params
+    for _ in range(3):
+        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+    assert [bool(np.any(a != b)) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(start), strict=True)] == changed
+    if name == "sgd":
+        moved = np.concatenate([np.ravel(update) for update in jax.tree.leaves(updates)])
+        assert np.linalg.norm(moved) == pytest.approx(0.1)
+
+
+def test_a_frozen_path_that_is_not_there_is_named():
+    optimizer = make_optimizer(OptimizerConfig(frozen=("encoder/layer",)))
+    with pytest.raises(UserError, match="there is no parameter 'encoder/layer'; did you mean 'encoder/layers'"):
+        optimizer.init(PARAMS)
 
 
 def test_constant_is_the_peak():

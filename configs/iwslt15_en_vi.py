@@ -4,7 +4,7 @@
 from two thirds of 12,000 steps on, batches of about 128 sentences, clipping at norm 5, parameters uniform in +-0.1.
 Published with it: 26.1 BLEU on tst2013 (tensorflow/nmt, scaled Luong).
 
-    python -m flax_s2s train configs/luong2015_iwslt15_en_vi.py --run-dir runs/iwslt15 --data.folder FOLDER
+    python -m flax_s2s train configs/iwslt15_en_vi.py --run-dir runs/iwslt15 --data.folder FOLDER
 
 FOLDER holds train.en, train.vi (133,317 pairs), tst2012.en, tst2012.vi, tst2013.en and tst2013.vi.
 

@@ -1,0 +1,35 @@
+"""SCAN commands -> actions, the length split: up to 22 actions in training, 24 to 48 in the test.
+
+    python -m flax_s2s train configs/scan_length.py --run-dir runs/scan_length
+    python -m flax_s2s evaluate runs/scan_length --split test
+
+Published (Lake & Baroni 2018, exact match): 13.8%, at best 20.8%. An LSTM is expected to fail it: a high score would be a leak.
+
+Hardware, time, score: not yet run.
+"""
+
+from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig, VocabConfig
+
+
+def config() -> Config:
+    """The recipe."""
+    return Config(
+        data=DataConfig(
+            format="text",
+            folder="../shared/data/scan/length",
+            source="cmd",
+            target="act",
+            valid="",  # there is none: pairs are held out of train
+            held_out_pairs=300,
+            batch_tokens=1024,
+            buckets=8,
+        ),
+        vocab=VocabConfig(kind="word", size=100, joint=False),
+        model=ModelConfig(embedding_size=128, hidden_size=256, attention="general", input_feeding=True, dropout=0.3),
+        optimizer=OptimizerConfig(
+            schedule="cosine", warmup_steps=200, decay_steps=6000, beta2=0.98, label_smoothing=0.0, average_decay=0.998
+        ),
+        training=TrainingConfig(steps=6000, evaluate_every_steps=1000, save_every_steps=1000, best_metric="exact_match"),
+        decoding=DecodingConfig(beam_size=1, length_penalty=0.0, max_length_extra=40),  # up to 48 actions for 9 words
+        evaluation=EvaluationConfig(metrics=("exact_match",), valid_pairs=300),
+    )

@@ -1,0 +1,33 @@
+"""Summarization: the first paragraph of a Debian package's description -> its synopsis of one line.
+
+    python -m flax_s2s train configs/synopsis.py --run-dir runs/synopsis
+    python -m flax_s2s evaluate runs/synopsis --split test
+
+Hardware, time, score: not yet run.
+"""
+
+from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig, VocabConfig
+
+
+def config() -> Config:
+    """The recipe."""
+    return Config(
+        data=DataConfig(
+            format="text",
+            folder="../shared/data/debian-synopsis",
+            source="text",
+            target="summary",
+            batch_tokens=2048,
+            max_source_tokens=160,
+            max_target_tokens=40,
+            max_ratio=40.0,
+        ),
+        vocab=VocabConfig(kind="bpe", size=8000, joint=True),
+        model=ModelConfig(embedding_size=256, hidden_size=512, attention="general", input_feeding=True, tie="all", dropout=0.3),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3, schedule="cosine", warmup_steps=500, decay_steps=8000, beta2=0.98, average_decay=0.998
+        ),
+        training=TrainingConfig(steps=8000, evaluate_every_steps=1000, save_every_steps=1000, best_metric="rougeL"),
+        decoding=DecodingConfig(beam_size=5, length_penalty=1.0, max_length_ratio=0.0, max_length_extra=40),
+        evaluation=EvaluationConfig(metrics=("rouge1", "rouge2", "rougeL"), valid_pairs=500),
+    )

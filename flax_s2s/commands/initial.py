@@ -1,0 +1,70 @@
+"""`train --init-from RUN_DIR`: the parameters and the vocabulary that a new run takes over from another one."""
+
+import os
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from flax_s2s import rundir
+from flax_s2s.checkpoint import Checkpoints
+from flax_s2s.config import Config, UserError, differences
+from flax_s2s.model.seq2seq import init_params
+from flax_s2s.parallel import Devices, place
+from flax_s2s.training.state import TrainState
+
+_HOW_IT_IS_USED = "vocab.sampling"  # the one field of the vocabulary that is not about what tokens there are
+
+
+class Initial(NamedTuple):
+    """A run to start from."""
+
+    folder: epath.Path
+    config: Config
+
+    @property
+    def vocab(self) -> epath.Path:
+        """Where its vocabulary is."""
+        return self.folder / rundir.VOCAB
+
+    def take_over(self, state: TrainState, vocab_sha256: str, sizes: tuple[int, int], config: Config, devices: Devices) -> TrainState:
+        """A new run's state with the parameters that the other run decodes with; its optimizer starts from nothing.
+
+        Raises:
+            UserError: the models differ, or there is no whole checkpoint.
+        """
+        mine, theirs = (jax.eval_shape(lambda own=own: init_params(own.model, *sizes, jax.random.key(0))) for own in (config, self.config))
+        if jax.tree.map(lambda leaf: leaf.shape, mine) != jax.tree.map(lambda leaf: leaf.shape, theirs):
+            raise UserError(
+                f"--init-from {self.folder} has another model than this run:\n  "
+                + "\n  ".join(_of_room(self.config, config, "model."))
+                + "\ngive the old values; only what has no parameters, such as dropout, may differ"
+            )
+        training = self.config.training
+        checkpoints = Checkpoints(self.folder / rundir.CHECKPOINTS, training.best_metric, verify=training.verify_checkpoints)
+        params = checkpoints.load_params(checkpoints.choose("best"), place(mine, devices), vocab_sha256)
+        checkpoints.close()
+        return state._replace(params=params, average=None if state.average is None else jax.tree.map(jnp.copy, params))
+
+
+def find(run_dir: str, config: Config) -> Initial:
+    """The run to start from.
+
+    Raises:
+        UserError: it is no run directory, or is configured for another vocabulary.
+    """
+    folder = rundir.make_path(run_dir)
+    old = rundir.read_config(folder)
+    other = [line for line in _of_room(old, config, "vocab.") if not line.startswith(_HOW_IT_IS_USED)]
+    if other:
+        raise UserError(
+            f"--init-from {os.fspath(folder)} has another vocabulary than this run asks for:\n  "
+            + "\n  ".join(other)
+            + "\ngive the old values: its tokens are what its parameters are about"
+        )
+    return Initial(folder, old)
+
+
+def _of_room(old: Config, new: Config, room: str) -> list[str]:
+    return [line for line in differences(old, new, "identity") if line.startswith(room)]
