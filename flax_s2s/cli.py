@@ -24,6 +24,7 @@ usage: python -m flax_s2s VERB ...
   inspect CONFIG or RUN_DIR      parameters, FLOPs, shapes, padding and memory, before training
   bench CONFIG                   measured speed of training and decoding, as one JSON line
   shortlist RUN_DIR              learn which target tokens are worth trying for a source, to decode faster
+  sweep CONFIG                   train with several seeds, and print the mean and the deviation of the scores
   verify-resume CONFIG           train straight and killed at random moments, and compare the final states
 
 CONFIG is a preset such as configs/quickstart.py; each of its fields can be given as an option.
@@ -60,6 +61,32 @@ class Bench:
     config: Annotated[Config, tyro.conf.arg(name="")]
     rounds: int = 5
     """Measurements of each kind; medians are printed."""
+
+
+@dataclasses.dataclass
+class Sweep:
+    """Trains with several seeds, evaluates each run and all as one, and prints one table.
+
+    The same command goes on where it was stopped.
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    run_dir: str
+    """Folder of the sweep; each run is a folder in it."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """Seeds of parameters, dropout and data order."""
+    ensemble: bool = True
+    """Evaluate all runs as one, too."""
+    split: Literal["train", "valid", "test"] = "test"
+    """Split to translate."""
+    metrics: tuple[Metric, ...] = ()
+    """Metrics; none: as configured."""
+    merge_sources: bool = False
+    """Pairs with the same source are one sentence with several right targets, also where evaluation.merge_sources does not say so."""
+    references: tuple[str, ...] = ()
+    """Files of further references, see `evaluate --help`."""
+    json: str = ""
+    """File that all scores are written to; empty: none."""
 
 
 @dataclasses.dataclass
@@ -253,6 +280,16 @@ def _bench(arguments: list[str]) -> int:
     return bench.run(given.config, given.rounds)
 
 
+def _sweep(arguments: list[str]) -> int:
+    preset, options = _first(arguments, "sweep")
+    name = os.path.splitext(os.path.basename(preset))[0]
+    given = _parse(Sweep, "sweep CONFIG", options, Sweep(load_preset(preset) if preset else Config(), f"runs/sweep-{name}"))
+    from flax_s2s.commands import evaluate, sweep
+
+    how = evaluate.Options(given.split, "", 0, given.metrics, given.merge_sources, given.references, 0, "", given.json)
+    return sweep.run(given.config, given.run_dir, sweep.Options(given.seeds, given.ensemble, how))
+
+
 def _verify_resume(arguments: list[str]) -> int:
     preset, options = _first(arguments, "verify-resume")
     name = os.path.splitext(os.path.basename(preset))[0]
@@ -329,5 +366,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "inspect": _inspect,
     "bench": _bench,
     "shortlist": _shortlist,
+    "sweep": _sweep,
     "verify-resume": _verify_resume,
 }

@@ -186,6 +186,10 @@ class OptimizerConfig:
     """Largest global norm of the gradient of the loss per token; 0: no clipping."""
     label_smoothing: float = identity(0.1)
     """Probability mass spread evenly over the vocabulary (Szegedy et al. 2016)."""
+    scheduled_sampling: float = identity(0.0)
+    """Probability that the decoder reads the token it finds likeliest instead of the right one (Bengio et al. 2015); costs a pass more."""
+    scheduled_sampling_steps: int = identity(0)
+    """Steps over which that probability rises to it from 0."""
     accumulate_batches: int = identity(1)
     """Batches whose gradients are summed before one update."""
     spike_factor: float = identity(0.0)

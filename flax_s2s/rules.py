@@ -14,7 +14,10 @@ _POSITIVE = """data.max_source_tokens data.max_target_tokens data.batch_tokens d
     optimizer.epsilon training.save_every_steps training.keep_last decoding.beam_size decoding.n_best decoding.groups
     decoding.repetition_penalty decoding.top_p decoding.rows decoding.max_source_tokens""".split()
 _DROPOUT = "model.dropout model.recurrent_dropout model.word_dropout model.zoneout".split()
-_PROBABILITY = [*_DROPOUT, *"vocab.sampling optimizer.beta1 optimizer.beta2 optimizer.label_smoothing optimizer.average_decay".split()]
+_PROBABILITY = [
+    *_DROPOUT,
+    *"vocab.sampling optimizer.scheduled_sampling optimizer.beta1 optimizer.beta2 optimizer.label_smoothing optimizer.average_decay".split(),
+]
 
 
 _LEAST_SHORTLIST, _MOST_TOKENS = 16, 1_000_000

@@ -41,20 +41,30 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, opti
     if options.calibration and form not in ("png", "pdf", "svg"):
         raise UserError(f"--calibration {options.calibration} must be a picture; end its name with .png, .pdf or .svg")
     with optional_file(options.json) as file, optional_file(options.calibration) as picture:
-        opened = open_runs(run_dirs, checkpoint, decoding)
-        opened = opened._replace(config=choose_metrics(opened.config, options.metrics, options.merge_sources))
-        chosen = load_split(opened.config, options.split, options.data_folder)
-        fitting = load_split(opened.config, "valid", options.data_folder) if picture else chosen
-        examples = _examples(chosen, opened.config.evaluation.merge_sources, options.references)
-        result, found = _evaluate(opened, run_dirs, chosen, examples, options)
-        if picture:
-            calibration = _calibrate(opened, fitting.pairs, chosen.pairs, examples, found)
-            result["calibration"] = _describe(calibration)
-            reliability.draw(picture, form, (calibration.before, calibration.after), calibration.groups)
-            print_calibration(calibration)
+        result = evaluate(run_dirs, checkpoint, decoding, options, picture)
         if file:
             write_json(file, result)
     return 0
+
+
+def evaluate(
+    run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig | None, options: Options, picture: Any = None
+) -> dict[str, Any]:
+    """Translates and scores as `run` does, and returns what would be written as JSON; the calibration is drawn into `picture`."""
+    opened = open_runs(run_dirs, checkpoint, decoding)
+    opened = opened._replace(config=choose_metrics(opened.config, options.metrics, options.merge_sources))
+    chosen = load_split(opened.config, options.split, options.data_folder)
+    fitting = load_split(opened.config, "valid", options.data_folder) if picture else chosen
+    examples = _examples(chosen, opened.config.evaluation.merge_sources, options.references)
+    result, found = _evaluate(opened, run_dirs, chosen, examples, options)
+    if picture:
+        calibration = _calibrate(opened, fitting.pairs, chosen.pairs, examples, found)
+        result["calibration"] = _describe(calibration)
+        reliability.draw(
+            picture, options.calibration.rpartition(".")[2].lower(), (calibration.before, calibration.after), calibration.groups
+        )
+        print_calibration(calibration)
+    return result
 
 
 def _evaluate(

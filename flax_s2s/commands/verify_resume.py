@@ -18,22 +18,13 @@ from etils import epath
 from flax_s2s import cluster, rundir
 from flax_s2s.checkpoint import Checkpoints
 from flax_s2s.cluster import Place
-from flax_s2s.config import Config, Failure, UserError, to_json
+from flax_s2s.commands import presets
+from flax_s2s.config import Config, Failure, UserError
 from flax_s2s.errors import DONE, PREEMPTED, USER_ERROR
 from flax_s2s.rules import check
 
 _APART_SECS = 12.0  # between two lives of a job with several processes: so long the others may need to see that one is gone
 _MOST_IDLE_LIVES = 10  # without a new checkpoint and without a kill of ours
-_PRESET = """\
-from pathlib import Path
-from typing import NamedTuple
-
-from flax_s2s.config import from_json
-
-
-def config():
-    return from_json(Path(__file__).with_name("config.json").read_text())
-"""
 
 
 def run(config: Config, run_dir: str, kills: int, seed: int) -> int:
@@ -82,7 +73,7 @@ class _Lives:
     """A training that is started again and again."""
 
     def __init__(self, folder: epath.Path, run_dir: epath.Path, place: Place) -> None:
-        self.command = [sys.executable, "-m", "flax_s2s", "train", os.fspath(folder / "preset.py"), "--run-dir", os.fspath(run_dir)]
+        self.command = presets.make_command(folder, run_dir)
         self.said = Path(folder) / f"{run_dir.name}-{place.index}.err"
         self.checkpoints, self.place = Checkpoints(run_dir / rundir.CHECKPOINTS), place
         self.kills = self.ended = self.idle = self.new = 0
@@ -146,8 +137,7 @@ def _prepare(folder: epath.Path, config: Config) -> None:
     if folder.exists():
         raise UserError(f"{folder} exists; give another --run-dir, so that both runs begin with nothing")
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(to_json(config))
-    (folder / "preset.py").write_text(_PRESET)
+    presets.write(folder, config)
 
 
 def _compare(straight: epath.Path, killed: epath.Path, life: _Lives) -> None:

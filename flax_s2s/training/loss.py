@@ -48,6 +48,18 @@ def cross_entropy(
     return Loss(smoothed, lax.stop_gradient(plain), jnp.sum(tgt_ids != PAD).astype(jnp.float32))
 
 
+def likeliest(
+    readouts: Float[Array, "batch tgt readout"], table: Float[Array, "vocab readout"], bias: Float[Array, " vocab"]
+) -> Int[Array, "batch tgt"]:
+    """The token with the highest logit at each position, the logits of one position after the other."""
+    narrow = table.astype(readouts.dtype)
+
+    def at(readouts: Float[Array, "batch readout"]) -> Int[Array, " batch"]:
+        return jnp.argmax(multiply_transposed(readouts, narrow) + bias[None, :], axis=-1).astype(jnp.int32)
+
+    return lax.map(at, readouts.swapaxes(0, 1)).T
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sums(smoothing: float, readouts: Any, table: Any, bias: Any, labels: Any) -> tuple[Any, Any]:
     """The two sums over [tokens readout]; only the first of them has a gradient."""

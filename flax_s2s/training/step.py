@@ -17,17 +17,18 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from flax_s2s.config import BOS, Config, OptimizerConfig
-from flax_s2s.model.dropout import row_keys
+from flax_s2s.config import BOS, PAD, Config, OptimizerConfig
+from flax_s2s.model.dropout import random_bytes, row_keys
 from flax_s2s.model.seq2seq import Model, is_random
 from flax_s2s.parallel import AXIS, Devices
-from flax_s2s.training.loss import Loss, cross_entropy
+from flax_s2s.training.loss import Loss, cross_entropy, likeliest
 from flax_s2s.training.optimizer import make_schedule
 from flax_s2s.training.state import Accumulated, Params, TrainState
 
 # Good updates that the usual loss is the mean of (an exponential one behind them): enough to hold batches of all lengths.
 # Before as many no loss is a spike: it falls fastest then.
 _USUAL_UPDATES = 100
+_OWN_SITE = 2000  # of the random bytes that choose what scheduled sampling replaces; those of masks are lower
 
 
 class Update(NamedTuple):
@@ -47,11 +48,32 @@ def shift_right(tgt_ids: Int[Array, "batch tgt"]) -> Int[Array, "batch tgt"]:
     return jnp.pad(tgt_ids[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
 
 
-def batch_loss(model: Model, params: Params, batch: Any, smoothing: float, keys: Any = None) -> Loss:
-    """The loss of a batch (source and target ids) on one device; without keys deterministic."""
+def batch_loss(model: Model, params: Params, batch: Any, smoothing: float, keys: Any = None, inputs: Any = None) -> Loss:
+    """The loss of a batch (source and target ids) on one device.
+
+    Args:
+        model: what predicts.
+        params: its parameters.
+        batch: source and target ids.
+        smoothing: of labels.
+        keys: one for each row; None: deterministic.
+        inputs: what the decoder reads; None: the target, shifted.
+    """
     bound, (src_ids, tgt_ids) = model.bind(params), batch
-    readouts = bound(src_ids, shift_right(tgt_ids), keys)
+    readouts = bound(src_ids, shift_right(tgt_ids) if inputs is None else inputs, keys)
     return cross_entropy(readouts, *bound.output(), tgt_ids, smoothing)
+
+
+def mix_inputs(model: Model, params: Params, batch: Any, keys: Any, rate: Float[Array, ""]) -> Int[Array, "batch tgt"]:
+    """The decoder's inputs for scheduled sampling: with probability `rate` what the model itself would have said.
+
+    That is its likeliest token after the right ones, found for all positions in one pass more (Duckworth et al. 2019, with
+    one pass), not after its own as in Bengio et al. 2015, which would cost a loop.
+    """
+    bound, (src_ids, tgt_ids) = model.bind(params), batch
+    own = likeliest(bound(src_ids, shift_right(tgt_ids), keys), *bound.output())
+    chosen = random_bytes(keys, _OWN_SITE, tgt_ids.shape[1]) < rate * 256
+    return shift_right(jnp.where(chosen & (tgt_ids != PAD), own, tgt_ids))
 
 
 def abstract_batch(shape: tuple[int, int, int], devices: Devices) -> tuple[Any, Any]:
@@ -73,7 +95,7 @@ def make_train_step(model: Model, optimizer: optax.GradientTransformation, confi
 
     def train_step(state: TrainState, batch: Any, after: Int[Array, "2"]) -> tuple[TrainState, Update]:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), after[0]), after[1])
-        gradients, loss = gradients_and_loss(state.params, tuple(batch), key)
+        gradients, loss = gradients_and_loss(state.params, tuple(batch), key, state.step)
         state = state._replace(position=after)
         if state.accumulated is None:
             return update(state, gradients, loss)
@@ -103,22 +125,26 @@ def make_train_step(model: Model, optimizer: optax.GradientTransformation, confi
     )
 
 
-def _make_gradients(model: Model, config: Config, devices: Devices) -> Callable[[Params, Any, Any], tuple[Params, Loss]]:
-    """Makes `(params, batch, key) -> (gradients, loss)`, both summed over all tokens of all devices."""
+def _make_gradients(model: Model, config: Config, devices: Devices) -> Callable[..., tuple[Params, Loss]]:
+    """Makes `(params, batch, key, step) -> (gradients, loss)`, both summed over all tokens of all devices."""
 
     @partial(
         jax.shard_map,
         mesh=devices.mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec()),
+        in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(), PartitionSpec()),
         out_specs=PartitionSpec(),
         check_vma=False,
     )
-    def gradients_and_loss(params: Params, batch: Any, key: Any) -> tuple[Params, Loss]:
-        rows = batch[0].shape[0]
-        keys = row_keys(key, lax.axis_index(AXIS) * rows, rows) if is_random(config.model) else None
+    def gradients_and_loss(params: Params, batch: Any, key: Any, step: Any) -> tuple[Params, Loss]:
+        rows, share = batch[0].shape[0], config.optimizer.scheduled_sampling
+        keys = row_keys(key, lax.axis_index(AXIS) * rows, rows) if is_random(config.model) or share else None
+        inputs = None
+        if share:
+            ramp = jnp.minimum(1.0, step / max(config.optimizer.scheduled_sampling_steps, 1))
+            inputs = mix_inputs(model, params, batch, keys, share * ramp)
 
         def objective(params: Params) -> tuple[Any, Loss]:
-            loss = batch_loss(model, params, batch, config.optimizer.label_smoothing, keys)
+            loss = batch_loss(model, params, batch, config.optimizer.label_smoothing, keys, inputs)
             return loss.smoothed, loss
 
         gradients, loss = jax.grad(objective, has_aux=True)(params)

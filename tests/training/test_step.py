@@ -13,13 +13,14 @@ from planted import MARKS, mark, plant
 
 from flax_s2s.config import BOS, EOS, PAD, Config, ModelConfig, OptimizerConfig
 from flax_s2s.data.batching import Batch
+from flax_s2s.model.dropout import row_keys
 from flax_s2s.model.seq2seq import make_model
 from flax_s2s.parallel import AXIS, feed_all, feed_rows, make_devices
 from flax_s2s.training import loss as loss_module
 from flax_s2s.training import step as step_module
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import abstract_state, count_parameters, create_state
-from flax_s2s.training.step import batch_loss, make_eval_step, make_train_step, module_names, shift_right
+from flax_s2s.training.step import batch_loss, make_eval_step, make_train_step, mix_inputs, module_names, shift_right
 
 VOCAB = 11
 ROWS, SRC, TGT = 8, 5, 6
@@ -102,6 +103,45 @@ def lowered(config, count=8):
     state = abstract_state(config, (VOCAB, VOCAB), make_optimizer(config.optimizer), devices)
     ids = [jax.ShapeDtypeStruct((ROWS, length), jnp.int32, sharding=devices.by_row) for length in (SRC, TGT)]
     return step.lower(state, Batch(*ids), jax.ShapeDtypeStruct((2,), jnp.int32, sharding=devices.replicated)).compile()
+
+
+# Scheduled sampling
+
+
+def literal_inputs(params, batch, config):
+    """What the decoder reads where every token is the model's own, and what it reads otherwise."""
+    bound = make_model(config.model, VOCAB, VOCAB).bind(jax.tree.map(jnp.asarray, params))
+    right = np.concatenate([np.full((ROWS, 1), BOS, np.int32), batch.tgt_ids[:, :-1]], axis=1)
+    table, bias = bound.output()
+    own = np.argmax(
+        np.asarray(bound(jnp.asarray(batch.src_ids), jnp.asarray(right)), np.float64) @ np.asarray(table.T) + np.asarray(bias), axis=-1
+    )
+    own = np.where(batch.tgt_ids == PAD, PAD, own)
+    return np.concatenate([right[:, :1], own[:, :-1]], axis=1), right
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_scheduled_sampling_reads_so_many_of_its_own_tokens(rate):
+    params, found = jax.tree.map(jnp.asarray, first_state(config_of(compute="float32")).params), []
+    keys = row_keys(jax.random.key(3), jnp.int32(0), ROWS)
+    model = make_model(config_of(compute="float32").model, VOCAB, VOCAB)
+    for batch in BATCHES:
+        own, right = literal_inputs(params, batch, config_of(compute="float32"))
+        mixed = np.asarray(mix_inputs(model, params, (jnp.asarray(batch.src_ids), jnp.asarray(batch.tgt_ids)), keys, jnp.float32(rate)))
+        assert np.all((mixed == own) | (mixed == right))
+        found += (mixed == own)[own != right].tolist()
+    assert np.mean(found) == pytest.approx(rate, abs=0.2 if 0 < rate < 1 else 0)
+
+
+def test_scheduled_sampling_rises_and_knows_no_devices():
+    plain = config_of(compute="float32")
+    sampling = dataclasses.replace(
+        plain, optimizer=dataclasses.replace(plain.optimizer, scheduled_sampling=0.9, scheduled_sampling_steps=2)
+    )
+    without, one, eight = (run(config, BATCHES[:3], count) for config, count in ((plain, 1), (sampling, 1), (sampling, 8)))
+    assert without[0][1].loss.plain == pytest.approx(one[0][1].loss.plain, rel=1e-6)  # at step 0 nothing is replaced
+    assert largest_difference(without[1][0].params, one[1][0].params) > 1e-4
+    assert largest_difference(learned(one[-1][0]), learned(eight[-1][0])) < 1e-5
 
 
 # Devices

@@ -1,0 +1,27 @@
+"""A configuration as a preset of its own, for verbs that train in processes of their own."""
+
+import sys
+from typing import Any
+
+from flax_s2s.config import Config, to_json
+
+_PRESET = """\
+from pathlib import Path
+
+from flax_s2s.config import from_json
+
+
+def config():
+    return from_json(Path(__file__).with_name("config.json").read_text())
+"""
+
+
+def write(folder: Any, config: Config) -> None:
+    """Writes `preset.py` and the `config.json` that it reads."""
+    (folder / "config.json").write_text(to_json(config))
+    (folder / "preset.py").write_text(_PRESET)
+
+
+def make_command(folder: Any, run_dir: Any, *options: str) -> list[str]:
+    """The command line that trains what `write` wrote."""
+    return [sys.executable, "-m", "flax_s2s", "train", str(folder / "preset.py"), "--run-dir", str(run_dir), *options]

@@ -1,0 +1,118 @@
+"""`sweep CONFIG`: the same configuration trained with several seeds; the mean and the deviation of its scores, and of its ensemble.
+
+Each training is a process of its own and resumes like any other, so that a sweep that was stopped goes on where it was.
+"""
+
+import statistics
+import subprocess
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+from rich.table import Table
+
+from flax_s2s import rundir
+from flax_s2s.commands import evaluate, presets
+from flax_s2s.commands.wiring import console, optional_file, write_json
+from flax_s2s.config import Config, Failure, UserError, differences, from_json
+from flax_s2s.data import vocab
+from flax_s2s.errors import DONE, PREEMPTED, USER_ERROR
+from flax_s2s.rules import check
+from flax_s2s.runlog import make_console
+
+
+class Options(NamedTuple):
+    """What is trained, and what is said of it."""
+
+    seeds: tuple[int, ...]
+    ensemble: bool
+    evaluation: evaluate.Options
+
+
+def run(config: Config, run_dir: str, options: Options) -> int:
+    """Trains and evaluates; returns 0, or 75 when a training was stopped and saved.
+
+    Raises:
+        UserError: a seed comes twice, the folder holds a sweep of another configuration, or what the trainings raise.
+        Failure: a training fails.
+    """
+    config, folder = check(config), rundir.make_path(run_dir)
+    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
+        raise UserError(f"--seeds {' '.join(map(str, options.seeds))} must be one or more different numbers, for example 1 2 3")
+    with optional_file(options.evaluation.json) as file:
+        _prepare(folder, config)
+        run_dirs = [folder / f"seed-{seed}" for seed in options.seeds]
+        for seed, one in zip(options.seeds, run_dirs, strict=True):
+            code = _train(folder, one, seed)
+            if code == PREEMPTED:
+                return code
+        results = {f"seed {seed}": _evaluate([one], options) for seed, one in zip(options.seeds, run_dirs, strict=True)}
+        if options.ensemble and len(run_dirs) > 1:
+            if len({_vocabulary(one, config) for one in run_dirs}) == 1:
+                results["ensemble"] = _evaluate(run_dirs, options)
+            else:
+                console().print("no ensemble: the seeds' vocabularies differ, because each seed holds other pairs out for validation")
+        summary = _summarize(results)
+        _print(results, summary)
+        if file:
+            write_json(file, {"runs": results, "summary": summary})
+    return DONE
+
+
+def _prepare(folder: epath.Path, config: Config) -> None:
+    """Writes the configuration; one that is there must be the same in all that decides what is learned, but the seed."""
+    if (folder / "config.json").exists():
+        other = [line for line in differences(from_json((folder / "config.json").read_text()), config, "identity") if line[:5] != "seed:"]
+        if other:
+            raise UserError(f"{folder} holds a sweep of another configuration:\n  " + "\n  ".join(other) + "\ngive another --run-dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    presets.write(folder, config)
+
+
+def _train(folder: epath.Path, run_dir: epath.Path, seed: int) -> int:
+    console().print(f"seed {seed}: {run_dir}")
+    child = subprocess.Popen(presets.make_command(folder, run_dir, "--seed", str(seed)))
+    while True:
+        try:
+            code = child.wait()
+            break
+        except KeyboardInterrupt:  # the training got the signal too, and saves
+            continue
+    if code == USER_ERROR:
+        raise UserError(f"the training of seed {seed} was refused, see above")
+    if code not in (DONE, PREEMPTED):
+        raise Failure(f"the training of seed {seed} ended with exit code {code}, see above; the same command goes on")
+    return code
+
+
+def _evaluate(run_dirs: Sequence[epath.Path], options: Options) -> dict[str, Any]:
+    return evaluate.evaluate([str(one) for one in run_dirs], "best", None, options.evaluation)
+
+
+def _vocabulary(run_dir: epath.Path, config: Config) -> str:
+    found = vocab.load(run_dir / rundir.VOCAB, config.vocab.joint)
+    return found.sha256 if found else ""
+
+
+def _summarize(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of each metric the seeds' mean, and their deviation (of a sample; 0 of one seed)."""
+    seeds = [result for name, result in results.items() if name != "ensemble"]
+    summary = {}
+    for metric in seeds[0]["metrics"]:
+        scores = [result["metrics"][metric]["score"] for result in seeds]
+        summary[metric] = {"mean": statistics.mean(scores), "deviation": statistics.stdev(scores) if len(scores) > 1 else 0.0}
+    return summary
+
+
+def _print(results: dict[str, dict[str, Any]], summary: dict[str, dict[str, float]]) -> None:
+    table = Table("", *summary, box=None)
+    for name, result in results.items():
+        if name != "ensemble":
+            table.add_row(name, *(f"{result['metrics'][metric]['score']:.2f}" for metric in summary))
+    table.add_row("mean", *(f"{found['mean']:.2f} ± {found['deviation']:.2f}" for found in summary.values()))
+    if "ensemble" in results:
+        table.add_row("ensemble", *(f"{results['ensemble']['metrics'][metric]['score']:.2f}" for metric in summary))
+    out = make_console(stderr=False)
+    out.print(table)
+    for metric, value in next(iter(results.values()))["metrics"].items():
+        out.print(f"{metric}: {value['signature']}")
