@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
-from flax_s2s import job
+from flax_s2s import job, processor
 from flax_s2s.cluster import Flags
 from flax_s2s.config import Config, DecodingConfig, Metric, UserError, load_preset, nearest
 from flax_s2s.files import Files
@@ -211,6 +211,7 @@ class Score:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    processor.share_heap()
     try:
         return job.end(_dispatch(arguments))
     except BrokenPipeError:  # the reader of stdout has left, as `head` does

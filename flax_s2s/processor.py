@@ -21,17 +21,29 @@ def multiplies_bfloat16() -> bool:
     return any(feature in features() for feature in ("avx512_bf16", "amx_bf16"))
 
 
+def share_heap() -> None:
+    """Lets all threads take their memory from one heap; has an effect only before the first of them starts, so before all imports.
+
+    A thread with a heap of its own asks the system for every large block, and gives it back, whatever `keep_memory` says.
+    """
+    _set_malloc((_M_ARENA_MAX, 1))
+
+
 def keep_memory() -> None:
-    """Lets the process keep the memory that a program worked in, for the next program.
+    """Lets the process keep the memory that a program worked in, for the next program; `share_heap` has come before.
 
     For programs that run on the CPU: the memory of every call, hundreds of megabytes, is otherwise given back to the system
     and asked for again, 10% to 15% of a train step, spent in page faults. What lies between may keep a program from using the
-    memory of the one before, so the process may hold that memory two or three times. Where the C library is not glibc,
-    nothing is changed.
+    memory of the one before, so the process may hold that memory two or three times.
     """
+    _set_malloc((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def _set_malloc(*settings: tuple[int, int]) -> None:
+    """Where the C library is not glibc, nothing is changed."""
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    for setting, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1)):
+    for setting, value in settings:
         mallopt(setting, value)

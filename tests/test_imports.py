@@ -14,7 +14,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("
 ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
-    "cli": {"cluster", "commands", "files", "job", "rundir"},
+    "cli": {"cluster", "commands", "files", "job", "processor", "rundir"},
     "errors": set(),
     "places": set(),
     "cluster": {"places"},

@@ -12,6 +12,9 @@ import resource, sys
 import jax, jax.numpy as jnp
 from flax_s2s import processor
 if sys.argv[1] == "kept":
+    processor.share_heap()
+jax.jit(lambda x: x @ x)(jnp.ones((500, 500))).block_until_ready()  # now there are threads
+if sys.argv[1] == "kept":
     processor.keep_memory()
 program = jax.jit(lambda x: ((jnp.sin(x) @ x.T) @ x).sum())
 wide = jnp.ones((3000, 64))

@@ -170,6 +170,7 @@ def serve(name, task, file, vocab):
     from flax_s2s.commands.wiring import measure, measure_products
 
     programs.keep()
+    processor.share_heap()
     processor.keep_memory()
     work, flops, tokens = jax_layers(name) if task == "layers" else jax_model(name, task, file, vocab)
     work()
