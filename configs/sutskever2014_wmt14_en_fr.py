@@ -2,7 +2,7 @@
 
 SGD without momentum at 0.7, halved every half epoch after 5 epochs; batches of about 128 sentences; 7.5 epochs; parameters
 uniform in +-0.08; gradients clipped at norm 5 (of the loss per sentence there, per token here). Subwords instead of the
-paper's 160,000 and 80,000 words.
+paper's 160,000 and 80,000 words. Published: 30.59 BLEU on newstest2014 for one model, 34.81 for an ensemble of 5.
 
     python -m flax_s2s train configs/sutskever2014_wmt14_en_fr.py --run-dir runs/sutskever2014 --data.folder TFDS_DATA_DIR
 

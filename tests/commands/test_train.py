@@ -77,6 +77,25 @@ def test_a_run_starts_from_another_one_s_parameters(trained_run: Path, tmp_path:
     assert "continuing" in capsys.readouterr().err
 
 
+def test_everything_random_goes_on_as_it_would_have(tmp_path: Path) -> None:
+    """Stopped in the second epoch, whose tokens are others than the first one's."""
+    random = ["--vocab.kind=bpe", "--vocab.size=300", "--vocab.sampling=0.2", "--model.dropout-masks=sentence", "--model.zoneout=0.1"]
+    random += [
+        "--model.recurrent-dropout=0.2",
+        "--model.word-dropout=0.1",
+        "--optimizer.scheduled-sampling=0.3",
+        "--data.max-train-pairs=200",
+    ]
+    every = ["--training.evaluate-every-steps=4", "--training.save-every-steps=4"]
+    assert train(tmp_path / "straight", *random, *every, "--training.steps=12") == 0
+    assert train(tmp_path / "resumed", *random, *every, "--training.steps=8") == 0
+    assert records(tmp_path / "resumed", "train")[-1]["epoch"] == 1
+    assert train(tmp_path / "resumed", *random, *every, "--training.steps=12") == 0
+    assert final_hash(tmp_path / "resumed") == final_hash(tmp_path / "straight")
+    losses = [[record["loss"] for record in records(tmp_path / name, "train")] for name in ("straight", "resumed")]
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
