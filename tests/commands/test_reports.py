@@ -127,7 +127,7 @@ def test_a_run_directory_decodes_wherever_it_is_moved(trained_run: Path, tmp_pat
 def test_inspect_counts_parameters_shapes_and_memory(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", DEBUG, *TINY]) == 0
     printed = capsys.readouterr().out
-    assert "decoder.layers.0.kernel_in     16x128  2,048" in printed
+    assert "decoder/layers/0/kernel_in     16x128  2,048" in printed
     assert "per target token" in printed and "padding" in printed and "tokens/s" in printed
     assert printed.count("MiB (") == 2
 
@@ -137,7 +137,7 @@ def test_inspect_reads_a_run_directory_and_does_without_a_corpus(trained_run: Pa
     assert "not asked for" in capsys.readouterr().out
     assert main(["inspect", str(REPOSITORY / "configs/iwslt15_en_vi.py"), "--data.folder", "nowhere"]) == 0
     printed = capsys.readouterr().out
-    assert "without its corpus" in printed and "encoder.layers.1.0.kernel_rec" in printed
+    assert "without its corpus" in printed and "encoder/layers/1/0/kernel_rec" in printed
 
 
 def test_bench_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
