@@ -2,10 +2,12 @@
 
     python -m flax_s2s train configs/scan_simple.py --run-dir runs/scan_simple
     python -m flax_s2s evaluate runs/scan_simple --split test
+    python -m flax_s2s sweep configs/scan_simple.py --run-dir runs/scan_simple_seeds
 
 Published (Lake & Baroni 2018, exact match): 99.8%, a 2-layer LSTM without attention.
 
-Hardware, time, score: not yet run.
+Two CPU cores (float32 products at 200 GFLOP/s), 2026-11-23, in bfloat16, with other work beside it: three seeds in 51 minutes; test
+set, greedy, exact match: 100.00, 99.98 and 100.00%, mean 99.99 ± 0.01.
 """
 
 from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig, VocabConfig
