@@ -287,7 +287,8 @@ def _sweep(arguments: list[str]) -> int:
     given = _parse(Sweep, "sweep CONFIG", options, Sweep(load_preset(preset) if preset else Config(), f"runs/sweep-{name}"))
     from flax_s2s.commands import evaluate, sweep
 
-    how = evaluate.Options(given.split, "", 0, given.metrics, given.merge_sources, given.references, 0, "", given.json)
+    asked = {name: getattr(given, name) for name in ("split", "metrics", "merge_sources", "references", "json")}
+    how = evaluate.Options(**asked, data_folder="", samples=0, resamples=0, calibration="")
     return sweep.run(given.config, given.run_dir, sweep.Options(given.seeds, given.ensemble, how))
 
 

@@ -3,6 +3,7 @@
 Each training is a process of its own and resumes like any other, so that a sweep that was stopped goes on where it was.
 """
 
+import signal
 import statistics
 import subprocess
 from collections.abc import Sequence
@@ -72,17 +73,24 @@ def _prepare(folder: epath.Path, config: Config) -> None:
 def _train(folder: epath.Path, run_dir: epath.Path, seed: int) -> int:
     console().print(f"seed {seed}: {run_dir}")
     child = subprocess.Popen(presets.make_command(folder, run_dir, "--seed", str(seed)))
-    while True:
-        try:
-            code = child.wait()
-            break
-        except KeyboardInterrupt:  # the training got the signal too, and saves
-            continue
+    before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+        code = _wait(child)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if code == USER_ERROR:
         raise UserError(f"the training of seed {seed} was refused, see above")
     if code not in (DONE, PREEMPTED):
         raise Failure(f"the training of seed {seed} ended with exit code {code}, see above; the same command goes on")
     return code
+
+
+def _wait(child: "subprocess.Popen[bytes]") -> int:
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:  # the training got the signal too, and saves
+            continue
 
 
 def _evaluate(run_dirs: Sequence[epath.Path], options: Options) -> dict[str, Any]:

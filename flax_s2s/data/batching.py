@@ -26,9 +26,13 @@ class Ragged(NamedTuple):
         """Tokens of each sequence."""
         return np.diff(self.starts)
 
+    def sequence(self, index: int | np.integer) -> Integer[np.ndarray, " length"]:
+        """One of them."""
+        return self.flat[self.starts[index] : self.starts[index + 1]]
+
     def take(self, index: Int[np.ndarray, " chosen"]) -> "Ragged":
         """The chosen sequences, in that order."""
-        return make_ragged([self.flat[self.starts[i] : self.starts[i + 1]] for i in index])
+        return make_ragged([self.sequence(i) for i in index])
 
 
 def make_ragged(sequences: Sequence[Sequence[int] | np.ndarray]) -> Ragged:
@@ -41,8 +45,7 @@ def make_ragged(sequences: Sequence[Sequence[int] | np.ndarray]) -> Ragged:
 
 def choose_sequences(which: Bool[np.ndarray, " sequences"], one: Ragged, other: Ragged) -> Ragged:
     """Sequence i of `one` where `which[i]`, else of `other`."""
-    numbers = np.arange(len(which))
-    return make_ragged([ragged.flat[ragged.starts[i] : ragged.starts[i + 1]] for i in numbers for ragged in [one if which[i] else other]])
+    return make_ragged([(one if chosen else other).sequence(i) for i, chosen in enumerate(which)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +177,6 @@ def make_batch(pairs: TokenPairs, index: Int[np.ndarray, " chosen"], shape: Shap
     """The chosen pairs in a batch of that shape; rows without a pair are filler."""
 
     def side(ragged: Ragged, length: int) -> np.ndarray:
-        return pad([ragged.flat[ragged.starts[i] : ragged.starts[i + 1]] for i in index], shape.rows, length)
+        return pad([ragged.sequence(i) for i in index], shape.rows, length)
 
     return Batch(side(pairs.source, shape.src), side(pairs.target, shape.tgt))

@@ -98,9 +98,13 @@ def open_tokens(reader: Reader, vocabularies: Vocabularies, config: DataConfig, 
     partial = Path(tempfile.mkdtemp(prefix="partial-", dir=kept_in))
     try:
         _write(partial, reader, vocabularies, config, None)
-        if not folder.exists():  # another process may have been faster
+        made_now = _open(partial)  # mapped: it stays, whatever other processes do with the folder
+        try:
             partial.rename(folder)
-        return _open(folder)
+        except OSError:
+            if not folder.exists():  # or else another process was faster
+                raise
+        return made_now
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

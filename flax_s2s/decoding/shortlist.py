@@ -44,7 +44,7 @@ def learn(pairs: TokenPairs, source_vocab: int, target_vocab: int) -> Shortlist:
     chosen = _fitting(pairs)
     keys, positions, count = [], [], 0
     for i in chosen:
-        source, target = (side.flat[side.starts[i] : side.starts[i + 1] - 1].astype(np.int64) for side in (pairs.source, pairs.target))
+        source, target = (side.sequence(i)[:-1].astype(np.int64) for side in (pairs.source, pairs.target))
         source = np.append(source, PAD)  # PAD stands for the null word
         keys.append((source[:, None] * target_vocab + target[None, :]).ravel())
         positions.append(np.tile(np.arange(count, count + len(target)), len(source)))

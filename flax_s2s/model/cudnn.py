@@ -1,6 +1,6 @@
 """One LSTM layer over time by cuDNN, through `jax.experimental.rnn`: NVIDIA GPUs, float32 (TF32 products where jax allows).
 
-Enters and leaves what `lstm.lstm_layer` does; real positions must come before padding. Outputs at padding are zeros.
+Enters and leaves what `lstm.unroll` does; real positions must come before padding. Outputs at padding are zeros.
 """
 
 from typing import Any

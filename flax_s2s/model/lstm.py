@@ -22,8 +22,9 @@ from jaxtyping import Array, Bool, Float
 from flax_s2s import processor
 from flax_s2s.config import ModelConfig, UserError
 from flax_s2s.model import cells
-from flax_s2s.model.cells import Gates, RecurrentLayer, State, Zones, lstm_backward, lstm_forward, zero_state
+from flax_s2s.model.cells import Gates, RecurrentLayer, State, lstm_backward, lstm_forward, zero_state
 from flax_s2s.model.cudnn import cudnn_layer
+from flax_s2s.model.noise import Noise
 from flax_s2s.model.product import multiply, multiply_transposed, outer, product
 from flax_s2s.model.recurrence import Multiply, scan
 
@@ -74,13 +75,6 @@ def _fast_in_bfloat16(device: Any) -> bool:
     if device.platform == "cpu":
         return processor.multiplies_bfloat16()
     return device.platform == "tpu" or (_by_nvidia(device) and float(device.compute_capability) >= _AMPERE)
-
-
-class Noise(NamedTuple):
-    """What regularizes a layer in training; None: nothing does."""
-
-    keep: Float[Array, "batch hid"] | None  # what the hidden state is multiplied with on its way to the next step
-    zones: Zones | None  # of all steps, [batch time hid]
 
 
 def project(

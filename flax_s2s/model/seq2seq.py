@@ -20,20 +20,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from flax_s2s.config import PAD, ModelConfig
-from flax_s2s.model import cells
+from flax_s2s.model import cells, noise
 from flax_s2s.model.attention import Attention, Source
 from flax_s2s.model.cells import Norm, RecurrentLayer, State, Zones
-from flax_s2s.model.dropout import choose, drop
-from flax_s2s.model.lstm import Noise, choose_means, project, unroll
+from flax_s2s.model.lstm import choose_means, project, unroll
+from flax_s2s.model.noise import Noise, RowKeys, drop_features, drop_words, make_noise
 from flax_s2s.model.product import product
 from flax_s2s.model.recurrence import Kernels, Multiply, multiply_by, scan
-
-# Sites of random masks. What enters an encoder's layer i is site i, a decoder's _TARGET_SITE + i; whole tokens of the source are
-# _WORD_SITE, of the target one more. Inside of an encoder's layer i in direction d it is _STATE_SITE + 2 i + d, of a decoder's
-# layer i _TARGET_SITE + i more; for zoneout of the hidden state _ZONE_SITES[0] more than that, of the cell _ZONE_SITES[1].
-_TARGET_SITE, _READOUT_SITE, _WORD_SITE, _STATE_SITE, _ZONE_SITES = 100, 200, 210, 300, (200, 400)
-
-RowKeys = Key[Array, " batch"] | None
 
 
 class Memory(NamedTuple):
@@ -96,28 +89,6 @@ def reverse_real(values: Array, mask: Bool[Array, "batch src"]) -> Array:
     position, last = jnp.arange(mask.shape[1])[None, :], mask.sum(axis=1, keepdims=True) - 1
     order = jnp.where(position < last, last - 1 - position, position)
     return jnp.take_along_axis(values, order if values.ndim == 2 else order[:, :, None], axis=1)
-
-
-def drop_features(config: ModelConfig, features: Float[Array, "batch time feat"], keys: RowKeys, site: int) -> Array:
-    """Dropout of what passes from layer to layer."""
-    return drop(features, keys, site, config.dropout, "features" if config.dropout_masks == "sentence" else "values")
-
-
-def is_random(config: ModelConfig) -> bool:
-    """Whether anything is dropped in training."""
-    return any((config.dropout, config.recurrent_dropout, config.word_dropout, config.zoneout))
-
-
-def make_noise(config: ModelConfig, keys: RowKeys, layer: int, steps: int, hidden: int) -> Noise:
-    """What regularizes the states inside of a layer, numbered as the sites are."""
-    if keys is None:
-        return Noise(None, None)
-    keep, zones, site, rate = None, None, _STATE_SITE + layer, config.recurrent_dropout
-    if rate:
-        keep = drop(jnp.ones((keys.shape[0], 1, hidden)), keys, site, rate)[:, 0]
-    if config.zoneout:
-        zones = Zones(*(choose(keys, site + more, config.zoneout, steps, hidden) for more in _ZONE_SITES))
-    return Noise(keep, zones)
 
 
 def make_layer(config: ModelConfig, inputs: int, hidden: int, rngs: nnx.Rngs) -> RecurrentLayer:
@@ -227,21 +198,21 @@ class Decoder(nnx.Module):
 
     def __call__(self, memory: Memory, embedded: Float[Array, "batch tgt emb"], keys: RowKeys) -> Float[Array, "batch tgt readout"]:
         """Readouts of all positions, from embedded target inputs."""
-        noise = self._make_noise(keys, embedded.shape[1])
+        of_layers = self._make_noise(keys, embedded.shape[1])
         if self.config.input_feeding:
-            return self._feed(memory, embedded, keys, noise)
+            return self._feed(memory, embedded, keys, of_layers)
 
         def run(index: int, inputs: Any) -> Any:
-            how = (memory.start[index], False, self.kernel, self.config.recompute, noise[index])
+            how = (memory.start[index], False, self.kernel, self.config.recompute, of_layers[index])
             outputs, _ = unroll(self.layers[index], inputs, None, *how)
-            return drop_features(self.config, outputs, keys, _TARGET_SITE + index + 1)
+            return drop_features(self.config, outputs, keys, noise.TARGET + index + 1)
 
         readouts, _ = self._stack(multiply_by(self._kernels() | self._of_source(memory)), self._constants(memory).source, embedded, run)
-        return drop_features(self.config, readouts, keys, _READOUT_SITE)
+        return drop_features(self.config, readouts, keys, noise.READOUT)
 
     def _make_noise(self, keys: RowKeys, steps: int) -> list[Noise]:
         """Of each layer."""
-        return [make_noise(self.config, keys, _TARGET_SITE + index, steps, layer.hidden) for index, layer in enumerate(self.layers)]
+        return [make_noise(self.config, keys, noise.TARGET + index, steps, layer.hidden) for index, layer in enumerate(self.layers)]
 
     def make_step(self, kernels: Kernels, memory: Memory) -> Callable[[Carry, Any], tuple[Carry, Any, Any]]:
         """One step of any number of hypotheses per sentence: `(carry, projected [batch beam gates]) -> carry, readouts, weights or None`."""
@@ -265,11 +236,11 @@ class Decoder(nnx.Module):
         """What attention multiplies with, by name."""
         return self.attention.kernels(memory.keys, memory.values) if self.config.attention != "none" else {}
 
-    def _constants(self, memory: Memory, noise: list[Noise] | None = None) -> "Constants":
+    def _constants(self, memory: Memory, of_layers: list[Noise] | None = None) -> "Constants":
         attends = self.config.attention != "none"
         source = self.attention.source(memory.keys, memory.mask) if attends else Source(memory.mask, None, None)
         gates = [layer.gates() for layer in self.layers]
-        keep = tuple(None if noise is None else noise[index].keep for index in range(len(gates)))
+        keep = tuple(None if of_layers is None else of_layers[index].keep for index in range(len(gates)))
         return Constants(source, tuple(each.bias for each in gates), tuple(each.norm for each in gates), lax.stop_gradient(keep))
 
     def project(self, embedded: Float[Array, "*rows emb"]) -> Float[Array, "*rows gates"]:
@@ -327,14 +298,14 @@ class Decoder(nnx.Module):
         readouts = multiply("readout", features).astype(features.dtype)
         return readouts if context is None else jnp.tanh(readouts), weights
 
-    def _feed(self, memory: Memory, embedded: Any, keys: RowKeys, noise: list[Noise]) -> Any:
+    def _feed(self, memory: Memory, embedded: Any, keys: RowKeys, of_layers: list[Noise]) -> Any:
         """Input feeding: a loop over time around the whole stack; what does not depend on the loop is done before or after it."""
         widths = [self.config.hidden_size] * self.config.decoder_layers + [sizes(self.config).readout]
-        sites = [_TARGET_SITE + index + 1 for index in range(self.config.decoder_layers)] + [_READOUT_SITE]
+        sites = [noise.TARGET + index + 1 for index in range(self.config.decoder_layers)] + [noise.READOUT]
         ones = [jnp.ones((*embedded.shape[:2], width), embedded.dtype) for width in widths]
         masks = None if keys is None else [drop_features(self.config, each, keys, site) for each, site in zip(ones, sites, strict=True)]
 
-        zones = [each.zones for each in noise]
+        zones = [each.zones for each in of_layers]
 
         def step(multiply: Multiply, constants: Constants, carry: Carry, now: Any) -> tuple[Carry, Any]:
             projected, masks, zones = now
@@ -344,7 +315,7 @@ class Decoder(nnx.Module):
         now = jax.tree.map(lambda part: part.swapaxes(0, 1)[:, :, None], (self.project(embedded), masks, zones))  # [tgt batch 1 gates]
         carry = start_carry(memory, self.config, 1)
         kernels = self._kernels(self.config.embedding_size) | self._of_source(memory)
-        _, readouts = scan(step, kernels, self._constants(memory, noise), carry, now, self.config.recompute)
+        _, readouts = scan(step, kernels, self._constants(memory, of_layers), carry, now, self.config.recompute)
         return readouts.swapaxes(0, 1)
 
 
@@ -391,7 +362,7 @@ class Seq2Seq(nnx.Module):
         mask, reverse = src_ids != PAD, self.config.reverse_source
         table = self.target_table if self.config.tie == "all" else self.source_table
         embedded = self._embed(table, reverse_real(src_ids, mask) if reverse else src_ids)
-        embedded = drop_features(self.config, self._drop_words(embedded, keys, _WORD_SITE), keys, 0)
+        embedded = drop_features(self.config, drop_words(self.config, embedded, keys, noise.WORD), keys, 0)
         values, finals = self.encoder(embedded, mask, keys)
         if reverse:
             values = reverse_real(values, mask)  # position s is token s again, for attention
@@ -403,8 +374,8 @@ class Seq2Seq(nnx.Module):
     ) -> Float[Array, "batch tgt readout"]:
         """Readouts for predicting the token after each of `inputs` (BOS, then the target)."""
         memory = self.encode(src_ids, keys)
-        embedded = self._drop_words(self._embed(self.target_table, inputs), keys, _WORD_SITE + 1)
-        embedded = drop_features(self.config, embedded, keys, _TARGET_SITE)
+        embedded = drop_words(self.config, self._embed(self.target_table, inputs), keys, noise.WORD + 1)
+        embedded = drop_features(self.config, embedded, keys, noise.TARGET)
         return self.decoder(memory, embedded, keys)
 
     def start(self, memory: Memory, beams: int) -> Carry:
@@ -427,9 +398,6 @@ class Seq2Seq(nnx.Module):
         """The softmax layer: a row for each token, and the bias."""
         table = self.output_table if self.config.tie == "none" else self.target_table
         return table[...], self.output_bias[...]
-
-    def _drop_words(self, embedded: Any, keys: RowKeys, site: int) -> Any:
-        return drop(embedded, keys, site, self.config.word_dropout, "steps")
 
     def _embed(self, table: Any, ids: Any) -> Any:
         return table[...][ids].astype(jnp.dtype(self.compute))  # in this order the gradient is summed in float32

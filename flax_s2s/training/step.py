@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from flax_s2s.config import BOS, PAD, Config, OptimizerConfig
 from flax_s2s.model.dropout import random_bytes, row_keys
-from flax_s2s.model.seq2seq import Model, is_random
+from flax_s2s.model.noise import OWN, is_random
+from flax_s2s.model.seq2seq import Model
 from flax_s2s.parallel import AXIS, Devices
 from flax_s2s.training.loss import Loss, cross_entropy, likeliest
 from flax_s2s.training.optimizer import make_schedule
@@ -28,7 +29,6 @@ from flax_s2s.training.state import Accumulated, Params, TrainState
 # Good updates that the usual loss is the mean of (an exponential one behind them): enough to hold batches of all lengths.
 # Before as many no loss is a spike: it falls fastest then.
 _USUAL_UPDATES = 100
-_OWN_SITE = 2000  # of the random bytes that choose what scheduled sampling replaces; those of masks are lower
 
 
 class Update(NamedTuple):
@@ -72,7 +72,7 @@ def mix_inputs(model: Model, params: Params, batch: Any, keys: Any, rate: Float[
     """
     bound, (src_ids, tgt_ids) = model.bind(params), batch
     own = likeliest(bound(src_ids, shift_right(tgt_ids), keys), *bound.output())
-    chosen = random_bytes(keys, _OWN_SITE, tgt_ids.shape[1]) < rate * 256
+    chosen = random_bytes(keys, OWN, tgt_ids.shape[1]) < rate * 256
     return shift_right(jnp.where(chosen & (tgt_ids != PAD), own, tgt_ids))
 
 

@@ -65,11 +65,14 @@ def check(_):
     import jax.numpy as jnp
     import numpy as np
     import reference
+    from flax import nnx
 
-    from flax_s2s.model.cells import State
+    from flax_s2s.model.cells import RecurrentLayer, State
     from flax_s2s.model.lstm import unroll
 
     rows, steps, inputs, hidden = 5, 9, 6, 8
+    init = nnx.initializers.zeros
+    graph = nnx.graphdef(nnx.eval_shape(lambda: RecurrentLayer(inputs, hidden, kernel_init=init, rngs=nnx.Rngs(0))))
     for kernel, dtype, precision, allowed in (
         ("scan", "float32", "highest", 1e-5),
         ("scan", "float32", "default", 5e-3),
@@ -89,7 +92,7 @@ def check(_):
             reverse = bool(seed % 2)
 
             def ours(arrays, mask=mask, asked=asked, reverse=reverse, kernel=kernel, dtype=dtype):
-                layer = SimpleNamespace(**{name: arrays[name] for name in ("kernel_in", "kernel_rec", "bias")})
+                layer = nnx.merge(graph, {name: arrays[name] for name in ("kernel_in", "kernel_rec", "bias")})
                 initial = State(arrays["hidden"], arrays["cell"])
                 outputs, final = unroll(layer, arrays["inputs"].astype(dtype), jnp.asarray(mask), initial, reverse, kernel)
                 parts = zip(asked, (outputs, *final), strict=True)

@@ -44,13 +44,14 @@ def test_a_sweep_trains_each_seed_and_says_mean_and_deviation(
     assert "--seeds 1 1 must be one or more different numbers" in capsys.readouterr().err
 
 
-def test_a_sweep_that_is_stopped_says_so_and_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("everyone", [True, False], ids=["SIGINT to all, as by Ctrl-C", "SIGTERM to the sweep alone"])
+def test_a_sweep_that_is_stopped_says_so_and_leaves_a_run_that_goes_on(tmp_path: Path, everyone: bool) -> None:
     command = [sys.executable, "-m", "flax_s2s", "sweep", DEBUG, "--run-dir", str(tmp_path / "sweep"), *TINY, "--training.steps=4000"]
     child = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("sweep/seed-1/checkpoints/*/manifest.json")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    os.killpg(child.pid, signal.SIGINT)  # as a terminal's Ctrl-C does
+    os.killpg(child.pid, signal.SIGINT) if everyone else child.terminate()
     _, said = child.communicate(timeout=120)
     assert child.returncode == 75
     assert "the same command goes on from here" in said and "Traceback" not in said

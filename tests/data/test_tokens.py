@@ -179,13 +179,13 @@ def test_of_two_processes_the_faster_ones_tokens_stay(config, kept_in, monkeypat
     first, _ = opened(config, kept_in)
     (folder,) = kept_in.iterdir()
     elsewhere = folder.rename(kept_in.parent / "elsewhere")
-    write = tokens._write
+    rename = Path.rename
 
-    def overtaken(*arguments):
-        write(*arguments)
+    def overtaken(partial, target):
         shutil.copytree(elsewhere, folder)
+        return rename(partial, target)
 
-    monkeypatch.setattr(tokens, "_write", overtaken)
+    monkeypatch.setattr(Path, "rename", overtaken)
     assert same(opened(config, kept_in)[0], first)
     assert [path.name for path in kept_in.iterdir()] == [folder.name]
 
