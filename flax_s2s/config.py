@@ -130,6 +130,8 @@ class ModelConfig:
     """Units of the additive score's hidden layer; 0: hidden_size."""
     input_feeding: bool = identity(False)
     """Feed the attentional state into the next step (Luong et al. 2015); slower: attention runs inside the loop."""
+    attend_embeddings: bool = identity(False)
+    """Attention reads each source token's embedding beside the encoder's output (Kuang et al. 2018, source-side bridging)."""
     bridge: Literal["copy", "dense", "zero"] = identity("copy")
     """How the decoder starts: the encoder's final states, a tanh layer of them, or zeros."""
     tie: Literal["none", "softmax", "all"] = identity("none")

@@ -110,6 +110,8 @@ def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
         raise UserError("model.attention=none with model.bridge=zero shows the decoder nothing of the source; use model.bridge=copy")
     if model.input_feeding and model.attention == "none":
         raise UserError("model.input_feeding needs attention, got model.attention=none; use general")
+    if model.attend_embeddings and model.attention in ("none", "dot"):
+        raise UserError(f"model.attend_embeddings needs a score with parameters, got model.attention={model.attention}; use general")
     if model.tie == "all" and not vocab.joint:
         raise UserError("model.tie=all shares the source and target tables and needs vocab.joint; use model.tie=softmax")
     both = 2 * (model.bidirectional_size or model.hidden_size // 2)

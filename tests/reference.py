@@ -209,7 +209,7 @@ def encode(config, params, source, kept, masks):
         order[:-1] = order[:-1][::-1]  # the end mark stays last
     every = slice(len(source))
     features = kept(kept(params["target_table" if config.tie == "all" else "source_table"][source[order]], 210, every), 0, every)
-    finals = []
+    embedded, finals = features, []
     for index in range(config.encoder_layers):
         parts = []
         for direction, params_of in sorted(params["encoder"]["layers"][str(index)].items()):
@@ -224,4 +224,6 @@ def encode(config, params, source, kept, masks):
         finals.append((hidden, cell))
         outputs = kept(outputs, index + 1, every)
         features = features + outputs if 0 < config.residual_from <= index + 1 else outputs
+    if config.attend_embeddings:
+        features = np.concatenate([features, embedded], axis=-1)
     return features[order], finals

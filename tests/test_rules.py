@@ -125,6 +125,11 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"model.attention": "general"},
     ),
     (
+        {"model.attend_embeddings": True, "model.attention": "dot"},
+        "model.attend_embeddings needs a score with parameters, got model.attention=dot; use general",
+        {"model.attention": "additive"},
+    ),
+    (
         {"model.tie": "all", "vocab.joint": False},
         "model.tie=all shares the source and target tables and needs vocab.joint; use model.tie=softmax",
         {"model.tie": "softmax"},
@@ -260,6 +265,7 @@ def small_models(draw):
         attention=draw(st.sampled_from(["none", "dot", "general", "additive"])),
         attention_size=draw(st.sampled_from([0, 5])),
         input_feeding=draw(st.booleans()),
+        attend_embeddings=draw(st.booleans()),
         bridge=draw(st.sampled_from(["copy", "dense", "zero"])),
         tie=draw(st.sampled_from(["none", "softmax", "all"])),
         compute=draw(st.sampled_from(["float32", "bfloat16"])),

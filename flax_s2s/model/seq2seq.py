@@ -61,14 +61,15 @@ class Sizes(NamedTuple):
     """Sizes that follow from the configuration."""
 
     directions: int  # units per direction of a bidirectional layer
-    memory: int
+    memory: int  # features of a source position, as attention reads it
     readout: int
 
 
 def sizes(config: ModelConfig) -> Sizes:
     """Derives them."""
     directions = config.bidirectional_size or config.hidden_size // 2
-    memory = 2 * directions if config.bidirectional_layers == config.encoder_layers else config.hidden_size
+    outputs = 2 * directions if config.bidirectional_layers == config.encoder_layers else config.hidden_size
+    memory = outputs + (config.embedding_size if config.attend_embeddings else 0)
     return Sizes(directions, memory, config.hidden_size if config.tie == "none" else config.embedding_size)
 
 
@@ -364,6 +365,8 @@ class Seq2Seq(nnx.Module):
         embedded = self._embed(table, reverse_real(src_ids, mask) if reverse else src_ids)
         embedded = drop_features(self.config, drop_words(self.config, embedded, keys, noise.WORD), keys, 0)
         values, finals = self.encoder(embedded, mask, keys)
+        if self.config.attend_embeddings:
+            values = jnp.concatenate([values, embedded], axis=-1)
         if reverse:
             values = reverse_real(values, mask)  # position s is token s again, for attention
         attends = self.config.attention != "none"

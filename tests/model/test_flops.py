@@ -37,6 +37,12 @@ def test_additive_attention_with_input_feeding_and_tied_tables(bridge):
     assert found == Flops(2.0 * (2 * 40 + 20), 2.0 * (160 + 20 + 24 + 30), 2.0 * 9)
 
 
+def test_attention_that_reads_embeddings_too():
+    # A position has 4 + 3 features: keys 7 x 4, context 7, readout (4 + 7) x 4.
+    found = counted(attend_embeddings=True)
+    assert found == Flops(2.0 * (2 * 40 + 28), 2.0 * (112 + 44 + 40), 2.0 * 11)
+
+
 def test_training_costs_three_forward_passes():
     assert Flops(10.0, 20.0, 2.0).training(source_tokens=5, target_tokens=4, source_length=3) == 3 * (50 + 80 + 24)
     assert Flops(10.0, 20.0, 2.0).training(source_tokens=5, target_tokens=4, source_length=2.5) == 3 * (50 + 80 + 20)

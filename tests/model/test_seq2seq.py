@@ -32,10 +32,17 @@ CONFIGS = {
         SMALL, attention="dot", embedding_size=4, tie="all", bridge="zero", decoder_layers=2, residual_from=2
     ),
     "additive, feeding, wide, dense bridge, tied": replace(
-        SMALL, attention="additive", attention_size=3, input_feeding=True, bidirectional_size=3, bridge="dense", tie="softmax"
+        SMALL,
+        attention="additive",
+        attention_size=3,
+        attend_embeddings=True,
+        input_feeding=True,
+        bidirectional_size=3,
+        bridge="dense",
+        tie="softmax",
     ),
-    "general, wide, dense bridge, reversed": replace(
-        SMALL, encoder_layers=2, bidirectional_layers=2, bidirectional_size=5, bridge="dense", reverse_source=True
+    "general with embeddings, wide, dense bridge, reversed": replace(
+        SMALL, attend_embeddings=True, encoder_layers=2, bidirectional_layers=2, bidirectional_size=5, bridge="dense", reverse_source=True
     ),
 }
 CONFIGS |= {
@@ -262,7 +269,8 @@ def test_no_weights_gradient_is_summed_inside_a_loop(name):
 # One of each kind of decoder: every shape is a compilation. That padding changes no readout is said of all others by the
 # literal model above, which knows no padding.
 @pytest.mark.parametrize(
-    "name", ["fixed vector", "general, wide, dense bridge, reversed", "additive, feeding, wide, dense bridge, tied", BFLOAT16[0]]
+    "name",
+    ["fixed vector", "general with embeddings, wide, dense bridge, reversed", "additive, feeding, wide, dense bridge, tied", BFLOAT16[0]],
 )
 def test_more_padding_columns_change_nothing(name):
     readouts, gradients = run(CONFIGS[name])
@@ -295,7 +303,7 @@ def test_filler_rows_are_finite_and_change_nothing(name):
     assert_gradients(got_gradients, gradients, tolerance(name, 1e-6), tolerance(name, 3e-5))
 
 
-@pytest.mark.parametrize("name", ["general, feeding, reversed", "general, wide, dense bridge, reversed"])
+@pytest.mark.parametrize("name", ["general, feeding, reversed", "general with embeddings, wide, dense bridge, reversed"])
 def test_reversing_is_what_reversing_by_hand_does(name):
     config, by_hand = CONFIGS[name], SRC_IDS.copy()
     for row, length in enumerate((SRC_IDS != PAD).sum(axis=1)):
