@@ -17,6 +17,7 @@ from pathlib import Path
 PRESET = Path(__file__).parents[2] / "configs/multi30k_en_de.py"
 SHORT = {
     "data.max-train-pairs": 10_000,
+    "data.buckets": 4,
     "vocab.size": 4000,
     "model.embedding-size": 128,
     "model.hidden-size": 256,
