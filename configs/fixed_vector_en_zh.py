@@ -3,6 +3,7 @@
 A one-layer LSTM encoder hands its final state to a one-layer LSTM decoder; no attention, Adam, teacher forcing.
 
     python -m flax_s2s train configs/fixed_vector_en_zh.py --run-dir runs/fixed_vector_en_zh
+    python -m flax_s2s evaluate runs/fixed_vector_en_zh
 
 Hardware, time, score: not yet run.
 """

@@ -5,6 +5,11 @@ attention by the lowest decoder layer, no input feeding; Adam at 2e-3 with warm-
 Wu et al. 2016 and NVIDIA's GNMT, whose published score is 24.42 +- 0.13 BLEU on newstest2014.
 
     python -m flax_s2s train configs/gnmt_wmt16_en_de.py --run-dir runs/gnmt --data.folder TFDS_DATA_DIR
+    sacrebleu --test-set wmt14/full --language-pair en-de --echo src > newstest2014.en
+    flax-s2s decode runs/gnmt --input newstest2014.en --output newstest2014.de
+    sacrebleu newstest2014.de --test-set wmt14/full --language-pair en-de
+
+`evaluate runs/gnmt` scores newstest2016, which is TFDS' test split.
 
 Hardware, time, score: not yet run.
 """

@@ -5,6 +5,7 @@ uniform in +-0.08; gradients clipped at norm 5 (of the loss per sentence there, 
 paper's 160,000 and 80,000 words. Published: 30.59 BLEU on newstest2014 for one model, 34.81 for an ensemble of 5.
 
     python -m flax_s2s train configs/sutskever2014_wmt14_en_fr.py --run-dir runs/sutskever2014 --data.folder TFDS_DATA_DIR
+    python -m flax_s2s evaluate runs/sutskever2014
 
 Hardware, time, score: not yet run. An epoch of the 36 M pairs of TFDS' filtered set is about 280,000 steps.
 """

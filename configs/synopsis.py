@@ -2,6 +2,7 @@
 
     python -m flax_s2s train configs/synopsis.py --run-dir runs/synopsis
     python -m flax_s2s evaluate runs/synopsis --split test
+    python tests/benchmarks/first_words.py runs/synopsis    # what it must beat: as many of the text's first words
 
 Hardware, time, score: not yet run.
 """

@@ -30,7 +30,7 @@ LAPSE_SECS = 8.0  # without a beat a peer counts as gone
 _BEAT_SECS, _HURRY_SECS = 1.0, 0.1
 _HEARTBEAT_SECS = 30  # jax's own watch, which aborts without a line of ours: only where this one fails
 _BOARD = "flax_s2s/"
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class _Job:
@@ -312,7 +312,7 @@ def listen() -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     pipe = signal.set_wakeup_fd(writer)
-    handlers = {number: signal.signal(number, lambda *_: None) for number in _STOPPING}
+    handlers = {number: signal.signal(number, lambda *_: None) for number in STOPPING}
     thread = threading.Thread(target=_hear, args=(reader, _this), name="signals", daemon=True)
     thread.start()
     try:
@@ -330,7 +330,7 @@ def _hear(reader: int, job: _Job) -> None:
     interrupted = False
     while received := os.read(reader, 1):
         number = received[0]
-        if number not in _STOPPING:
+        if number not in STOPPING:
             continue  # others that Python has handlers for
         if interrupted and number == signal.SIGINT:
             job.leave(INTERRUPTED, "ended at once by Ctrl-C; what was saved before is intact")

@@ -7,7 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from flax_s2s.commands.wiring import Opened, choose_metrics, console, load_split, make_translator, open_runs, optional_file, write_json
-from flax_s2s.config import DecodingConfig, Metric, UserError
+from flax_s2s.config import Config, DecodingConfig, Metric, UserError
 from flax_s2s.data import corpus
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.files import read_lines
@@ -53,9 +53,8 @@ def evaluate(
     """Translates and scores as `run` does, and returns what would be written as JSON; the calibration is drawn into `picture`."""
     opened = open_runs(run_dirs, checkpoint, decoding)
     opened = opened._replace(config=choose_metrics(opened.config, options.metrics, options.merge_sources))
-    chosen = load_split(opened.config, options.split, options.data_folder)
+    chosen, examples = load_examples(opened.config, options)
     fitting = load_split(opened.config, "valid", options.data_folder) if picture else chosen
-    examples = _examples(chosen, opened.config.evaluation.merge_sources, options.references)
     result, found = _evaluate(opened, run_dirs, chosen, examples, options)
     if picture:
         calibration = _calibrate(opened, fitting.pairs, chosen.pairs, examples, found)
@@ -147,26 +146,36 @@ def print_calibration(calibration: Calibration) -> None:
     out.print(sentences)
 
 
-def _examples(chosen: corpus.Corpus, merge: bool, names: Sequence[str]) -> list[Example]:
+def load_examples(config: Config, options: Options) -> tuple[corpus.Corpus, list[Example]]:
+    """The split, and what of it is translated and compared with what.
+
+    Raises:
+        UserError: there is no such split, or a file of references does not belong to it.
+    """
+    chosen = load_split(config, options.split, options.data_folder)
     others = [
-        read_targets(name, chosen.pairs) if name.endswith((".tsv", ".tsv.gz")) else [[line] for line in read_lines(name)] for name in names
+        read_targets(name, chosen.pairs) if name.endswith((".tsv", ".tsv.gz")) else [[line] for line in read_lines(name)]
+        for name in options.references
     ]
-    for name, lines in zip(names, others, strict=True):
+    for name, lines in zip(options.references, others, strict=True):
         if len(lines) != len(chosen.pairs):
             left_out = f" (pairs with a blank side, {chosen.blank} here, are left out)" if chosen.blank else ""
             raise UserError(
                 f"{name} has {len(lines)} lines; a file of references has a line for each of the {len(chosen.pairs)} pairs of {chosen.name}{left_out}"
             )
-    return make_examples(chosen.pairs, merge, chosen.families, others)
+    return chosen, make_examples(chosen.pairs, config.evaluation.merge_sources, chosen.families, others)
 
 
 def read_targets(name: str, pairs: Sequence[Pair]) -> list[list[str]]:
     """Of each pair the targets that a file of two columns has for its source."""
     found: dict[str, list[str]] = {}
     for number, line in enumerate(read_lines(name), 1):
-        source, tab, target = line.partition("\t")
-        if not tab:
-            raise UserError(f"{name} line {number} has no tab; a .tsv file of references has lines of a source, a tab and a right target")
+        columns = line.split("\t")
+        if len(columns) != 2:
+            raise UserError(
+                f"{name} line {number} has {len(columns)} columns; a .tsv file of references has lines of a source, a tab and a right target"
+            )
+        source, target = columns
         found.setdefault(source, []).append(target)
     if not any(pair.source in found for pair in pairs):
         raise UserError(f"{name} has no source of the split; give the file that belongs to it")

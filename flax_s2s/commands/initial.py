@@ -1,5 +1,6 @@
 """`train --init-from RUN_DIR`: the parameters and the vocabulary that a new run takes over from another one."""
 
+import dataclasses
 import os
 from typing import NamedTuple
 
@@ -28,13 +29,21 @@ class Initial(NamedTuple):
         """Where its vocabulary is."""
         return self.folder / rundir.VOCAB
 
+    def describe(self, config: Config) -> str:
+        """What a new run starts from, and how its model differs."""
+        lines = [f"starting from the parameters of {self.folder}", *_of_room(self.config, config, "model.")]
+        return "; unlike it: ".join([lines[0], ", ".join(lines[1:])] if lines[1:] else lines)
+
     def take_over(self, state: TrainState, vocab_sha256: str, sizes: tuple[int, int], config: Config, devices: Devices) -> TrainState:
         """A new run's state with the parameters that the other run decodes with; its optimizer starts from nothing.
 
         Raises:
             UserError: the models differ, or there is no whole checkpoint.
         """
-        mine, theirs = (jax.eval_shape(lambda own=own: init_params(own.model, *sizes, jax.random.key(0))) for own in (config, self.config))
+        mine, theirs = (
+            jax.eval_shape(lambda own=own: init_params(dataclasses.replace(own.model, kernel="auto"), *sizes, jax.random.key(0)))
+            for own in (config, self.config)
+        )
         if jax.tree.map(lambda leaf: leaf.shape, mine) != jax.tree.map(lambda leaf: leaf.shape, theirs):
             raise UserError(
                 f"--init-from {self.folder} has another model than this run:\n  "
@@ -62,6 +71,12 @@ def find(run_dir: str, config: Config) -> Initial:
             f"--init-from {os.fspath(folder)} has another vocabulary than this run asks for:\n  "
             + "\n  ".join(other)
             + "\ngive the old values: its tokens are what its parameters are about"
+        )
+    crossed = config.data.source == old.data.target or config.data.target == old.data.source
+    if crossed and not config.vocab.joint:
+        raise UserError(
+            f"--init-from {os.fspath(folder)} reads {old.data.source} and writes {old.data.target}, each with a vocabulary of its own, and this run "
+            f"reads {config.data.source} and writes {config.data.target}; give a run of the same direction"
         )
     return Initial(folder, old)
 

@@ -3,6 +3,7 @@
 Each training is a process of its own and resumes like any other, so that a sweep that was stopped goes on where it was.
 """
 
+import dataclasses
 import signal
 import statistics
 import subprocess
@@ -14,10 +15,11 @@ from rich.table import Table
 
 from flax_s2s import rundir
 from flax_s2s.commands import evaluate, presets
-from flax_s2s.commands.wiring import console, optional_file, write_json
+from flax_s2s.commands.wiring import choose_metrics, console, optional_file, write_json
 from flax_s2s.config import Config, Failure, UserError, differences, from_json
 from flax_s2s.data import vocab
-from flax_s2s.errors import DONE, PREEMPTED, USER_ERROR
+from flax_s2s.errors import DONE, INTERRUPTED, PREEMPTED, USER_ERROR
+from flax_s2s.job import STOPPING
 from flax_s2s.rules import check
 from flax_s2s.runlog import make_console
 
@@ -30,39 +32,59 @@ class Options(NamedTuple):
     evaluation: evaluate.Options
 
 
+class _Stopped(Exception):  # noqa: N818  # nothing is wrong
+    """What was trained is saved; the same command goes on."""
+
+
 def run(config: Config, run_dir: str, options: Options) -> int:
-    """Trains and evaluates; returns 0, or 75 when a training was stopped and saved.
+    """Trains and evaluates; returns 0, or 75 when it was stopped and what was trained is saved.
 
     Raises:
-        UserError: a seed comes twice, the folder holds a sweep of another configuration, or what the trainings raise.
+        UserError: a seed comes twice, the folder holds something else than a sweep of this configuration, or what the trainings
+            and the evaluation raise.
         Failure: a training fails.
     """
-    config, folder = check(config), rundir.make_path(run_dir)
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):
         raise UserError(f"--seeds {' '.join(map(str, options.seeds))} must be one or more different numbers, for example 1 2 3")
-    with optional_file(options.evaluation.json) as file:
-        _prepare(folder, config)
-        run_dirs = [folder / f"seed-{seed}" for seed in options.seeds]
-        for seed, one in zip(options.seeds, run_dirs, strict=True):
-            code = _train(folder, one, seed)
-            if code == PREEMPTED:
-                return code
-        results = {f"seed {seed}": _evaluate([one], options) for seed, one in zip(options.seeds, run_dirs, strict=True)}
-        if options.ensemble and len(run_dirs) > 1:
-            if len({_vocabulary(one, config) for one in run_dirs}) == 1:
-                results["ensemble"] = _evaluate(run_dirs, options)
-            else:
-                console().print("no ensemble: the seeds' vocabularies differ, because each seed holds other pairs out for validation")
-        summary = _summarize(results)
-        _print(results, summary)
-        if file:
-            write_json(file, {"runs": results, "summary": summary})
+    for seed in options.seeds:
+        check(dataclasses.replace(config, seed=seed))
+    try:
+        with optional_file(options.evaluation.json) as file:
+            evaluate.load_examples(_chosen(config, options), options.evaluation)  # what is wrong with it is said before the trainings
+            results = _sweep(check(config), rundir.make_path(run_dir), options)
+            summary = _summarize(results)
+            _print(results, summary)
+            if file:
+                write_json(file, {"runs": results, "summary": summary})
+    except _Stopped:
+        return PREEMPTED
     return DONE
+
+
+def _chosen(config: Config, options: Options) -> Config:
+    return choose_metrics(config, options.evaluation.metrics, options.evaluation.merge_sources)
+
+
+def _sweep(config: Config, folder: epath.Path, options: Options) -> dict[str, dict[str, Any]]:
+    """What each seed's evaluation found, and that of all together."""
+    _prepare(folder, config)
+    run_dirs = [folder / f"seed-{seed}" for seed in options.seeds]
+    for seed, one in zip(options.seeds, run_dirs, strict=True):
+        _train(folder, one, seed)
+    results = {f"seed {seed}": _evaluate([one], options) for seed, one in zip(options.seeds, run_dirs, strict=True)}
+    if options.ensemble and len(run_dirs) > 1:
+        if len({_vocabulary(one, config) for one in run_dirs}) == 1:
+            results["ensemble"] = _evaluate(run_dirs, options)
+        else:
+            console().print("no ensemble: the seeds' vocabularies differ, because each seed trains on other pairs")
+    return results
 
 
 def _prepare(folder: epath.Path, config: Config) -> None:
     """Writes the configuration; one that is there must be the same in all that decides what is learned, but the seed."""
     if (folder / "config.json").exists():
+        if not (folder / "preset.py").exists():
+            raise UserError(f"{folder} is a run directory, not the folder of a sweep; give another --run-dir")
         other = [line for line in differences(from_json((folder / "config.json").read_text()), config, "identity") if line[:5] != "seed:"]
         if other:
             raise UserError(f"{folder} holds a sweep of another configuration:\n  " + "\n  ".join(other) + "\ngive another --run-dir")
@@ -70,27 +92,32 @@ def _prepare(folder: epath.Path, config: Config) -> None:
     presets.write(folder, config)
 
 
-def _train(folder: epath.Path, run_dir: epath.Path, seed: int) -> int:
+def _train(folder: epath.Path, run_dir: epath.Path, seed: int) -> None:
     console().print(f"seed {seed}: {run_dir}")
     child = subprocess.Popen(presets.make_command(folder, run_dir, "--seed", str(seed)))
-    before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    asked = list[int]()
+
+    def pass_on(number: int, _: Any) -> None:
+        asked.append(number)
+        if number != signal.SIGINT:  # which a terminal sends to the training too
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in STOPPING}
     try:
-        code = _wait(child)
+        code = child.wait()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
     if code == USER_ERROR:
         raise UserError(f"the training of seed {seed} was refused, see above")
     if code not in (DONE, PREEMPTED):
         raise Failure(f"the training of seed {seed} ended with exit code {code}, see above; the same command goes on")
-    return code
-
-
-def _wait(child: "subprocess.Popen[bytes]") -> int:
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:  # the training got the signal too, and saves
-            continue
+    if code == DONE and asked:
+        console().print("stopped after this training; the same command goes on from here")
+    if code == PREEMPTED or asked:
+        raise _Stopped
 
 
 def _evaluate(run_dirs: Sequence[epath.Path], options: Options) -> dict[str, Any]:

@@ -120,9 +120,9 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     if state is None:
         state = create()
         if given:
-            log.line(f"starting from the parameters of {given.folder}")
+            log.line(given.describe(config))
     else:
-        log.line(f"continuing {folder} at step {int(state.step)}")
+        log.line(f"continuing {folder} at step {int(state.step)}" + (f"; {init_from} is not read again" if init_from else ""))
     position = Position(*np.asarray(state.position).tolist())
     train_step, eval_step = _steps(config, model, optimizer, abstract, _by_first_use(pipeline, position), devices)
     evaluations = _evaluations(config, ready, valid, fitting, model, eval_step, devices)
@@ -139,6 +139,8 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
         if spoilt:
             log.line(f"step {int(state.step)} IS NOT SAVED: {spoilt} holds numbers that are not finite; earlier checkpoints are intact")
 
+    if given:
+        save(state, None, True)  # so that the beginning is there to go back to, whatever becomes of the other run
     log.start(int(state.step), config.training.steps)
 
     def stop_requested() -> bool:

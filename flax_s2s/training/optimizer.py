@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from flax_s2s.config import OptimizerConfig, UserError, nearest
 
@@ -56,10 +57,16 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
             mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
         )
     chain = [optax.clip_by_global_norm(config.clip_norm), rule] if config.clip_norm else [rule]
-    if config.frozen:  # before, so that they count in no norm; behind, because a decay needs no gradient
-        freeze = optax.masked(optax.set_to_zero(), partial(_is_frozen, config.frozen))
-        chain = [freeze, *chain, freeze]
+    if config.frozen:  # a decay needs no gradient
+        chain.append(optax.masked(optax.set_to_zero(), partial(_is_frozen, config.frozen)))
     return optax.chain(*chain)
+
+
+def freeze(params: Any, frozen: Sequence[str]) -> Any:
+    """The parameters, those below the paths without a gradient, so that they count in no norm."""
+    if not frozen:
+        return params
+    return jax.tree.map(lambda stays, leaf: lax.stop_gradient(leaf) if stays else leaf, _is_frozen(frozen, params), params)
 
 
 def _is_frozen(frozen: Sequence[str], params: Any) -> Any:
@@ -70,4 +77,7 @@ def _is_frozen(frozen: Sequence[str], params: Any) -> Any:
         if not any(found):
             prefixes = dict.fromkeys("/".join(path.split("/")[:depth]) for path in paths for depth in range(1, path.count("/") + 2))
             raise UserError(f"optimizer.frozen: there is no parameter {name!r}{nearest(name, prefixes)}; `inspect` lists them all")
-    return jax.tree.unflatten(jax.tree.structure(params), [any(found) for found in zip(*chosen, strict=True)])
+    stay = [any(found) for found in zip(*chosen, strict=True)]
+    if all(stay):
+        raise UserError(f"optimizer.frozen={','.join(frozen)} leaves nothing to train; freeze less, or decode with what is there")
+    return jax.tree.unflatten(jax.tree.structure(params), stay)

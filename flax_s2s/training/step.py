@@ -23,7 +23,7 @@ from flax_s2s.model.noise import OWN, is_random
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.parallel import AXIS, Devices
 from flax_s2s.training.loss import Loss, cross_entropy, likeliest
-from flax_s2s.training.optimizer import make_schedule
+from flax_s2s.training.optimizer import freeze, make_schedule
 from flax_s2s.training.state import Accumulated, Params, TrainState
 
 # Good updates that the usual loss is the mean of (an exponential one behind them): enough to hold batches of all lengths.
@@ -144,7 +144,7 @@ def _make_gradients(model: Model, config: Config, devices: Devices) -> Callable[
             inputs = mix_inputs(model, params, batch, keys, share * ramp)
 
         def objective(params: Params) -> tuple[Any, Loss]:
-            loss = batch_loss(model, params, batch, config.optimizer.label_smoothing, keys, inputs)
+            loss = batch_loss(model, freeze(params, config.optimizer.frozen), batch, config.optimizer.label_smoothing, keys, inputs)
             return loss.smoothed, loss
 
         gradients, loss = jax.grad(objective, has_aux=True)(params)

@@ -5,8 +5,8 @@
     PEER/bin/pip install --no-deps OpenNMT-py==3.5.1
     PEER/bin/python tests/benchmarks/opennmt_recipe.py RUN_DIR FOLDER_OF_THE_CORPUS WORK_FOLDER --seed 1
 
-A bidirectional LSTM encoder, an LSTM decoder with input feeding and general attention, Adam halved after the validation
-perplexity's best third; the checkpoint with the best validation perplexity translates the test set with beam 5. Options change
+A bidirectional LSTM encoder, an LSTM decoder with input feeding and general attention, Adam halved every tenth of
+the steps from the middle on; the checkpoint with the best validation perplexity translates the test set with beam 5. Options change
 what OpenNMT-py calls by the same names; what it prints ends with one JSON line.
 """
 
@@ -112,6 +112,8 @@ def main():
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--batch-size", type=int, default=1408)
     arguments = parser.parse_args()
+    if arguments.train_steps % 10:
+        parser.error("--train-steps must be a multiple of 10: it is evaluated and saved ten times")
     data = json.loads((arguments.run_dir / "config.json").read_text())["data"]
     arguments.work.mkdir(parents=True, exist_ok=True)
     processor, shared = tokenize(arguments.run_dir, data, arguments.folder, arguments.work)

@@ -49,7 +49,11 @@ def test_evaluate_takes_further_references(trained_run: Path, tmp_path: Path, ca
     found = json.loads((tmp_path / "j").read_text())["metrics"]
     assert found["wer"]["signature"].startswith("nrefs:var|")
     capsys.readouterr()
-    for content, message in (("a b\n", "some.tsv line 1 has no tab"), ("nowhere\tx\n", "some.tsv has no source of the split")):
+    for content, message in (
+        ("a b\n", "some.tsv line 1 has 1 columns"),
+        ("a\tb\nc\td\te\n", "some.tsv line 2 has 3 columns"),
+        ("nowhere\tx\n", "some.tsv has no source of the split"),
+    ):
         tsv.write_text(content)
         assert main([*command, "0", "--references", str(tsv)]) == 2
         assert message in capsys.readouterr().err

@@ -19,29 +19,126 @@ def sweep(folder: Path, *options: str) -> int:
     return main(["sweep", DEBUG, "--run-dir", str(folder), *TINY, *options])
 
 
-def test_a_sweep_trains_each_seed_and_says_mean_and_deviation(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options for a corpus whose splits are files, so that all seeds have one vocabulary and one test set."""
+    folder, words = tmp_path_factory.mktemp("corpus"), "one two three four five six seven".split()
+    for split, count in (("train", 300), ("valid", 20), ("test", 20)):
+        lines = [" ".join(words[(i * k + len(split)) % 7] for k in range(1, 2 + i % 5)) for i in range(1, count + 1)]
+        (folder / f"{split}.a").write_text("".join(f"{line}\n" for line in lines))
+        (folder / f"{split}.b").write_text("".join(f"{line.upper()}\n" for line in lines))
+    return ["--data.format=text", f"--data.folder={folder}", "--data.source=a", "--data.target=b", "--vocab.size=40"]
+
+
+def test_a_sweep_trains_each_seed_and_says_mean_deviation_and_ensemble(
+    tmp_path: Path, corpus: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
-    options = ["--metrics", "chrf", "wer", "--json", str(tmp_path / "j"), "--data.valid=valid"]
+    options = ["--metrics", "chrf", "wer", "--json", str(tmp_path / "j"), *corpus]
     assert sweep(tmp_path / "sweep", *options, "--seeds", "3", "5") == 0
     printed, found = capsys.readouterr().out, json.loads((tmp_path / "j").read_text())
-    assert list(found["runs"]) == ["seed 3", "seed 5"] or list(found["runs"]) == ["seed 3", "seed 5", "ensemble"]
+    assert list(found["runs"]) == ["seed 3", "seed 5", "ensemble"]
     for metric in ("chrf", "wer"):
         scores = [found["runs"][name]["metrics"][metric]["score"] for name in ("seed 3", "seed 5")]
         assert found["summary"][metric] == {"mean": statistics.mean(scores), "deviation": pytest.approx(statistics.stdev(scores))}
         assert f"{statistics.mean(scores):.2f} ± {statistics.stdev(scores):.2f}" in printed
-    seeds = [json.loads((tmp_path / f"sweep/seed-{seed}/config.json").read_text())["seed"] for seed in (3, 5)]
-    assert seeds == [3, 5]
+    both = [str(tmp_path / f"sweep/seed-{seed}") for seed in (3, 5)]
+    assert main(["evaluate", *both, "--split", "test", "--metrics", "chrf", "wer", "--json", str(tmp_path / "e")]) == 0
+    together = {name: value["score"] for name, value in json.loads((tmp_path / "e").read_text())["metrics"].items()}
+    assert {name: value["score"] for name, value in found["runs"]["ensemble"]["metrics"].items()} == together
+    capsys.readouterr()
+    assert [json.loads((tmp_path / f"sweep/seed-{seed}/config.json").read_text())["seed"] for seed in (3, 5)] == [3, 5]
     newest = [path.stat().st_mtime for path in sorted(tmp_path.glob("sweep/seed-3/checkpoints/*/manifest.json"))]
     assert sweep(tmp_path / "sweep", *options, "--seeds", "3") == 0  # nothing is trained again
     assert newest == [path.stat().st_mtime for path in sorted(tmp_path.glob("sweep/seed-3/checkpoints/*/manifest.json"))]
     assert json.loads((tmp_path / "j").read_text())["summary"]["chrf"]["deviation"] == 0
-    capsys.readouterr()
-    assert sweep(tmp_path / "sweep", "--model.dropout=0.25") == 2
+    assert sweep(tmp_path / "sweep", *options, "--seeds", "3", "--no-ensemble", "--model.dropout=0.25") == 2
     assert "holds a sweep of another configuration:\n  model.dropout: 0.1 -> 0.25" in capsys.readouterr().err
-    assert sweep(tmp_path / "other", "--seeds", "1", "1") == 2
-    assert "--seeds 1 1 must be one or more different numbers" in capsys.readouterr().err
+    before = (tmp_path / "sweep/seed-3/config.json").read_bytes()
+    assert sweep(tmp_path / "sweep/seed-3", *options) == 2
+    assert "is a run directory, not the folder of a sweep" in capsys.readouterr().err
+    assert (tmp_path / "sweep/seed-3/config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seeds", "1", "1"], "--seeds 1 1 must be one or more different numbers"),
+        (["--seeds", "1", "-2"], "seed=-2 must not be negative"),
+        (["--references", "nowhere.tsv"], "nowhere.tsv"),
+        (["--data.test="], "there is no test split"),
+        (["--metrics", "bleu"], "evaluation.tokenizer=auto"),
+        (["--json", "nowhere/j"], "nowhere/j cannot be written"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_said_before_anything_is_trained(
+    tmp_path: Path, corpus: list[str], capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert sweep(tmp_path / "sweep", *corpus, *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+TRAINING = """
+import os, signal, sys, time
+asked = []
+def hear(number, _):
+    asked.append(number)
+    open(sys.argv[1] + "-heard-" + str(len(asked)), "w").close()
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, hear)
+open(sys.argv[1], "w").close()
+while len(asked) < int(sys.argv[2]):
+    time.sleep(0.01)
+sys.exit(int(sys.argv[3]))
+"""
+SWEEP = """
+import sys
+from flax_s2s import cli
+from flax_s2s.commands import presets
+training = [sys.executable, "-c", sys.argv[1], *sys.argv[2:5]]
+presets.make_command = lambda folder, run_dir, *options: [*training[:3], training[3] + options[1], *training[4:]]
+sys.exit(cli.main(sys.argv[5:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "ends_with", "code", "said"),
+    [
+        ([signal.SIGTERM], 75, 75, ""),
+        ([signal.SIGUSR1], 75, 75, ""),
+        ([signal.SIGINT], 0, 75, "stopped after this training; the same command goes on from here"),
+        ([signal.SIGTERM], 0, 75, "stopped after this training"),
+        ([signal.SIGINT, signal.SIGINT], 130, 130, "interrupted"),
+        ([signal.SIGTERM], 1, 1, "the training of seed 1 ended with exit code 1"),
+        ([signal.SIGTERM], 2, 2, "the training of seed 1 was refused"),
+    ],
+    ids=str,
+)
+def test_signals_end_a_sweep_with_its_training(
+    tmp_path: Path, corpus: list[str], signals: list[signal.Signals], ends_with: int, code: int, said: str
+) -> None:
+    """The training is another program here, which ends as it is told, when it has heard of all signals."""
+    (tmp_path / "j").write_text("of before")
+    verb = ["sweep", DEBUG, "--run-dir", str(tmp_path / "sweep"), *corpus, "--json", str(tmp_path / "j")]
+    begun = tmp_path / "begun-"
+    command = [sys.executable, "-c", SWEEP, TRAINING, str(begun), str(len(signals)), str(ends_with), *verb]
+    child = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    wait_for(Path(f"{begun}1"))
+    for count, number in enumerate(signals, 1):
+        os.killpg(child.pid, number) if number == signal.SIGINT else child.send_signal(number)
+        wait_for(Path(f"{begun}1-heard-{count}"))
+    _, heard = child.communicate(timeout=60)
+    assert (child.returncode, said in heard, "Traceback" in heard) == (code, True, False), heard
+    assert not Path(f"{begun}2").exists()
+    assert (tmp_path / "j").read_text() == "of before"
 
 
 @pytest.mark.parametrize("everyone", [True, False], ids=["SIGINT to all, as by Ctrl-C", "SIGTERM to the sweep alone"])

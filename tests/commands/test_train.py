@@ -13,11 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from tiny import DEBUG, REPOSITORY, TINY
+from etils import epath
+from tiny import DEBUG, REPOSITORY, TINY, changed
 
+from flax_s2s import rundir
 from flax_s2s.cli import main
+from flax_s2s.commands import initial
 from flax_s2s.commands.wiring import open_runs
-from flax_s2s.config import VocabConfig
+from flax_s2s.config import UserError, VocabConfig, load_preset
 from flax_s2s.data import vocab
 from flax_s2s.data.corpus import Pair
 
@@ -52,9 +55,9 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def learned(folder: Path) -> dict[str, Any]:
+def learned(folder: Path, checkpoint: str = "last") -> dict[str, Any]:
     """The parameters that a run decodes with, by their path."""
-    opened = open_runs([str(folder)], "last")
+    opened = open_runs([str(folder)], checkpoint)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(opened.params[0])
     }
@@ -64,17 +67,20 @@ def test_a_run_starts_from_another_one_s_parameters(trained_run: Path, tmp_path:
     before = learned(trained_run)
     rooms = sorted({path.split("/")[0] for path in before})
     options = ["--init-from", str(trained_run), "--optimizer.learning-rate=0.01", "--data.max-train-pairs=300"]
-    assert train(tmp_path / "same", *options, "--optimizer.frozen", *rooms) == 0
-    assert "starting from the parameters of" in capsys.readouterr().err
+    most = [*options, "--optimizer.frozen", *sorted(set(rooms) - {"output_bias"}), "--model.dropout=0.25", "--training.keep-last=9"]
+    assert train(tmp_path / "same", *most) == 0
+    assert f"starting from the parameters of {trained_run}; unlike it: model.dropout: 0.1 -> 0.25\n" in capsys.readouterr().err
     assert (tmp_path / "same/vocab/joint.model").read_bytes() == (trained_run / "vocab/joint.model").read_bytes()
-    after = learned(tmp_path / "same")
-    assert all(np.array_equal(before[path], after[path]) for path in before)
+    begin, after = learned(tmp_path / "same", "0"), learned(tmp_path / "same")
+    assert all(np.array_equal(before[path], begin[path]) for path in before)
+    assert [path for path in before if not np.array_equal(before[path], after[path])] == ["output_bias"]
+    assert json.loads((tmp_path / "same/checkpoints/0/manifest.json").read_text())["regular"]  # training may go back to it
     assert train(tmp_path / "some", *options, "--optimizer.frozen", "encoder") == 0
     after = learned(tmp_path / "some")
     assert {path.split("/")[0] for path in before if not np.array_equal(before[path], after[path])} == set(rooms) - {"encoder"}
     capsys.readouterr()
     assert train(tmp_path / "some", *options, "--optimizer.frozen", "encoder", "--training.steps=5") == 0
-    assert "continuing" in capsys.readouterr().err
+    assert f"continuing {tmp_path / 'some'} at step 4; {trained_run} is not read again" in capsys.readouterr().err
 
 
 def test_everything_random_goes_on_as_it_would_have(tmp_path: Path) -> None:
@@ -110,6 +116,19 @@ def test_a_run_that_cannot_be_started_from_is_refused(
 ) -> None:
     assert train(tmp_path / "run", "--init-from", str(trained_run), option) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_of_the_other_direction_is_refused_unless_both_share_a_vocabulary(tmp_path: Path) -> None:
+    for joint in (True, False):
+        there = changed(load_preset(DEBUG), {"vocab.joint": joint, "data.source": "en", "data.target": "zh"})
+        back = changed(there, {"data.source": "zh", "data.target": "en"})
+        rundir.write_config(epath.Path(tmp_path), there)
+        assert initial.find(str(tmp_path), there).config == there
+        if joint:
+            assert initial.find(str(tmp_path), back).config == there
+        else:
+            with pytest.raises(UserError, match="reads en and writes zh, each with a vocabulary of its own, and this run reads zh"):
+                initial.find(str(tmp_path), back)
 
 
 def test_a_run_directory_is_complete(trained_run: Path) -> None:

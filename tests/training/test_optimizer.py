@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from flax_s2s.config import OptimizerConfig, UserError
-from flax_s2s.training.optimizer import make_optimizer, make_schedule
+from flax_s2s.training.optimizer import freeze, make_optimizer, make_schedule
 
 PEAK = 0.01
 FLOAT32 = 2e-6  # relative: a few roundings of float32
@@ -37,7 +37,9 @@ def test_what_is_frozen_stays_and_counts_in_no_norm(name, frozen, changed):
     optimizer = make_optimizer(OptimizerConfig(name=name, learning_rate=0.1, clip_norm=1.0, frozen=frozen, **decay))
     state, start = optimizer.init(params), params
     for _ in range(3):
-        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+        gradients = jax.grad(lambda params: sum(leaf.sum() for leaf in jax.tree.leaves(freeze(params, frozen))))(params)
+        assert [bool(leaf.any()) for leaf in jax.tree.leaves(gradients)] == changed
+        updates, state = optimizer.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
     assert [bool(np.any(a != b)) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(start), strict=True)] == changed
     if name == "sgd":
@@ -45,10 +47,13 @@ def test_what_is_frozen_stays_and_counts_in_no_norm(name, frozen, changed):
         assert np.linalg.norm(moved) == pytest.approx(0.1)
 
 
-def test_a_frozen_path_that_is_not_there_is_named():
-    optimizer = make_optimizer(OptimizerConfig(frozen=("encoder/layer",)))
-    with pytest.raises(UserError, match="there is no parameter 'encoder/layer'; did you mean 'encoder/layers'"):
-        optimizer.init(PARAMS)
+def test_a_frozen_path_that_is_not_there_is_named_and_something_must_be_left():
+    for frozen, message in (
+        (("encoder/layer",), "there is no parameter 'encoder/layer'; did you mean 'encoder/layers'"),
+        (("encoder", "encoder_table", "table"), "frozen=encoder,encoder_table,table leaves nothing to train"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_optimizer(OptimizerConfig(frozen=frozen)).init(PARAMS)
 
 
 def test_constant_is_the_peak():
