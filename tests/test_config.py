@@ -36,7 +36,7 @@ PARAMETERS = {  # of each preset, with vocab.size tokens on both sides
     "fixed_vector_en_zh": 9_299_824,
     "gnmt_wmt16_en_de": 194_842_880,
     "iwslt15_en_vi": 34_299_520,
-    "multi30k_en_de": 5_216_112,
+    "multi30k_en_de": 5_412_720,
     "quickstart": 739_572,
     "scan_length": 1_167_460,
     "scan_simple": 1_167_460,
