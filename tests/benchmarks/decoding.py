@@ -7,7 +7,7 @@ The peers stand in the environment that training.py describes, with one more: `p
 its modules import: importlib_metadata matplotlib sentencepiece subword-nmt.
 
 All compute the same function. RUN_DIR is a run of Multi30k with one bidirectional encoder layer, one decoder layer, input
-feeding, general attention and bridge "copy", such as that of configs/multi30k_en_de.py. Its tables are untied and its readout
+feeding, general attention of states alone and bridge "copy": configs/multi30k_en_de.py with --model.no-attend-embeddings. Its tables are untied and its readout
 is filled up with zeros to the size of the hidden state, which is what both peers have; our own process decodes this wider model
 too ("ours"), and the run as it is ("ours, as trained"). The BLEU of each is printed: it must be the same, but for ties and
 for how the peers' searches end.
@@ -47,6 +47,7 @@ def widen(config, params):
     params = dict(params)
     more, hidden = config.hidden_size - config.embedding_size, config.hidden_size
     assert (config.tie, config.attention, config.input_feeding, config.bridge) == ("all", "general", True, "copy"), config
+    assert not config.attend_embeddings, config
     table, decoder = params["target_table"], dict(params["decoder"])
     layer = dict(decoder["layers"]["0"])
     layer["kernel_in"] = jnp.pad(layer["kernel_in"], ((0, more), (0, 0)))
