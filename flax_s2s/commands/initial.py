@@ -31,8 +31,8 @@ class Initial(NamedTuple):
 
     def describe(self, config: Config) -> str:
         """What a new run starts from, and how its model differs."""
-        lines = [f"starting from the parameters of {self.folder}", *_of_room(self.config, config, "model.")]
-        return "; unlike it: ".join([lines[0], ", ".join(lines[1:])] if lines[1:] else lines)
+        other = ", ".join(_of_room(self.config, config, "model."))
+        return f"starting from the parameters of {self.folder}" + (f"; unlike it: {other}" if other else "")
 
     def take_over(self, state: TrainState, vocab_sha256: str, sizes: tuple[int, int], config: Config, devices: Devices) -> TrainState:
         """A new run's state with the parameters that the other run decodes with; its optimizer starts from nothing.
