@@ -16,11 +16,11 @@ from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig
 def config() -> Config:
     """The recipe."""
     return Config(
-        data=DataConfig(format="phrases", source="en", target="zh", max_train_pairs=40_000, batch_tokens=2048, buckets=4),
+        data=DataConfig(format="phrases", source="en", target="zh", max_train_pairs=40_000, batch_tokens=1024, buckets=4),
         vocab=VocabConfig(kind="char", size=500, joint=False),
         model=ModelConfig(embedding_size=64, hidden_size=192, attention="general", input_feeding=True, dropout=0.1),
-        optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=100, decay_steps=1500, label_smoothing=0.0),
-        training=TrainingConfig(steps=1500, evaluate_every_steps=1500, save_every_steps=500, best_metric="loss"),
+        optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=100, decay_steps=3000, label_smoothing=0.0),
+        training=TrainingConfig(steps=3000, evaluate_every_steps=1500, save_every_steps=500, best_metric="loss"),
         decoding=DecodingConfig(beam_size=2, rows=128),
         evaluation=EvaluationConfig(metrics=("exact_match", "chrf"), valid_pairs=300),
     )

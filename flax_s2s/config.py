@@ -294,7 +294,7 @@ class EvaluationConfig:
     merge_sources: bool = operational(False)
     """Pairs with the same source are one sentence with several right targets, as in a pronunciation dictionary; else each is its own."""
     valid_pairs: int = operational(1000)
-    """Validation pairs translated (greedily) at each evaluation during training; 0: none."""
+    """Validation pairs, from all over the split, translated (greedily) at each evaluation during training; 0: none."""
     samples: int = operational(3)
     """Sample translations printed at each evaluation."""
 

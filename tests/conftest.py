@@ -12,9 +12,10 @@ _flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_le
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flags}".strip()
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "true"  # no TPU is used, so no other process is in the way
 
-# The program's caches: shared by the tests of a run, empty at its start.
-_caches = tempfile.TemporaryDirectory(prefix="flax_s2s_tests_")
-os.environ["XDG_CACHE_HOME"] = _caches.name
+# The program's caches: shared by the tests of a run and its worker processes, empty at its start.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _caches = tempfile.TemporaryDirectory(prefix="flax_s2s_tests_")
+    os.environ["XDG_CACHE_HOME"] = _caches.name
 
 from jaxtyping import install_import_hook  # noqa: E402
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import socket
 from collections.abc import Iterator
@@ -227,11 +226,10 @@ def _evaluations(
 ) -> list[loop.Evaluation]:
     share = Share(*parallel.process())
     evaluations = [loop.make_loss_evaluation(eval_step, lambda: _polled(in_order(fitting, ready.shapes, share), eval_step), devices)]
-    chosen = list(itertools.islice(valid.pairs, config.evaluation.valid_pairs))
-    if chosen:
+    if config.evaluation.valid_pairs:
         greedy = dataclasses.replace(config.decoding, beam_size=1)
         translator = Translator([model], ready.vocabularies, greedy, parallel.my_devices(devices))
-        evaluations.append(make_translation_evaluation(translator, chosen, config.evaluation, config.data.target, _poll))
+        evaluations.append(make_translation_evaluation(translator, valid.pairs, config.evaluation, config.data.target, _poll))
     return evaluations
 
 

@@ -78,12 +78,13 @@ def make_translation_evaluation(
 
     Args:
         translator: of one model.
-        pairs: what is translated.
-        config: the metrics.
+        pairs: as many as the configuration says are translated, from all over: a corpus may be sorted by length.
+        config: the metrics, and how many pairs.
         language: of the target.
         on_part: called by all processes alike, after each part of the pairs.
     """
     examples = make_examples(pairs, config.merge_sources)
+    examples = [examples[i] for i in spread(len(examples), config.valid_pairs)]
 
     def evaluate(params: Any, step: int) -> Report:
         texts = [found.text for found in translate_together(translator, [params], [one.source for one in examples], on_part)]
@@ -94,9 +95,10 @@ def make_translation_evaluation(
     return evaluate
 
 
-def spread(count: int, samples: int) -> range:
+def spread(count: int, samples: int) -> list[int]:
     """Up to that many of the numbers below `count`, from all over."""
-    return range(0, count, max(1, count // max(samples, 1)))[:samples]
+    samples = min(samples, count)
+    return [i * count // samples for i in range(samples)]
 
 
 def show(example: Example, text: str) -> str:

@@ -60,6 +60,16 @@ def test_samples_come_from_all_over_the_corpus():
     assert [int(sample.split("\n")[0].split()[-1]) for sample in shown] == [0, 25, 50, 75]
 
 
+@pytest.mark.parametrize(("count", "chosen"), [(1, [0]), (3, [0, 3, 6]), (6, [0, 1, 3, 5, 6, 8]), (99, range(10))])
+def test_the_pairs_that_are_translated_come_from_all_over(count, chosen):
+    pairs = [Pair("w" * (1 + number), str(number)) for number in range(10)]  # sorted by length, as some corpora are
+    dictionary = Dictionary({pair.source: pair.target for pair in pairs if int(pair.target) in chosen})
+    config = EvaluationConfig(metrics=("exact_match",), valid_pairs=count, samples=99)
+    report = make_translation_evaluation(dictionary, pairs, config, "de")("?", 1)
+    assert report.metrics == {"exact_match": 100.0}
+    assert len(report.samples) == len(chosen)
+
+
 def test_a_sample_has_source_reference_and_translation():
     lines = [line.split(maxsplit=1) for line in show(EXAMPLES[0], "ein Huhn").split("\n")]
     assert lines == [["source", "a dog"], ["reference", "ein Hund"], ["translated", "ein Huhn"]]
