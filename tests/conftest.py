@@ -8,14 +8,14 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Compiling is most of what the tests do, and without the compiler's optimizations takes half of the time. The processes that they
 # start compute so too: to the bit as this one does.
-_flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flags}".strip()
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "true"  # no TPU is used, so no other process is in the way
 
-# The program's caches: shared by the tests of a run and its worker processes, empty at its start.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    _caches = tempfile.TemporaryDirectory(prefix="flax_s2s_tests_")
-    os.environ["XDG_CACHE_HOME"] = _caches.name
+# The program's caches, empty at the start: shared by the tests of a run and the processes that they start. Not by pytest's two
+# processes: jax does not write what it compiled in one go, and warns of half a file.
+_caches = tempfile.TemporaryDirectory(prefix="flax_s2s_tests_")
+os.environ |= {"XDG_CACHE_HOME": _caches.name, "JAX_COMPILATION_CACHE_DIR": f"{_caches.name}/programs"}
 
 from jaxtyping import install_import_hook  # noqa: E402
 

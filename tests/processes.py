@@ -22,7 +22,7 @@ def free_port() -> int:
 
 def environment(devices: int, **more: str) -> dict[str, str]:
     """That of one process alone with so many CPU devices."""
-    marks = ("XLA_FLAGS", "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    marks = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     base = {name: value for name, value in os.environ.items() if name not in marks}
     return {**base, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), **more}
 

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from etils import epath
 from planted import MARKS, mark, plant
+from processes import environment
 from tiny import DEBUG, REPOSITORY, TINY
 
 from flax_s2s import manifests
@@ -391,17 +391,12 @@ PROGRAM += ["--data.buckets=1", "--evaluation.valid-pairs=0", "--training.best-m
 PROGRAM += ["--training.steps=12", "--training.save-every-steps=4", "--training.evaluate-every-steps=50"]
 
 
-def environment(**marks: str) -> dict[str, str]:
-    base = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS" and not name.startswith("JAX_")}
-    return {**base, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", **marks}
-
-
 @pytest.mark.slow
 def test_two_processes_go_back_together_and_each_reports_its_own_sentences(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    marks = [environment(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index)) for index in range(2)]
+    marks = [environment(1, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index)) for index in range(2)]
     started = [subprocess.Popen([*PROGRAM, f"--run-dir={tmp_path}"], env=env, stderr=subprocess.PIPE, text=True) for env in marks]
     said = [process.communicate(timeout=300)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], said
@@ -427,12 +422,12 @@ def last_hash(folder: Path) -> str:
 @pytest.mark.slow
 def test_a_program_killed_anywhere_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
     """SIGKILL: before the window, in it, after the rollback, and at random."""
-    undisturbed = subprocess.run([*PROGRAM, f"--run-dir={tmp_path / 'undisturbed'}"], env=environment(), capture_output=True, text=True)
+    undisturbed = subprocess.run([*PROGRAM, f"--run-dir={tmp_path / 'undisturbed'}"], env=environment(1), capture_output=True, text=True)
     assert undisturbed.returncode == 0, undisturbed.stderr
     rng, killed = np.random.default_rng(), tmp_path / "killed"
     signs = ["metrics.jsonl", "reports/step-00000006-*", "reports/step-00000009-*", "reports/*rollback-1*", "checkpoints/8/manifest.json"]
     for sign in [*signs, *rng.choice(signs, 3)]:
-        process = subprocess.Popen([*PROGRAM, f"--run-dir={killed}"], env=environment(), stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*PROGRAM, f"--run-dir={killed}"], env=environment(1), stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         for old in killed.glob("reports/*"):
             old.unlink()
@@ -441,6 +436,6 @@ def test_a_program_killed_anywhere_ends_as_the_undisturbed_one(tmp_path: Path) -
         time.sleep(rng.random() * 0.3)
         process.kill()
         process.wait()
-    done = subprocess.run([*PROGRAM, f"--run-dir={killed}"], env=environment(), capture_output=True, text=True)
+    done = subprocess.run([*PROGRAM, f"--run-dir={killed}"], env=environment(1), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert last_hash(killed) == last_hash(tmp_path / "undisturbed")

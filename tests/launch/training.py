@@ -17,12 +17,13 @@ OPTIONS = [
     "--training.log-every-steps=1",
     "--training.devices=0",
 ]
-PLACES = ("JAX_", "SLURM_", "OMPI_", "PMIX_", "TPU_", "JOB_COMPLETION", "XLA_FLAGS")
+PLACES = ("JAX_", "SLURM_", "OMPI_", "PMIX_", "TPU_", "JOB_COMPLETION")
+COMPILED = "JAX_COMPILATION_CACHE_DIR"
 
 
 def clean_environment() -> dict[str, str]:
     """This environment without what says where a process stands; the program is found from any folder."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(PLACES)}
+    kept = {name: value for name, value in os.environ.items() if name == COMPILED or not name.startswith(PLACES)}
     return {**kept, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "PYTHON": sys.executable}
 
 
