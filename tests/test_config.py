@@ -44,7 +44,7 @@ PARAMETERS = {  # of each preset, with vocab.size tokens on both sides
     "sutskever2014_wmt14_en_fr": 160_064_000,
     "sutskever_reversed": 9_021_296,
     "synopsis": 5_730_112,
-    "tatoeba_en_zh": 6_227_824,
+    "tatoeba_en_zh": 5_409_720,
 }
 
 GOOD = Config()
