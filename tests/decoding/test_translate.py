@@ -5,7 +5,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -414,7 +413,7 @@ def test_an_ensemble_is_scored_as_the_mean_of_its_members(mean):
     made = Translator([model(name) for name in names], vocabularies(), config, parallel.make_devices(1, {}))
     found = made([weights for name in names for weights in laid_out(name)], LINES)
     for line, one in zip(LINES, found, strict=True):
-        src = np.array([[*vocabularies().source.encode([line])[0], EOS]], np.int32)
+        src = np.array([*vocabularies().source.encode([line])[0], EOS])
         members = np.stack([token_logps(name, src, one.ids) for name in names])
         wanted = members.mean(axis=0) if mean == "log-probabilities" else np.log(np.exp(members).mean(axis=0))
         np.testing.assert_allclose(one.token_logp, wanted, atol=1e-4, rtol=0)
@@ -424,10 +423,17 @@ def test_an_ensemble_is_scored_as_the_mean_of_its_members(mean):
 
 def token_logps(name, src_ids, ids):
     """Of each token given those before, as teacher forcing computes them."""
-    bound = model(name).bind(jax.tree.map(jnp.asarray, params(name)))
+    inputs = pad([np.array([BOS, *ids[:-1]])], 1, padded_length(len(ids)))
+    return np.asarray(_logps(name, params(name), pad([src_ids], 1, padded_length(len(src_ids))), inputs))[
+        np.arange(len(ids)), np.array(ids)
+    ]
+
+
+@partial(jax.jit, static_argnums=0)
+def _logps(name, params, src_ids, inputs):
+    bound = model(name).bind(params)
     table, bias = bound.output()
-    logits = bound(jnp.asarray(src_ids), jnp.array([[BOS, *ids[:-1]]]))[0] @ table.T + bias[None, :]
-    return np.asarray(jax.nn.log_softmax(logits, axis=-1))[np.arange(len(ids)), np.array(ids)]
+    return jax.nn.log_softmax(bound(src_ids, inputs)[0] @ table.T + bias[None, :], axis=-1)
 
 
 @each_model

@@ -3,7 +3,7 @@ time, padding, rows, ties, types and the parameters' tree.
 """
 
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -67,9 +67,6 @@ FLOAT32 = [name for name, config in CONFIGS.items() if config.compute == "float3
 BFLOAT16 = [name for name in CONFIGS if name not in FLOAT32]
 every_config = pytest.mark.parametrize("name", CONFIGS)
 
-# Each program runs a few times on a few numbers: what it costs is its compilation.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 SRC_VOCAB, TGT_VOCAB = 13, 11
 SRC_IDS = np.array([[4, 5, 6, 7, 8, EOS], [9, 4, EOS, 0, 0, 0], [EOS, 0, 0, 0, 0, 0], [5, 5, 3, EOS, 0, 0]], np.int32)
 TGT_IDS = np.array([[4, 9, 10, 5, EOS], [6, EOS, 0, 0, 0], [7, 8, EOS, 0, 0], [5, 4, 3, EOS, 0]], np.int32)
@@ -101,7 +98,7 @@ def compiled(config):
     """`(params, src_ids, inputs, tgt_ids) -> readouts, gradients` of the summed negative log-likelihood."""
     model = make_model(config, *vocabularies(config))
 
-    @jit
+    @jax.jit
     def run(params, src_ids, inputs, tgt_ids):
         def loss(params):
             bound = model.bind(params)
@@ -125,7 +122,7 @@ def run(config, src_ids=SRC_IDS, tgt_ids=TGT_IDS, inputs=None, params=None):
 
 def encode(config, src_ids, params):
     model = make_model(config, *vocabularies(config))
-    return jit(lambda params, src_ids: model.bind(params).encode(src_ids))(params, src_ids)
+    return jax.jit(lambda params, src_ids: model.bind(params).encode(src_ids))(params, src_ids)
 
 
 def assert_gradients(got, want, largest, each):
@@ -188,7 +185,7 @@ def test_bfloat16_sums_no_gradient_coarsely():
     for compute in ("bfloat16", "float32"):
         model = make_model(replace(config, compute=compute), *vocabularies(config))
 
-        @jit
+        @jax.jit
         def gradient(params, model=model):
             return jax.grad(lambda params: model.bind(params)(jnp.asarray(src_ids), jnp.asarray(inputs)).astype(jnp.float32).sum())(params)
 
@@ -209,7 +206,7 @@ def test_step_by_step_equals_teacher_forcing(name):
     model = make_model(config, *vocabularies(config))
     read = np.stack([shift_right(TGT_IDS), shift_right(TGT_IDS[::-1])], axis=1)  # [batch beam tgt]
 
-    @jit
+    @jax.jit
     def decode(params, src_ids, read):
         bound = model.bind(params)
         memory = bound.encode(src_ids)
@@ -363,7 +360,7 @@ def test_dropout_is_in_its_places_and_knows_neither_devices_nor_padding(name, ki
     config = replace(CONFIGS[name], **kind)
     model, params, inputs = make_model(config, *vocabularies(config)), draw_params(config), shift_right(TGT_IDS)
 
-    @jit
+    @jax.jit
     def readouts(src_ids, inputs, first_row):
         keys = row_keys(jax.random.key(1), first_row, src_ids.shape[0])
         return model.bind(params)(src_ids, inputs, keys)
