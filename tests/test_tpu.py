@@ -6,6 +6,7 @@ Vocabularies are as large as configured and batches as the token budget allows; 
 import dataclasses
 import functools
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,13 +60,22 @@ def check_memory(program):
     assert memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes < V5E_BYTES
 
 
+def inherited():
+    """Names in the environment that a process gets: those too that a library has set behind Python's back."""
+    return {
+        line.partition("=")[0] for line in subprocess.run(["env", "-0"], stdout=subprocess.PIPE, text=True, check=True).stdout.split("\0")
+    }
+
+
 @pytest.fixture(autouse=True)
 def _environment_as_before() -> Iterator[None]:
-    """jax writes into the environment what it thinks of a TPU, for all tests that follow."""
-    before = dict(os.environ)
+    """jax and libtpu write into the environment what they think of a TPU, for all tests and processes that follow."""
+    before, names = dict(os.environ), inherited()
     yield
     os.environ.clear()
     os.environ.update(before)
+    for name in inherited() - names:
+        os.unsetenv(name)
 
 
 @pytest.mark.parametrize(("preset", "topology"), CASES)
