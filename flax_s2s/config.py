@@ -111,7 +111,7 @@ class ModelConfig:
     hidden_size: int = identity(512)
     """Units of each layer."""
     cell: Literal["lstm", "layer_norm_lstm", "gru"] = identity("lstm")
-    """What a layer computes at each step; layer_norm_lstm normalizes each gate's sums (Ba et al. 2016); gru: Cho et al. 2014."""
+    """What a layer computes at each step; layer_norm_lstm normalizes each gate's sums (after Ba et al. 2016); gru: Cho et al. 2014."""
     encoder_layers: int = identity(1)
     """LSTM layers of the encoder."""
     decoder_layers: int = identity(1)
@@ -191,7 +191,7 @@ class OptimizerConfig:
     scheduled_sampling: float = identity(0.0)
     """Probability that the decoder reads the token it finds likeliest instead of the right one (Bengio et al. 2015); costs a pass more."""
     scheduled_sampling_steps: int = identity(0)
-    """Steps over which that probability rises to it from 0."""
+    """Steps over which that probability rises to it from 0; 0: it is there from the first step on."""
     accumulate_batches: int = identity(1)
     """Batches whose gradients are summed before one update."""
     spike_factor: float = identity(0.0)

@@ -35,7 +35,7 @@ PARAMETERS = {  # of each preset, with vocab.size tokens on both sides
     "debug": 19_344,
     "fixed_vector_en_zh": 9_299_824,
     "gnmt_wmt16_en_de": 194_842_880,
-    "iwslt15_en_vi": 34_299_520,
+    "iwslt15_en_vi": 37_445_248,
     "multi30k_en_de": 5_412_720,
     "quickstart": 739_572,
     "scan_length": 1_167_460,

@@ -256,6 +256,8 @@ def small_models(draw):
     return ModelConfig(
         embedding_size=draw(st.sampled_from([4, 6, 8])),
         hidden_size=draw(st.sampled_from([4, 6, 8])),
+        cell=draw(st.sampled_from(["lstm", "layer_norm_lstm", "gru"])),
+        zoneout=draw(st.sampled_from([0.0, 0.25])),
         encoder_layers=draw(small),
         decoder_layers=draw(small),
         bidirectional_layers=draw(st.integers(0, 4)),

@@ -20,9 +20,10 @@ _READ = 1_000  # examples read at once: 29 us each, one by one 96 us
 
 
 def read(data: DataConfig, split: str) -> Iterator[tuple[str, str]]:
-    """Two text features of a prepared dataset, a nested one written `outer/inner`; of several strings in one the first is taken.
+    """Two text features of a prepared dataset, a nested one written `outer/inner`.
 
-    `question+context` are two features, joined by a space.
+    Of several strings in the target's feature each is a pair, in other features the first is taken, and no string at all is a
+    blank line. `question+context` are two features, joined by a space.
     """
     with _quiet():
         builder = _builder(data)
@@ -33,15 +34,17 @@ def read(data: DataConfig, split: str) -> Iterator[tuple[str, str]]:
     name = builder.info.full_name
     for number, example in enumerate(_examples(source, name)):
         found = _strings(example)
-        source_text, target_text = (_joined(feature.split("+"), found, name, number) for feature in (data.source, data.target))
-        yield source_text, target_text
+        sources, targets = (_texts(side.split("+"), found, name, number) for side in (data.source, data.target))
+        yield from ((sources[0], target) for target in targets)
 
 
-def _joined(features: Sequence[str], found: dict[str, str | bytes], name: str, number: int) -> str:
+def _texts(features: Sequence[str], found: dict[str, Sequence[str | bytes]], name: str, number: int) -> list[str]:
+    """The different strings of a feature, at least one; of several features the first ones, joined."""
     for feature in features:
         if feature not in found:
             raise UserError(f"{name} has no text feature {feature!r}, only {', '.join(found) or 'none'}{nearest(feature, found)}")
-    return " ".join(one_line(found[feature], f"{name} example {number}, {feature},") for feature in features)
+    texts = [[one_line(text, f"{name} example {number}, {feature},") for text in found[feature]] or [""] for feature in features]
+    return list(dict.fromkeys(texts[0])) if len(features) == 1 else [" ".join(several[0] for several in texts)]
 
 
 def record_files(data: DataConfig, split: str) -> list[str]:
@@ -121,16 +124,16 @@ def _batch(source: Any, index: Sequence[int]) -> list[dict[str, Any]]:
         return [source[i] for i in index]
 
 
-def _strings(example: dict[str, Any], prefix: str = "") -> dict[str, str | bytes]:
-    """The strings of an example, `{"a": b"x", "b": {"c": [b"y", b"z"], "d": 1}}` -> `{"a": b"x", "b/c": b"y"}`."""
-    found: dict[str, str | bytes] = {}
+def _strings(example: dict[str, Any], prefix: str = "") -> dict[str, Sequence[str | bytes]]:
+    """The strings of an example, `{"a": b"x", "b": {"c": [b"y", b"z"], "d": 1}}` -> `{"a": [b"x"], "b/c": [b"y", b"z"]}`."""
+    found: dict[str, Sequence[str | bytes]] = {}
     for name, value in example.items():
         if isinstance(value, dict):
             found |= _strings(value, f"{prefix}{name}/")
         elif isinstance(value, (str, bytes)):
-            found[prefix + name] = value
-        elif isinstance(value, (list, np.ndarray)) and len(value) and isinstance(value[0], (str, bytes)):
-            found[prefix + name] = value[0]
+            found[prefix + name] = [value]
+        elif isinstance(value, (list, np.ndarray)) and all(isinstance(text, (str, bytes)) for text in value):
+            found[prefix + name] = list(value)
     return found
 
 

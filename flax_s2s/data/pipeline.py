@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from flax_s2s.data.batching import Batch, Shape, TokenPairs, assign, make_batch
 
-_KEPT_EPOCHS = 2  # the present one and the first, which is described
+_KEPT_EPOCHS = 2  # the present one and the one made before it
 
 
 class Planned(NamedTuple):

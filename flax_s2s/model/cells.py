@@ -5,7 +5,7 @@ Enters: `sums`, x W_in + h W_rec + b in float32, four quarters as wide as the st
     lstm             Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000; quarters in PyTorch's order:
                      i, f, g, o = sigmoid, sigmoid, tanh, sigmoid of theirs;  c' = f c + i g;  h' = o tanh(c')
     layer_norm_lstm  the same, but each quarter is brought to mean 0 and variance 1 over its units, times a gain, plus the bias;
-                     and tanh reads c' treated likewise (Ba et al. 2016; gate by gate as in Chen et al. 2018)
+                     and tanh reads c' treated likewise (after Ba et al. 2016; gate by gate as in Chen et al. 2018)
     gru              Cho et al. 2014, in the version of cuDNN and PyTorch; quarters r, z, and the candidate's two parts, of x and of h:
                      r, z = sigmoid of theirs;  n = tanh(n_x + r n_h);  h' = (1 - z) n + z h
 

@@ -76,6 +76,12 @@ def mix_inputs(model: Model, params: Params, batch: Any, keys: Any, rate: Float[
     return shift_right(jnp.where(chosen & (tgt_ids != PAD), own, tgt_ids))
 
 
+def sampling_rate(config: OptimizerConfig, step: Int[Array, ""]) -> Float[Array, ""]:
+    """How often the decoder reads its own token at a step: rising from 0 at the first one, or the same from there on."""
+    rising = step / config.scheduled_sampling_steps if config.scheduled_sampling_steps else 1.0
+    return jnp.float32(config.scheduled_sampling) * jnp.minimum(1.0, rising)
+
+
 def abstract_batch(shape: tuple[int, int, int], devices: Devices) -> tuple[Any, Any]:
     """A batch to compile for; `shape` is (rows, source length, target length)."""
     rows, *lengths = shape
@@ -140,8 +146,7 @@ def _make_gradients(model: Model, config: Config, devices: Devices) -> Callable[
         keys = row_keys(key, lax.axis_index(AXIS) * rows, rows) if is_random(config.model) or share else None
         inputs = None
         if share:
-            ramp = jnp.minimum(1.0, step / max(config.optimizer.scheduled_sampling_steps, 1))
-            inputs = mix_inputs(model, params, batch, keys, share * ramp)
+            inputs = mix_inputs(model, params, batch, keys, sampling_rate(config.optimizer, step))
 
         def objective(params: Params) -> tuple[Any, Loss]:
             loss = batch_loss(model, freeze(params, config.optimizer.frozen), batch, config.optimizer.label_smoothing, keys, inputs)

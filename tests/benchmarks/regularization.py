@@ -2,7 +2,7 @@
 
     python tests/benchmarks/regularization.py FOLDER [NAME ...]
 
-Each variant is a `sweep` in FOLDER that differs from `none` in the options below; one that is done is only read again. Ten thousand
+Each variant is a `sweep` in FOLDER that differs from `base` in the options below; one that is done is only read again. Ten thousand
 pairs and half of the preset's units, so that it overfits within minutes, which is where such things are told apart. All take as
 many steps: one that makes more tokens of the text sees it less often. Prints a table for the README.
 """
@@ -31,7 +31,7 @@ SHORT = {
     "decoding.length-penalty": 1.0,
 }
 VARIANTS = {
-    "none": {},
+    "base": {},
     "no dropout": {"model.dropout": 0.0},
     "dropout 0.4": {"model.dropout": 0.4},
     "one mask for a sentence": {"model.dropout-masks": "sentence"},
@@ -39,6 +39,8 @@ VARIANTS = {
     "word dropout 0.1": {"model.word-dropout": 0.1},
     "zoneout 0.1": {"model.zoneout": 0.1},
     "BPE dropout 0.05": {"vocab.sampling": 0.05},
+    "unigram vocabulary": {"vocab.kind": "unigram"},
+    "unigram vocabulary, sampling 0.5": {"vocab.kind": "unigram", "vocab.sampling": 0.5},
     "weight decay 0.1": {"optimizer.name": "adamw", "optimizer.weight-decay": 0.1},
     "learning rate 2e-3": {"optimizer.learning-rate": 2e-3},
     "no source embeddings in attention": {"model.attend-embeddings": False},

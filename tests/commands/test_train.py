@@ -19,7 +19,7 @@ from tiny import DEBUG, REPOSITORY, TINY, changed
 from flax_s2s import rundir
 from flax_s2s.cli import main
 from flax_s2s.commands import initial
-from flax_s2s.commands.wiring import open_runs
+from flax_s2s.commands.wiring import make_ready, open_runs
 from flax_s2s.config import UserError, VocabConfig, load_preset
 from flax_s2s.data import vocab
 from flax_s2s.data.corpus import Pair
@@ -83,6 +83,17 @@ def test_a_run_starts_from_another_one_s_parameters(trained_run: Path, tmp_path:
     assert f"continuing {tmp_path / 'some'} at step 4; {trained_run} is not read again" in capsys.readouterr().err
 
 
+def test_a_run_starts_from_the_best_checkpoint_of_another_one(tmp_path: Path) -> None:
+    unstable = ["--optimizer.learning-rate=3.0", "--training.best-metric=loss"]
+    assert train(tmp_path / "old", *unstable) == 0
+    losses = [record["loss"] for record in records(tmp_path / "old", "valid")]
+    assert losses[0] < losses[1]
+    assert train(tmp_path / "new", *unstable, "--init-from", str(tmp_path / "old"), "--training.keep-last=9") == 0
+    best, last, begin = learned(tmp_path / "old", "best"), learned(tmp_path / "old"), learned(tmp_path / "new", "0")
+    assert all(np.array_equal(best[path], begin[path]) for path in best)
+    assert not all(np.array_equal(last[path], begin[path]) for path in best)
+
+
 def test_everything_random_goes_on_as_it_would_have(tmp_path: Path) -> None:
     """Stopped in the second epoch, whose tokens are others than the first one's."""
     random = ["--vocab.kind=bpe", "--vocab.size=300", "--vocab.sampling=0.2", "--model.dropout-masks=sentence", "--model.zoneout=0.1"]
@@ -100,6 +111,14 @@ def test_everything_random_goes_on_as_it_would_have(tmp_path: Path) -> None:
     assert final_hash(tmp_path / "resumed") == final_hash(tmp_path / "straight")
     losses = [[record["loss"] for record in records(tmp_path / name, "train")] for name in ("straight", "resumed")]
     assert losses[0] == losses[1]
+
+
+def test_sampled_tokens_are_others_in_each_epoch_and_with_each_seed() -> None:
+    config = changed(load_preset(DEBUG), {"vocab.kind": "bpe", "vocab.size": 300, "vocab.sampling": 0.2, "data.max_train_pairs": 200})
+    seeds = [make_ready(changed(config, {"seed": seed}), None).draw for seed in (1, 1, 2)]
+    drawn = [draw(epoch).source.flat.tobytes() for draw in seeds if draw for epoch in (0, 1, 2)]
+    assert drawn[:3] == drawn[3:6]
+    assert len(set(drawn)) == 6
 
 
 @pytest.mark.parametrize(

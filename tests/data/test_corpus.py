@@ -467,13 +467,18 @@ def test_tfds_presets_of_the_translate_package_are_known():
     assert all(isinstance(text, str) and text.strip() for pair in pairs for text in pair)
 
 
-def test_tfds_joins_features_and_takes_the_first_of_several_strings():
-    answers = {"text": np.array([b"in 1844", b"1844"], object), "answer_start": np.array([3, 6])}
+def test_tfds_joins_features_and_makes_a_pair_of_each_of_several_targets():
+    answers = {"text": np.array([b"in 1844", b"1844", b"in 1844"], object), "answer_start": np.array([3, 6, 3])}
     rows = [{"question": b"When?", "context": "It was\nin 1844.", "id": b"1", "answers": answers}]
     rows.append(rows[0] | {"answers": {"text": ["then"], "answer_start": [0]}})
+    rows.append(rows[0] | {"answers": {"text": np.array([], object), "answer_start": np.array([], np.int32)}})
     data = DataConfig(format="tfds", dataset="squad/v1.1", source="question+context", target="answers/text")
     with tfds.testing.mock_data(as_data_source_fn=lambda builder, split: rows):
-        assert load(data, "train", 1).pairs == [Pair("When? It was in 1844.", "in 1844"), Pair("When? It was in 1844.", "then")]
+        read = load(data, "train", 1)
+        assert read.pairs == [Pair("When? It was in 1844.", answer) for answer in ("in 1844", "1844", "then")]
+        assert read.blank == 1  # the question without an answer
+        turned = load(dataclasses.replace(data, source="answers/text", target="question"), "train", 1)
+        assert turned.pairs == [Pair("in 1844", "When?"), Pair("then", "When?")]
         told = message(dataclasses.replace(data, source="question+contxt"))
     assert "has no text feature 'contxt'" in told and "did you mean 'context'?" in told
 

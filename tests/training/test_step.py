@@ -20,7 +20,7 @@ from flax_s2s.training import loss as loss_module
 from flax_s2s.training import step as step_module
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import abstract_state, count_parameters, create_state
-from flax_s2s.training.step import batch_loss, make_eval_step, make_train_step, mix_inputs, module_names, shift_right
+from flax_s2s.training.step import batch_loss, make_eval_step, make_train_step, mix_inputs, module_names, sampling_rate, shift_right
 
 VOCAB = 11
 ROWS, SRC, TGT = 8, 5, 6
@@ -133,6 +133,12 @@ def test_scheduled_sampling_reads_so_many_of_its_own_tokens(rate):
     assert np.mean(found) == pytest.approx(rate, abs=0.2 if 0 < rate < 1 else 0)
 
 
+@pytest.mark.parametrize(("over", "rates"), [(0, [0.8, 0.8, 0.8, 0.8]), (4, [0.0, 0.2, 0.6, 0.8])])
+def test_scheduled_sampling_rises_in_a_line(over, rates):
+    config = OptimizerConfig(scheduled_sampling=0.8, scheduled_sampling_steps=over)
+    assert [float(sampling_rate(config, jnp.int32(step))) for step in (0, 1, 3, 100)] == pytest.approx(rates)
+
+
 def test_scheduled_sampling_rises_and_knows_no_devices():
     plain = config_of(compute="float32")
     sampling = dataclasses.replace(
@@ -142,6 +148,22 @@ def test_scheduled_sampling_rises_and_knows_no_devices():
     assert without[0][1].loss.plain == pytest.approx(one[0][1].loss.plain, rel=1e-6)  # at step 0 nothing is replaced
     assert largest_difference(without[1][0].params, one[1][0].params) > 1e-4
     assert largest_difference(learned(one[-1][0]), learned(eight[-1][0])) < 1e-5
+
+
+# Freezing
+
+
+def test_what_is_frozen_counts_in_no_norm_of_a_step():
+    plain = config_of(compute="float32", clip_norm=0.01)
+    frozen = dataclasses.replace(plain, optimizer=dataclasses.replace(plain.optimizer, frozen=("encoder", "target_table")))
+    (_, whole), (after, part) = (run(config, BATCHES[:1])[0] for config in (plain, frozen))
+    names = module_names(after.params)
+    fixed = np.array([name.startswith(("encoder", "target_table")) for name in names])
+    assert fixed.any() and not fixed.all()
+    assert np.array_equal(part.norms, np.where(fixed, 0, whole.norms)) and whole.norms[fixed].all()
+    assert part.gradient_norm == pytest.approx(np.linalg.norm(whole.norms[~fixed]), rel=1e-6)
+    moved = jax.tree.map(lambda new, old: new - old, after.params, first_state(frozen).params)
+    assert np.linalg.norm(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(moved)])) == pytest.approx(0.01, rel=1e-4)
 
 
 # Devices
