@@ -43,7 +43,7 @@ PARAMETERS = {  # of each preset, with vocab.size tokens on both sides
     "squad_qa": 9_361_024,
     "sutskever2014_wmt14_en_fr": 160_064_000,
     "sutskever_reversed": 9_021_296,
-    "synopsis": 5_730_112,
+    "synopsis": 5_926_720,
     "tatoeba_en_zh": 5_409_720,
 }
 
