@@ -18,7 +18,7 @@ from flax_s2s.cli import main
 from flax_s2s.config import load_preset
 
 SMALL = """--data.max-source-tokens=100 --data.max-target-tokens=100 --data.batch-tokens=800 --data.buckets=1 --model.embedding-size=8 --model.hidden-size=8 --training.steps=2
---training.log-every-steps=1 --training.devices=1 --evaluation.valid-pairs=4 --decoding.beam-size=2""".split()
+--training.log-every-steps=1 --training.devices=1 --evaluation.valid-pairs=0 --training.best-metric=loss --decoding.beam-size=2""".split()
 WORDS = "one two three four five six seven eight nine ten".split()
 
 
