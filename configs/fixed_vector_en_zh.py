@@ -15,9 +15,11 @@ def config() -> Config:
     """The recipe."""
     return Config(
         data=DataConfig(format="text", folder="../shared/data/tatoeba-en-zh", source="en", target="zh", batch_tokens=1024),
-        vocab=VocabConfig(kind="bpe", size=6000, joint=False),
+        vocab=VocabConfig(kind="bpe", target_kind="char", size=3000, joint=False),
         model=ModelConfig(embedding_size=256, hidden_size=512, bidirectional_layers=0, attention="none", dropout=0.3),
-        optimizer=OptimizerConfig(schedule="cosine", warmup_steps=200, decay_steps=6000),
+        optimizer=OptimizerConfig(
+            learning_rate=3e-3, schedule="cosine", warmup_steps=300, decay_steps=6000, beta2=0.98, average_decay=0.998
+        ),
         training=TrainingConfig(steps=6000, evaluate_every_steps=1000, save_every_steps=1000, best_metric="bleu"),
         decoding=DecodingConfig(beam_size=5, length_penalty=1.0),
         evaluation=EvaluationConfig(metrics=("bleu", "chrf"), valid_pairs=500),

@@ -29,9 +29,9 @@ def config() -> Config:
             dropout=0.2,
         ),
         optimizer=OptimizerConfig(
-            learning_rate=1e-3, schedule="cosine", warmup_steps=500, decay_steps=6000, beta2=0.98, average_decay=0.998
+            learning_rate=3e-3, schedule="cosine", warmup_steps=500, decay_steps=4000, beta2=0.98, average_decay=0.998
         ),
-        training=TrainingConfig(steps=6000, evaluate_every_steps=1000, save_every_steps=500, best_metric="bleu"),
+        training=TrainingConfig(steps=4000, evaluate_every_steps=1000, save_every_steps=500, best_metric="bleu"),
         decoding=DecodingConfig(beam_size=5, length_penalty=1.0, max_length_ratio=1.2),
         evaluation=EvaluationConfig(metrics=("bleu", "chrf"), valid_pairs=500),
     )
