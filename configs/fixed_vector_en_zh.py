@@ -3,9 +3,11 @@
 A one-layer LSTM encoder hands its final state to a one-layer LSTM decoder; no attention, Adam, teacher forcing.
 
     python -m flax_s2s train configs/fixed_vector_en_zh.py --run-dir runs/fixed_vector_en_zh
-    python -m flax_s2s evaluate runs/fixed_vector_en_zh
+    python -m flax_s2s evaluate runs/fixed_vector_en_zh --split test
 
-Hardware, time, score: not yet run.
+Two CPU cores without instructions for bfloat16 (float32 products at 114 GFLOP/s), 2026-11-28, in float32: 37 minutes on one of them,
+other work on the other; test set, beam 5, one seed: 16.60 +- 1.34 BLEU (sacreBLEU, zh), 15.43 +- 0.94 chrF; greedy 15.6 BLEU, 1.0 less
+(p = 0.005, sacreBLEU's `--paired-bs`). With attention tatoeba_en_zh scores 33.68.
 """
 
 from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig, VocabConfig
@@ -18,9 +20,9 @@ def config() -> Config:
         vocab=VocabConfig(kind="bpe", target_kind="char", size=3000, joint=False),
         model=ModelConfig(embedding_size=256, hidden_size=512, bidirectional_layers=0, attention="none", dropout=0.3),
         optimizer=OptimizerConfig(
-            learning_rate=3e-3, schedule="cosine", warmup_steps=300, decay_steps=6000, beta2=0.98, average_decay=0.998
+            learning_rate=3e-3, schedule="cosine", warmup_steps=300, decay_steps=4000, beta2=0.98, average_decay=0.998
         ),
-        training=TrainingConfig(steps=6000, evaluate_every_steps=1000, save_every_steps=1000, best_metric="bleu"),
+        training=TrainingConfig(steps=4000, evaluate_every_steps=1000, save_every_steps=1000, best_metric="bleu"),
         decoding=DecodingConfig(beam_size=5, length_penalty=1.0),
         evaluation=EvaluationConfig(metrics=("bleu", "chrf"), valid_pairs=500),
     )

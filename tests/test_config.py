@@ -42,7 +42,7 @@ PARAMETERS = {  # of each preset, with vocab.size tokens on both sides
     "scan_simple": 1_167_460,
     "squad_qa": 9_361_024,
     "sutskever2014_wmt14_en_fr": 160_064_000,
-    "sutskever_reversed": 9_021_296,
+    "sutskever_reversed": 4_822_896,
     "synopsis": 5_926_720,
     "tatoeba_en_zh": 5_409_720,
 }

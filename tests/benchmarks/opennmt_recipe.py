@@ -1,7 +1,8 @@
 """What OpenNMT-py reaches on the data of one of our runs, with its vocabulary, scored alike.
 
     python -m venv PEER && PEER/bin/pip install torch==2.13.0 sentencepiece sacrebleu pyyaml numpy configargparse six rapidfuzz \
-        pyonmttok pyahocorasick ctranslate2 flask waitress tensorboard fasttext-wheel spacy importlib_metadata
+        pyonmttok pyahocorasick ctranslate2 flask waitress tensorboard fasttext-wheel importlib_metadata
+    PEER/bin/pip install --only-binary :all: spacy    # apart: with the others pip tried one release after the other
     PEER/bin/pip install --no-deps OpenNMT-py==3.5.1
     PEER/bin/python tests/benchmarks/opennmt_recipe.py RUN_DIR FOLDER_OF_THE_CORPUS WORK_FOLDER --seed 1
 

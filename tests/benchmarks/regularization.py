@@ -1,31 +1,39 @@
-"""What each way of regularizing does to a small model on a third of Multi30k: three seeds each, validation perplexity and BLEU.
+"""What each way of regularizing, and distillation, does to a small model on half of Multi30k: three seeds each, validation perplexity and
+BLEU of the checkpoint with the lowest.
 
-    python tests/benchmarks/regularization.py FOLDER [NAME ...]
+    python tests/benchmarks/regularization.py FOLDER [NAME ...] [--corpus ../shared/data/multi30k]
 
-Each variant is a `sweep` in FOLDER that differs from `base` in the options below; one that is done is only read again. Ten thousand
-pairs and half of the preset's units, so that it overfits within minutes, which is where such things are told apart. All take as
-many steps: one that makes more tokens of the text sees it less often. Prints a table for the README.
+Each variant is a `sweep` in FOLDER that differs from `base` in the options below; one that is done is only read again. Ten times
+over half of the pairs, with few units and without input feeding: it overfits within minutes, which is where such things are told apart. All take as
+many steps: one that makes more tokens of the text sees it less often. `student` learns what the three seeds of `base` say as one of
+the training sources (Kim and Rush 2016), with a vocabulary of its own, so that its perplexity is no other's. Prints a table for the README.
 """
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 PRESET = Path(__file__).parents[2] / "configs/multi30k_en_de.py"
+PAIRS = 14_500
 SHORT = {
-    "data.max-train-pairs": 10_000,
-    "data.buckets": 4,
-    "vocab.size": 4000,
+    "data.batch-tokens": 512,
+    "data.buckets": 3,
+    "data.max-source-tokens": 40,
+    "data.max-target-tokens": 40,
+    "vocab.size": 3000,
     "model.embedding-size": 128,
-    "model.hidden-size": 256,
+    "model.hidden-size": 192,
+    "model.input-feeding": False,
     "model.dropout": 0.2,
-    "optimizer.decay-steps": 2000,
-    "training.steps": 2000,
-    "training.evaluate-every-steps": 2000,
-    "training.save-every-steps": 2000,
+    "optimizer.warmup-steps": 300,
+    "optimizer.decay-steps": 5000,
+    "training.steps": 5000,
+    "training.evaluate-every-steps": 1000,
+    "training.save-every-steps": 1000,
     "training.best-metric": "loss",
     "evaluation.valid-pairs": 0,
     "decoding.length-penalty": 1.0,
@@ -49,24 +57,52 @@ VARIANTS = {
     "scheduled sampling 0.2": {"optimizer.scheduled-sampling": 0.2, "optimizer.scheduled-sampling-steps": 1000},
     "layer-normalized LSTM": {"model.cell": "layer_norm_lstm"},
     "GRU": {"model.cell": "gru"},
+    "student": {},
 }
 
 
-def run(folder, name):
+def flax_s2s(*arguments):
+    subprocess.run([sys.executable, "-m", "flax_s2s", *map(str, arguments)], check=True)
+
+
+def make_corpus(folder, corpus):
+    """The first pairs of the training set, and all of the other splits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for side in ("en", "de"):
+        lines = (corpus / f"train.{side}").read_bytes().split(b"\n")[:PAIRS]
+        (folder / f"train.{side}").write_bytes(b"".join(line + b"\n" for line in lines))
+        for split in ("valid", "test"):
+            shutil.copy(corpus / f"{split}.{side}", folder)
+    return folder
+
+
+def distill(folder, corpus):
+    """The corpus with what the seeds of `base` say as one of its training sources."""
+    if not (folder / "base.json").exists():
+        raise SystemExit("the student learns from `base`: train that first")
+    make_corpus(folder / "distilled", corpus)
+    (folder / "distilled/train.de").unlink()
+    teachers = sorted((folder / "base").glob("seed-*"))
+    flax_s2s("decode", *teachers, "--input", folder / "distilled/train.en", "--output", folder / "distilled/train.de")
+    return folder / "distilled"
+
+
+def run(folder, name, corpus):
     """Perplexities and BLEU of each seed."""
-    place = folder / name.replace(" ", "-")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    options = [
-        f"--{key}={value}" if not isinstance(value, bool) else f"--{key}" if value else f"--{key.replace('.', '.no-')}"
-        for key, value in (SHORT | VARIANTS[name]).items()
-    ]
-    command = [sys.executable, "-m", "flax_s2s", "sweep", str(PRESET), "--run-dir", str(place), "--split", "valid", "--no-ensemble"]
-    subprocess.run([*command, "--json", str(place) + ".json", *options], check=True)
-    found = json.loads(Path(f"{place}.json").read_text())["runs"]
+    place, results = folder / name.replace(" ", "-"), folder / f"{name.replace(' ', '-')}.json"
+    if not results.exists():
+        data = distill(folder, corpus) if name == "student" else make_corpus(folder / "corpus", corpus)
+        options = [
+            f"--{key}={value}" if not isinstance(value, bool) else f"--{key}" if value else f"--{key.replace('.', '.no-')}"
+            for key, value in (SHORT | VARIANTS[name]).items()
+        ]
+        command = ["sweep", PRESET, "--run-dir", place, "--split", "valid", "--no-ensemble", "--json", results]
+        flax_s2s(*command, f"--data.folder={data}", *options)
+    found = json.loads(results.read_text())["runs"]
     perplexities = []
     for seed in found:
         lines = (place / seed.replace(" ", "-") / "metrics.jsonl").read_text().splitlines()
-        perplexities.append([line["perplexity"] for line in map(json.loads, lines) if line["split"] == "valid"][-1])
+        perplexities.append(min(line["perplexity"] for line in map(json.loads, lines) if line["split"] == "valid"))
     return perplexities, [one["metrics"]["bleu"]["score"] for one in found.values()]
 
 
@@ -74,13 +110,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(VARIANTS)}; all without")
+    parser.add_argument("--corpus", type=Path, default=Path("../shared/data/multi30k"))
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(VARIANTS)
     if unknown:
         parser.error(f"no variant is called {', '.join(sorted(unknown))}")
     rows = []
     for name in arguments.names or VARIANTS:
-        perplexities, scores = run(arguments.folder, name)
+        perplexities, scores = run(arguments.folder, name, arguments.corpus)
         means = [f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" for values in (perplexities, scores)]
         rows.append(f"| {name} | {' | '.join(means)} |")
         print("| | validation perplexity | BLEU |\n|---|---|---|\n" + "\n".join(rows), flush=True)
