@@ -6,7 +6,7 @@
 
 Published (Lake & Baroni 2018, exact match): 13.8%, at best 20.8%. An LSTM is expected to fail it.
 
-Two CPU cores without instructions for bfloat16 (float32 products at 114 GFLOP/s), 2026-11-28, in float32: 20 minutes a seed on one of
+Two CPU cores without instructions for bfloat16 (float32 products at 114 GFLOP/s), 2026-11-28, in float32: 14 to 20 minutes a seed on one of
 them, other work on the other; test set, greedy, exact match: 84.46, 13.88 and 50.97%, mean 49.77 +- 35.31: chance decides. All three
 have learned every held-out pair of the lengths of training, and nearly none of more than 33 actions is right with any of them (the first: 2
 of 448). It is no leak: no command of the test set is one of train, the longest target in train has 22 actions (batches have room
