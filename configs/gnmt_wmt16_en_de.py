@@ -2,7 +2,7 @@
 
 One bidirectional encoder layer (1024 units in each direction), residual connections from the third layer, additive
 attention by the lowest decoder layer, no input feeding; Adam at 2e-3 with warm-up, label smoothing 0.1, dropout 0.2, about 1,024
-sentences a batch for 6 epochs, the rate halved four times in the last third. After Wu et al. 2016 and NVIDIA's GNMT, whose
+sentences a batch for 5.4 epochs, the rate halved four times in the last third. After Wu et al. 2016 and NVIDIA's GNMT, whose
 published score is 24.42 +- 0.13 BLEU on newstest2014. Other than there: the additive attention is not normalized, and source and
 target embeddings are two tables. Where the memory of the devices does not do: --data.batch-tokens 7168 --optimizer.accumulate-batches 4.
 

@@ -1,8 +1,8 @@
 """English -> Vietnamese talks (IWSLT 2015) after Luong et al. 2015 and tensorflow/nmt's standard setting.
 
 An encoder layer of 512 units in each direction, two decoder layers of 512, general attention with input feeding, dropout 0.2, SGD
-at 1.0 halved every thousand steps after 9,000 of 12,000, batches of about 128 sentences, clipping at norm 5, parameters uniform in
-+-0.1. That rate and norm are for a loss per sentence; ours is per token, so one is times, the other through, the tokens of a sentence.
+at 1.0 halved every thousand steps after 9,000 of 12,000, batches of about 128 sentences, clipping at norm 5, kernels and embeddings
+uniform in +-0.1. That rate and norm are for a loss per sentence; ours is per token, so one is times, the other through, the tokens of a sentence.
 Other than there: subwords instead of 17,191 and 7,709 words, and the decoder's layers start from a layer of the encoder's final states.
 Published with theirs: 26.1 BLEU on tst2013 (tensorflow/nmt, scaled Luong); JoeyNMT 27.7 with a recurrent model of its own.
 

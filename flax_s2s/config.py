@@ -99,7 +99,8 @@ class VocabConfig:
     """Unicode normalization before tokenizing; anything but identity changes the text that is learned and scored."""
     sampling: float = identity(0.0)
     """Training text is split into other tokens in every epoch: with bpe, the probability of leaving a merge out (BPE dropout,
-    Provilkov et al. 2020); with unigram, the exponent of a splitting's probability (Kudo 2018), smaller is wilder; 0: always the best splitting."""
+    Provilkov et al. 2020); with unigram, the exponent of a splitting's probability (Kudo 2018), smaller is wilder; each epoch begins with
+    tokenizing the corpus again. 0: always the best splitting."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +114,9 @@ class ModelConfig:
     cell: Literal["lstm", "layer_norm_lstm", "gru"] = identity("lstm")
     """What a layer computes at each step; layer_norm_lstm normalizes each gate's sums (after Ba et al. 2016); gru: Cho et al. 2014."""
     encoder_layers: int = identity(1)
-    """LSTM layers of the encoder."""
+    """Recurrent layers of the encoder."""
     decoder_layers: int = identity(1)
-    """LSTM layers of the decoder."""
+    """Recurrent layers of the decoder."""
     bidirectional_layers: int = identity(1)
     """How many encoder layers, from the lowest, read in both directions."""
     bidirectional_size: int = identity(0)
@@ -147,9 +148,9 @@ class ModelConfig:
     zoneout: float = identity(0.0)
     """Probability that a unit of a state keeps its old value at a step (Krueger et al. 2017); in decoding the mean of both values."""
     init_scale: float = identity(0.0)
-    """Parameters start uniform in +-init_scale; 0: Glorot uniform kernels, embeddings of variance 1/embedding_size."""
+    """Kernels and embeddings start uniform in +-init_scale, biases at 0 (see forget_bias); 0: Glorot uniform kernels, embeddings of variance 1/embedding_size."""
     forget_bias: float = identity(1.0)
-    """Start of the forget gates' biases (Jozefowicz et al. 2015)."""
+    """Start of the biases of an LSTM's forget gates (Jozefowicz et al. 2015)."""
     compute: Literal["auto", "float32", "bfloat16"] = identity("auto")
     """Type of the matrix products; parameters, cell states, sums, softmax and loss stay float32. auto: bfloat16 where the device is faster in it."""
     kernel: Literal["auto", "scan", "cudnn"] = operational("auto")

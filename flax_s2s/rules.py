@@ -40,9 +40,10 @@ def check(config: Config) -> Config:
     for name in _PROBABILITY:
         if not 0 <= float(str(leaves[name])) < 1:
             raise UserError(f"{name}={leaves[name]} must be at least 0 and less than 1")
-    for name in _DROPOUT:
-        if float(str(leaves[name])) > 255 / 256:
-            raise UserError(f"{name}={leaves[name]} must be at most 255/256, because one random byte decides a feature")
+    for name in [*_DROPOUT, "optimizer.scheduled_sampling"]:
+        rate = float(str(leaves[name]))
+        if rate and not 1 / 256 <= rate <= 255 / 256:
+            raise UserError(f"{name}={rate} must be 0, or at least 1/256 and at most 255/256, because one random byte decides")
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed} must be less than 2**32")
     _check_data(config)
@@ -143,6 +144,11 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
     if 0 < optimizer.spike_factor <= 1:
         raise UserError(
             f"optimizer.spike_factor={optimizer.spike_factor} would skip every update above the usual loss; use 0 (none) or, for example, 3"
+        )
+    if optimizer.scheduled_sampling_steps and not optimizer.scheduled_sampling:
+        raise UserError(
+            f"optimizer.scheduled_sampling_steps={optimizer.scheduled_sampling_steps} needs optimizer.scheduled_sampling greater than 0; "
+            "give the probability that it rises to, for example 0.2"
         )
     if optimizer.weight_decay and optimizer.name != "adamw":
         raise UserError(f"optimizer.weight_decay needs optimizer.name=adamw, got {optimizer.name}")

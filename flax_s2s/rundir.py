@@ -31,6 +31,18 @@ def make_path(name: str) -> epath.Path:
     return path
 
 
+def make_folder(folder: epath.Path) -> None:
+    """Makes the folder of a run where it is not there.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the run directory {folder} cannot be made: {error.strerror or error}; give another --run-dir") from None
+
+
 @contextlib.contextmanager
 def writing(name: str) -> Iterator[Any]:
     """A file for a result, open for bytes, that appears whole or not at all; a pipe or device is written to directly.

@@ -189,13 +189,29 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
     ),
     (
         {"model.dropout": 0.997},
-        "model.dropout=0.997 must be at most 255/256, because one random byte decides a feature",
+        "model.dropout=0.997 must be 0, or at least 1/256 and at most 255/256, because one random byte decides",
         {"model.dropout": 0.996},
     ),
     (
         {"model.recurrent_dropout": 0.999},
-        "model.recurrent_dropout=0.999 must be at most 255/256, because one random byte decides a feature",
+        "model.recurrent_dropout=0.999 must be 0, or at least 1/256 and at most 255/256, because one random byte decides",
         {"model.recurrent_dropout": 0.25},
+    ),
+    (
+        {"model.zoneout": 0.003},
+        "model.zoneout=0.003 must be 0, or at least 1/256 and at most 255/256, because one random byte decides",
+        {"model.zoneout": 0.004},
+    ),
+    (
+        {"optimizer.scheduled_sampling": 0.003},
+        "optimizer.scheduled_sampling=0.003 must be 0, or at least 1/256 and at most 255/256, because one random byte decides",
+        {"optimizer.scheduled_sampling": 0.0},
+    ),
+    (
+        {"optimizer.scheduled_sampling_steps": 10},
+        "optimizer.scheduled_sampling_steps=10 needs optimizer.scheduled_sampling greater than 0; give the probability that it rises to, "
+        "for example 0.2",
+        {"optimizer.scheduled_sampling": 0.2},
     ),
     (
         {"vocab.kind": "char", "vocab.target_kind": "word"},

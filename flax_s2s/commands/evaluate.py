@@ -16,6 +16,7 @@ from flax_s2s.decoding.calibration import Forecaster, Group, Reliability, calibr
 from flax_s2s.decoding.evaluate import Example, family_scores, make_examples, show, spread, translate_together
 from flax_s2s.decoding.score import Score, measure, score
 from flax_s2s.decoding.translate import Translation
+from flax_s2s.rundir import make_path, read_config
 from flax_s2s.runlog import make_console
 
 
@@ -52,6 +53,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Translates and scores as `run` does, and returns what would be written as JSON; the calibration is drawn into `picture`."""
     opened = open_runs(run_dirs, checkpoint, decoding)
+    _check_seeds(run_dirs, opened.config, options)
     opened = opened._replace(config=choose_metrics(opened.config, options.metrics, options.merge_sources))
     chosen, examples = load_examples(opened.config, options)
     fitting = load_split(opened.config, "valid", options.data_folder) if picture else chosen
@@ -64,6 +66,16 @@ def evaluate(
         )
         print_calibration(calibration)
     return result
+
+
+def _check_seeds(run_dirs: Sequence[str], config: Config, options: Options) -> None:
+    """Refuses runs that were trained on pairs which the first one holds out."""
+    seeds = [str(read_config(make_path(run_dir)).seed) for run_dir in run_dirs]
+    if options.split == "valid" and not config.data.valid and not options.data_folder and len(set(seeds)) > 1:
+        raise UserError(
+            f"runs with the seeds {', '.join(seeds)} hold out other pairs for validation, and each was trained on those of the others; "
+            "evaluate them on another --split or --data-folder, or each alone"
+        )
 
 
 def _evaluate(

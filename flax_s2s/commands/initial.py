@@ -1,5 +1,6 @@
 """`train --init-from RUN_DIR`: the parameters and the vocabulary that a new run takes over from another one."""
 
+import contextlib
 import dataclasses
 import os
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from etils import epath
 
 from flax_s2s import rundir
 from flax_s2s.checkpoint import Checkpoints
+from flax_s2s.commands.wiring import load_vocabularies
 from flax_s2s.config import Config, UserError, differences
 from flax_s2s.model.seq2seq import init_params
 from flax_s2s.parallel import Devices, place
@@ -28,6 +30,11 @@ class Initial(NamedTuple):
     def vocab(self) -> epath.Path:
         """Where its vocabulary is."""
         return self.folder / rundir.VOCAB
+
+    def checkpoints(self) -> Checkpoints:
+        """Where its parameters are, to be closed."""
+        training = self.config.training
+        return Checkpoints(self.folder / rundir.CHECKPOINTS, training.best_metric, verify=training.verify_checkpoints)
 
     def describe(self, config: Config) -> str:
         """What a new run starts from, and how its model differs."""
@@ -50,10 +57,8 @@ class Initial(NamedTuple):
                 + "\n  ".join(_of_room(self.config, config, "model."))
                 + "\ngive the old values; only what has no parameters, such as dropout, may differ"
             )
-        training = self.config.training
-        checkpoints = Checkpoints(self.folder / rundir.CHECKPOINTS, training.best_metric, verify=training.verify_checkpoints)
-        params = checkpoints.load_params(checkpoints.choose("best"), place(mine, devices), vocab_sha256)
-        checkpoints.close()
+        with contextlib.closing(self.checkpoints()) as checkpoints:
+            params = checkpoints.load_params(checkpoints.choose("best"), place(mine, devices), vocab_sha256)
         return state._replace(params=params, average=None if state.average is None else jax.tree.map(jnp.copy, params))
 
 
@@ -61,7 +66,7 @@ def find(run_dir: str, config: Config) -> Initial:
     """The run to start from.
 
     Raises:
-        UserError: it is no run directory, or is configured for another vocabulary.
+        UserError: it is no run directory, lacks checkpoints or vocabulary, or is configured for another vocabulary.
     """
     folder = rundir.make_path(run_dir)
     old = rundir.read_config(folder)
@@ -78,7 +83,11 @@ def find(run_dir: str, config: Config) -> Initial:
             f"--init-from {os.fspath(folder)} reads {old.data.source} and writes {old.data.target}, each with a vocabulary of its own, and this run "
             f"reads {config.data.source} and writes {config.data.target}; give a run of the same direction"
         )
-    return Initial(folder, old)
+    found = Initial(folder, old)
+    with contextlib.closing(found.checkpoints()) as checkpoints:
+        checkpoints.choose("best")
+    load_vocabularies(folder)
+    return found
 
 
 def _of_room(old: Config, new: Config, room: str) -> list[str]:

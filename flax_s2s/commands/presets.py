@@ -3,7 +3,8 @@
 import sys
 from typing import Any
 
-from flax_s2s.config import Config, to_json
+from flax_s2s import rundir
+from flax_s2s.config import Config
 
 _PRESET = """\
 from pathlib import Path
@@ -17,9 +18,9 @@ def config():
 
 
 def write(folder: Any, config: Config) -> None:
-    """Writes `preset.py` and the `config.json` that it reads."""
-    (folder / "config.json").write_text(to_json(config))
+    """Writes `preset.py`, and then the `config.json` that it reads: where that is there, both are whole."""
     (folder / "preset.py").write_text(_PRESET)
+    rundir.write_config(folder, config)
 
 
 def make_command(folder: Any, run_dir: Any, *options: str) -> list[str]:

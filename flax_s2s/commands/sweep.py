@@ -16,8 +16,8 @@ from rich.table import Table
 from flax_s2s import rundir
 from flax_s2s.commands import evaluate, presets
 from flax_s2s.commands.wiring import choose_metrics, console, optional_file, write_json
-from flax_s2s.config import Config, Failure, UserError, differences, from_json
-from flax_s2s.data import vocab
+from flax_s2s.config import Config, Failure, UserError, differences
+from flax_s2s.data import corpus, vocab
 from flax_s2s.errors import DONE, INTERRUPTED, PREEMPTED, USER_ERROR
 from flax_s2s.job import STOPPING
 from flax_s2s.rules import check
@@ -45,7 +45,8 @@ def run(config: Config, run_dir: str, options: Options) -> int:
         Failure: a training fails.
     """
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):
-        raise UserError(f"--seeds {' '.join(map(str, options.seeds))} must be one or more different numbers, for example 1 2 3")
+        got = " ".join(map(str, options.seeds)) or "nothing"
+        raise UserError(f"--seeds must be one or more different numbers, got {got}; give for example 1 2 3")
     for seed in options.seeds:
         check(dataclasses.replace(config, seed=seed))
     try:
@@ -72,12 +73,22 @@ def _sweep(config: Config, folder: epath.Path, options: Options) -> dict[str, di
     for seed, one in zip(options.seeds, run_dirs, strict=True):
         _train(folder, one, seed)
     results = {f"seed {seed}": _evaluate([one], options) for seed, one in zip(options.seeds, run_dirs, strict=True)}
-    if options.ensemble and len(run_dirs) > 1:
-        if len({_vocabulary(one, config) for one in run_dirs}) == 1:
-            results["ensemble"] = _evaluate(run_dirs, options)
+    if len(run_dirs) == 1:
+        return results
+    own = corpus.depends_on_seed(config.data, options.evaluation.split)
+    if own:
+        console().print("each seed is evaluated on other pairs, which it held out or generated: the deviation is that of the pairs too")
+    if options.ensemble:
+        if own or len({_vocabulary(one, config) for one in run_dirs}) > 1:
+            console().print("no ensemble: each seed trains on other pairs")
         else:
-            console().print("no ensemble: the seeds' vocabularies differ, because each seed trains on other pairs")
+            results["ensemble"] = _evaluate(run_dirs, options)
     return results
+
+
+def _vocabulary(run_dir: epath.Path, config: Config) -> str:
+    found = vocab.load(run_dir / rundir.VOCAB, config.vocab.joint)
+    return found.sha256 if found else ""
 
 
 def _prepare(folder: epath.Path, config: Config) -> None:
@@ -85,10 +96,10 @@ def _prepare(folder: epath.Path, config: Config) -> None:
     if (folder / "config.json").exists():
         if not (folder / "preset.py").exists():
             raise UserError(f"{folder} is a run directory, not the folder of a sweep; give another --run-dir")
-        other = [line for line in differences(from_json((folder / "config.json").read_text()), config, "identity") if line[:5] != "seed:"]
+        other = [line for line in differences(rundir.read_config(folder), config, "identity") if line[:5] != "seed:"]
         if other:
             raise UserError(f"{folder} holds a sweep of another configuration:\n  " + "\n  ".join(other) + "\ngive another --run-dir")
-    folder.mkdir(parents=True, exist_ok=True)
+    rundir.make_folder(folder)
     presets.write(folder, config)
 
 
@@ -124,18 +135,13 @@ def _evaluate(run_dirs: Sequence[epath.Path], options: Options) -> dict[str, Any
     return evaluate.evaluate([str(one) for one in run_dirs], "best", None, options.evaluation)
 
 
-def _vocabulary(run_dir: epath.Path, config: Config) -> str:
-    found = vocab.load(run_dir / rundir.VOCAB, config.vocab.joint)
-    return found.sha256 if found else ""
-
-
 def _summarize(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of each metric the seeds' mean, and their deviation (of a sample; 0 of one seed)."""
+    """Of each metric the seeds' mean, and of several their deviation (of a sample)."""
     seeds = [result for name, result in results.items() if name != "ensemble"]
     summary = {}
     for metric in seeds[0]["metrics"]:
         scores = [result["metrics"][metric]["score"] for result in seeds]
-        summary[metric] = {"mean": statistics.mean(scores), "deviation": statistics.stdev(scores) if len(scores) > 1 else 0.0}
+        summary[metric] = {"mean": statistics.mean(scores), **({"deviation": statistics.stdev(scores)} if len(scores) > 1 else {})}
     return summary
 
 
@@ -144,7 +150,7 @@ def _print(results: dict[str, dict[str, Any]], summary: dict[str, dict[str, floa
     for name, result in results.items():
         if name != "ensemble":
             table.add_row(name, *(f"{result['metrics'][metric]['score']:.2f}" for metric in summary))
-    table.add_row("mean", *(f"{found['mean']:.2f} ± {found['deviation']:.2f}" for found in summary.values()))
+    table.add_row("mean", *(" ± ".join(f"{value:.2f}" for value in found.values()) for found in summary.values()))
     if "ensemble" in results:
         table.add_row("ensemble", *(f"{results['ensemble']['metrics'][metric]['score']:.2f}" for metric in summary))
     out = make_console(stderr=False)

@@ -56,7 +56,7 @@ def run(config: Config, run_dir: str, flags: Flags | None = None, init_from: str
     begin(flags)
     devices = parallel.make_devices(config.training.devices, {"data.row_multiple": config.data.row_multiple})
     index, _ = parallel.process()
-    _make_folder(folder)
+    rundir.make_folder(folder)
     log = RunLog(folder, index)
     with lease.hold(folder, log.line) if index == 0 else contextlib.nullcontext() as held:
         _meet(folder, held)
@@ -160,13 +160,6 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
         state, outcome = loop.run(state, stream, work, config.training, config.optimizer.accumulate_batches, devices, log)
     _say_next(folder, state, outcome, config, log)
     return errors.PREEMPTED if outcome == "stopped" else errors.DONE
-
-
-def _make_folder(folder: epath.Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the run directory {folder} cannot be made: {error.strerror or error}; give another --run-dir") from None
 
 
 def _settle_config(folder: epath.Path, config: Config, log: RunLog) -> None:

@@ -115,11 +115,11 @@ def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig
     training = config.training
     found = [Checkpoints(folder / rundir.CHECKPOINTS, training.best_metric, verify=training.verify_checkpoints) for folder in folders]
     steps = [checkpoints.choose(checkpoint) for checkpoints in found]
-    vocabularies = _load_vocabularies(folders[0])
+    vocabularies = load_vocabularies(folders[0])
     sizes = (len(vocabularies.source), len(vocabularies.target))
     models, params = [], []
     for folder, own, checkpoints, step in zip(folders, configs, found, steps, strict=True):
-        if _load_vocabularies(folder).sha256 != vocabularies.sha256:
+        if load_vocabularies(folder).sha256 != vocabularies.sha256:
             raise UserError(f"{folder} has another vocabulary than {folders[0]}; runs that translate as one must share theirs")
         # A run decodes anywhere, whatever it was trained with.
         model_config = dataclasses.replace(own.model, kernel="auto", compute=config.decoding.compute)
@@ -138,7 +138,12 @@ def _choose_compute(decoding: DecodingConfig) -> Literal["float32", "bfloat16"]:
     return "bfloat16" if jax.default_backend() == "cpu" and processor.multiplies_bfloat16() else "float32"
 
 
-def _load_vocabularies(folder: epath.Path) -> Vocabularies:
+def load_vocabularies(folder: epath.Path) -> Vocabularies:
+    """A run's vocabularies.
+
+    Raises:
+        UserError: there are none.
+    """
     found = vocab.load(folder / rundir.VOCAB, rundir.read_config(folder).vocab.joint)
     if found is None:
         raise UserError(f"{folder / rundir.VOCAB} has no vocabulary; the run directory is not complete: restore it from a copy")

@@ -178,6 +178,11 @@ def load(data: DataConfig, split: Split, seed: int) -> Corpus:
     return Corpus(reader.name, pairs, tuple(reader.families), reader.blank)
 
 
+def depends_on_seed(data: DataConfig, split: Split) -> bool:
+    """Whether another seed has other pairs in this split: they are drawn out of train, or generated."""
+    return data.format == "phrases" or (split != "test" and not data.valid)
+
+
 def _name(data: DataConfig, split: Split) -> str:
     origin = {"tfds": data.dataset, "phrases": f"phrases {data.source}-{data.target}"}
     return f"{split} of {origin.get(data.format, data.folder or '.')}"

@@ -60,7 +60,10 @@ def choose_means(config: ModelConfig) -> Means:
         compute = "bfloat16" if config.kernel != "cudnn" and _fast_in_bfloat16(device) else "float32"
     plain = config.cell == "lstm" and not config.recurrent_dropout and not config.zoneout
     if config.kernel == "cudnn" and not plain:
-        raise UserError("model.kernel=cudnn computes model.cell=lstm without recurrent_dropout and zoneout only; use model.kernel=auto")
+        raise UserError(
+            f"model.kernel=cudnn computes model.cell=lstm without recurrent_dropout and zoneout only, got model.cell={config.cell}, "
+            f"{config.recurrent_dropout} and {config.zoneout}; use model.kernel=auto"
+        )
     if config.kernel != "auto" or not plain:
         return Means("scan" if config.kernel == "auto" else config.kernel, compute)
     return Means("cudnn" if _by_nvidia(device) and compute == "float32" else "scan", compute)

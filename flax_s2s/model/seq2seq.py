@@ -100,7 +100,7 @@ def make_layer(config: ModelConfig, inputs: int, hidden: int, rngs: nnx.Rngs) ->
 
 
 class Encoder(nnx.Module):
-    """A stack of LSTM layers, the lowest of which read in both directions."""
+    """A stack of recurrent layers, the lowest of which read in both directions."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         """Declares the layers; a bidirectional one is a list of two."""
@@ -175,7 +175,7 @@ class Bridge(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """A stack of LSTM layers that looks at the source.
+    """A stack of recurrent layers that looks at the source.
 
     Without input feeding (Wu et al. 2016, GNMT; "v2" of NVIDIA's) the lowest layer's outputs are the queries, and the
     contexts feed the layers above and the readout: whole sentences at once. With input feeding (Luong et al. 2015) the

@@ -58,6 +58,7 @@ VARIANTS = {
     "scheduled sampling 0.2": {"optimizer.scheduled-sampling": 0.2, "optimizer.scheduled-sampling-steps": 1000},
     "layer-normalized LSTM": {"model.cell": "layer_norm_lstm"},
     "GRU": {"model.cell": "gru"},
+    "fixed vector": {"model.attention": "none", "model.attend-embeddings": False},
     "student": {},
 }
 

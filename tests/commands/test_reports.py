@@ -1,5 +1,6 @@
 """`evaluate`, `inspect` and `bench`: what they print is true and has the documented form."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from flax_s2s.cli import main
 from flax_s2s.commands.evaluate import read_targets
 from flax_s2s.data.corpus import Pair, load
 from flax_s2s.decoding.translate import Translator
-from flax_s2s.rundir import read_config
+from flax_s2s.rundir import read_config, write_config
 
 
 def test_evaluate_prints_scores_with_signatures_and_writes_json(
@@ -103,6 +104,21 @@ def test_compare_says_where_two_runs_differ(trained_run: Path, tmp_path: Path, c
     same = json.loads((tmp_path / "j").read_text())
     assert all(one["difference"] == 0 and one["p_value"] == 1 for one in same["metrics"].values())
     assert same["second_better"] == same["first_better"] == []
+
+
+def test_runs_are_not_evaluated_as_one_on_pairs_that_some_were_trained_on(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where validation is held out, each seed holds out other pairs."""
+    folders = [str(tmp_path / str(seed)) for seed in (1, 2)]
+    for seed, folder in enumerate(folders, 1):
+        shutil.copytree(trained_run, folder)
+        config = read_config(epath.Path(folder))
+        held_out = dataclasses.replace(config.data, valid="", held_out_pairs=20)
+        write_config(epath.Path(folder), dataclasses.replace(config, seed=seed, data=held_out))
+    assert main(["evaluate", *folders, "--split", "valid"]) == 2
+    assert "runs with the seeds 1, 2 hold out other pairs for validation" in " ".join(capsys.readouterr().err.split())
+    assert main(["evaluate", *folders, "--split", "test", "--resamples", "0"]) == 0
 
 
 def test_compare_refuses_runs_that_translate_something_else(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,10 +51,15 @@ def test_a_sweep_trains_each_seed_and_says_mean_deviation_and_ensemble(
     newest = [path.stat().st_mtime for path in sorted(tmp_path.glob("sweep/seed-3/checkpoints/*/manifest.json"))]
     assert sweep(tmp_path / "sweep", *options, "--seeds", "3") == 0  # nothing is trained again
     assert newest == [path.stat().st_mtime for path in sorted(tmp_path.glob("sweep/seed-3/checkpoints/*/manifest.json"))]
-    assert json.loads((tmp_path / "j").read_text())["summary"]["chrf"]["deviation"] == 0
+    assert list(json.loads((tmp_path / "j").read_text())["summary"]["chrf"]) == ["mean"]  # one seed has no deviation
     assert sweep(tmp_path / "sweep", *options, "--seeds", "3", "--no-ensemble", "--model.dropout=0.25") == 2
     assert "holds a sweep of another configuration:\n  model.dropout: 0.1 -> 0.25" in capsys.readouterr().err
     before = (tmp_path / "sweep/seed-3/config.json").read_bytes()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/config.json").write_text("{")
+    (tmp_path / "damaged/preset.py").touch()
+    assert sweep(tmp_path / "damaged", *options) == 2
+    assert f"{tmp_path / 'damaged/config.json'}: " in " ".join(capsys.readouterr().err.split())
     assert sweep(tmp_path / "sweep/seed-3", *options) == 2
     assert "is a run directory, not the folder of a sweep" in capsys.readouterr().err
     assert (tmp_path / "sweep/seed-3/config.json").read_bytes() == before
@@ -63,7 +68,8 @@ def test_a_sweep_trains_each_seed_and_says_mean_deviation_and_ensemble(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--seeds", "1", "1"], "--seeds 1 1 must be one or more different numbers"),
+        (["--seeds", "1", "1"], "--seeds must be one or more different numbers, got 1 1; give for example 1 2 3"),
+        (["--run-dir", "/dev/null/sweep"], "the run directory /dev/null/sweep cannot be made: Not a directory; give another --run-dir"),
         (["--seeds", "1", "-2"], "seed=-2 must not be negative"),
         (["--references", "nowhere.tsv"], "nowhere.tsv"),
         (["--data.test="], "there is no test split"),

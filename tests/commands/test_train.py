@@ -95,7 +95,7 @@ def test_a_run_starts_from_the_best_checkpoint_of_another_one(tmp_path: Path) ->
 
 
 def test_everything_random_goes_on_as_it_would_have(tmp_path: Path) -> None:
-    """Stopped in the second epoch, whose tokens are others than the first one's."""
+    """Stopped in the second epoch."""
     random = ["--vocab.kind=bpe", "--vocab.size=300", "--vocab.sampling=0.2", "--model.dropout-masks=sentence", "--model.zoneout=0.1"]
     random += [
         "--model.recurrent-dropout=0.2",
@@ -119,6 +119,10 @@ def test_sampled_tokens_are_others_in_each_epoch_and_with_each_seed() -> None:
     drawn = [draw(epoch).source.flat.tobytes() for draw in seeds if draw for epoch in (0, 1, 2)]
     assert drawn[:3] == drawn[3:6]
     assert len(set(drawn)) == 6
+    pipeline = make_ready(config, None).make_pipeline(1)  # what training reads
+    read = [sorted(pipeline.batch(planned).src_ids.tobytes() for planned in pipeline.plan(epoch)) for epoch in (0, 1)]
+    assert [pipeline.count(epoch)[0] for epoch in (0, 1)] == [len(np.frombuffer(one, np.uint16)) for one in drawn[:2]]
+    assert read[0] != read[1]
 
 
 @pytest.mark.parametrize(
@@ -142,12 +146,19 @@ def test_a_run_of_the_other_direction_is_refused_unless_both_share_a_vocabulary(
         there = changed(load_preset(DEBUG), {"vocab.joint": joint, "data.source": "en", "data.target": "zh"})
         back = changed(there, {"data.source": "zh", "data.target": "en"})
         rundir.write_config(epath.Path(tmp_path), there)
-        assert initial.find(str(tmp_path), there).config == there
-        if joint:
-            assert initial.find(str(tmp_path), back).config == there
-        else:
-            with pytest.raises(UserError, match="reads en and writes zh, each with a vocabulary of its own, and this run reads zh"):
-                initial.find(str(tmp_path), back)
+        crossed = "reads en and writes zh, each with a vocabulary of its own, and this run reads zh"
+        for config, refusal in ((there, "has no complete checkpoint yet"), (back, "has no complete checkpoint yet" if joint else crossed)):
+            with pytest.raises(UserError, match=refusal):
+                initial.find(str(tmp_path), config)
+
+
+def test_a_run_to_start_from_must_have_its_vocabulary(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which is said before another one is trained."""
+    shutil.copytree(trained_run, tmp_path / "old")
+    shutil.rmtree(tmp_path / "old/vocab")
+    assert train(tmp_path / "new", "--init-from", str(tmp_path / "old")) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{tmp_path / 'old/vocab'} has no vocabulary; the run directory is not complete" in said and "parameters" not in said
 
 
 def test_a_run_directory_is_complete(trained_run: Path) -> None:

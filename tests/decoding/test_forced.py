@@ -18,6 +18,8 @@ MODELS = {
     "attention": ModelConfig(embedding_size=8, hidden_size=12),
     "input feeding": ModelConfig(embedding_size=8, hidden_size=12, decoder_layers=2, input_feeding=True, attention="additive", tie="all"),
     "fixed vector": ModelConfig(embedding_size=8, hidden_size=12, attention="none", reverse_source=True, tie="softmax"),
+    "gru": ModelConfig(embedding_size=8, hidden_size=12, cell="gru", input_feeding=True),
+    "layer norm": ModelConfig(embedding_size=8, hidden_size=12, cell="layer_norm_lstm", zoneout=0.1),
 }
 each_model = pytest.mark.parametrize("name", MODELS)
 VOCAB, ROWS, SRC, TGT = 13, 8, 6, 7

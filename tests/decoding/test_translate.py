@@ -40,9 +40,10 @@ MODELS = {
     "attention": ModelConfig(embedding_size=8, hidden_size=12),
     "input feeding": ModelConfig(embedding_size=8, hidden_size=12, decoder_layers=2, input_feeding=True, tie="softmax"),
     "fixed vector": ModelConfig(embedding_size=8, hidden_size=12, attention="none", reverse_source=True),
+    "gru": ModelConfig(embedding_size=8, hidden_size=12, cell="gru", input_feeding=True),
 }
 SCALE = 1.5  # of the random parameters: large enough to tell sentences apart
-SEEDS = {"attention": 6, "input feeding": 2, "fixed vector": 6}  # some of the translations end before the limit, others do not
+SEEDS = {"attention": 6, "input feeding": 2, "fixed vector": 6, "gru": 1}  # some of the translations end before the limit, others do not
 DECODING = DecodingConfig(beam_size=3, length_penalty=0.0, rows=8, max_length_ratio=1.0, max_length_extra=4)
 each_model = pytest.mark.parametrize("name", MODELS)
 

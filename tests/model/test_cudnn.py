@@ -97,6 +97,17 @@ def test_the_device_chooses_kernel_and_type_where_nothing_else_is_asked(monkeypa
     assert str(choose_means(ModelConfig(kernel=kernel, compute=compute))) == chosen
 
 
+OTHERS = [{"cell": "gru"}, {"cell": "layer_norm_lstm"}, {"recurrent_dropout": 0.1}, {"zoneout": 0.1}]
+
+
+@pytest.mark.parametrize("fields", OTHERS, ids=str)
+def test_what_cudnn_does_not_compute_is_not_given_to_it(monkeypatch, fields):
+    monkeypatch.setattr(lstm.jax, "devices", lambda: [H200])
+    assert str(choose_means(ModelConfig(compute="float32", **fields))) == "scan, float32"
+    with pytest.raises(UserError, match=r"^model\.kernel=cudnn computes model\.cell=lstm without .*, got .*; use model\.kernel=auto$"):
+        choose_means(ModelConfig(kernel="cudnn", **fields))
+
+
 @pytest.mark.parametrize("device", [CPU, TPU, MI300X])
 def test_cudnn_is_refused_where_there_is_none(monkeypatch, device):
     monkeypatch.setattr(lstm.jax, "devices", lambda: [device])

@@ -179,6 +179,21 @@ def test_an_update_takes_as_many_batches_as_are_accumulated(tmp_path: Path) -> N
     assert (int(ran.state.step), ran.batches) == (3, 12)
 
 
+def test_the_moving_average_is_what_is_evaluated(tmp_path: Path) -> None:
+    evaluated = []
+
+    def evaluate(params: Any, step: int) -> Report:
+        evaluated.append(params)
+        return Report({"loss": 1.0}, [])
+
+    work = loop.Work(a_flagged_step(set(), []), [evaluate], lambda *_: None, lambda *_: None, lambda: False, never, never)
+    stream = (((0, number + 1), (np.ones((8, 3), np.int32),) * 2) for number in range(9))
+    params, average = {"bias": np.zeros(1)}, {"bias": np.ones(1)}
+    for state in (start_state()._replace(params=params, average=average), start_state()._replace(params=params)):
+        loop.run(state, stream, work, TrainingConfig(steps=1, best_metric="loss"), 1, DEVICES, RunLog(epath.Path(tmp_path)))
+    assert evaluated[0] is average and evaluated[1] is params
+
+
 def test_a_stop_saves_the_step_it_was_asked_at(tmp_path: Path) -> None:
     ran = run(tmp_path, [1] * 9, stop_at=5, save_every_steps=2, log_every_steps=1)
     assert (list(ran.saved), ran.outcome) == ([2, 4, 5], "stopped")
