@@ -6,8 +6,8 @@ BLEU of the checkpoint with the lowest.
 Each variant is a `sweep` in FOLDER that differs from `base` in the options below; one that is done is only read again. Six epochs of half
 of the pairs, with few units and without input feeding, take five minutes each; with fewer pairs or updates attention is learned by one
 seed and not by the next. All take as many steps: one that makes more tokens of the text sees it less often. `student` learns what the
-three seeds of `base` say as one of the training sources (Kim and Rush 2016), with a vocabulary of its own, so that its perplexity is no
-other's. Prints a table for the README.
+three seeds of `base` say as one of the training sources (Kim and Rush 2016), `student of both` that and the right targets, with
+vocabularies of their own, so that their perplexities are no other's. Prints a table for the README.
 """
 
 import argparse
@@ -60,6 +60,7 @@ VARIANTS = {
     "GRU": {"model.cell": "gru"},
     "fixed vector": {"model.attention": "none", "model.attend-embeddings": False},
     "student": {},
+    "student of both": {},
 }
 
 
@@ -78,22 +79,25 @@ def make_corpus(folder, corpus):
     return folder
 
 
-def distill(folder, corpus):
-    """The corpus with what the seeds of `base` say as one of its training sources."""
+def distill(folder, corpus, both):
+    """The corpus with what the seeds of `base` say as one of its training sources, instead of its own targets or besides them."""
     if not (folder / "base.json").exists():
         raise SystemExit("the student learns from `base`: train that first")
-    make_corpus(folder / "distilled", corpus)
-    (folder / "distilled/train.de").unlink()
-    teachers = sorted((folder / "base").glob("seed-*"))
-    flax_s2s("decode", *teachers, "--input", folder / "distilled/train.en", "--output", folder / "distilled/train.de")
-    return folder / "distilled"
+    data, said = make_corpus(folder / ("both" if both else "distilled"), corpus), folder / "said.de"
+    if not said.exists():
+        flax_s2s("decode", *sorted((folder / "base").glob("seed-*")), "--input", data / "train.en", "--output", said)
+    sources, targets = (data / "train.en").read_bytes(), (data / "train.de").read_bytes()
+    (data / "train.en").write_bytes(sources * (1 + both))
+    (data / "train.de").write_bytes(targets * both + said.read_bytes())
+    return data
 
 
 def run(folder, name, corpus):
     """Perplexities and BLEU of each seed."""
     place, results = folder / name.replace(" ", "-"), folder / f"{name.replace(' ', '-')}.json"
     if not results.exists():
-        data = distill(folder, corpus) if name == "student" else make_corpus(folder / "corpus", corpus)
+        students = ["student", "student of both"]
+        data = distill(folder, corpus, name == students[1]) if name in students else make_corpus(folder / "corpus", corpus)
         options = [
             f"--{key}={value}" if not isinstance(value, bool) else f"--{key}" if value else f"--{key.replace('.', '.no-')}"
             for key, value in (SHORT | VARIANTS[name]).items()
