@@ -21,7 +21,8 @@ ALLOWED = {
     "job": {"cluster", "errors", "parallel"},
     "coordinator": set(),
     "config": set(),
-    "rules": set(),
+    "languages": set(),
+    "rules": {"languages"},
     "parallel": set(),
     "caches": set(),
     "processor": set(),
@@ -35,7 +36,7 @@ ALLOWED = {
     "data": {"data"},
     "model": {"model", "processor"},
     "training": {"training", "model", "parallel", "runlog"},
-    "decoding": {"decoding", "model", "data", "files", "parallel", "rundir", "runlog"},
+    "decoding": {"decoding", "model", "data", "files", "languages", "parallel", "rundir", "runlog"},
     "commands": {
         *("commands", "data", "model", "training", "decoding"),
         *(
@@ -51,6 +52,7 @@ ALLOWED = {
             "rules",
             "job",
             "cluster",
+            "languages",
             "errors",
             "files",
         ),
@@ -63,6 +65,7 @@ ONLY = {
     "tensorflow_datasets": {"data"},
     "sentencepiece": {"data"},
     "sacrebleu": {"decoding"},
+    "langcodes": {"languages"},
     "matplotlib": {"decoding"},
 }
 
