@@ -20,7 +20,58 @@ from etils import epath
 from flax_s2s.config import DataConfig, UserError, nearest
 
 _BREAKS = re.compile(r"[\r\n]+")
+HEAD_BYTES = 512
+"""Of a file, to tell by them what it is."""
+_GZIP = b"\x1f\x8b"
+_TO_JSONL = "convert it to JSONL, for example with {} and to_json(orient='records', lines=True)"
+# How a file begins that holds no lines of UTF-8, what it is, and what to do with it.
+_FIRST_BYTES = {
+    rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18": ("compressed by zstd", "unpack it with zstd -d, or compress it with gzip"),
+    rb"\xfd7zXZ\x00": ("compressed by xz", "unpack it with xz -d, or compress it with gzip"),
+    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": ("compressed by bzip2", "unpack it with bzip2 -d, or compress it with gzip"),
+    rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18": ("compressed by lz4", "unpack it with lz4 -d, or compress it with gzip"),
+    rb"\x5d\x00\x00": ("compressed by lzma", "unpack it with xz -d, or compress it with gzip"),
+    rb"LZIP[\x00\x01]": ("compressed by lzip", "unpack it with lzip -d, or compress it with gzip"),
+    rb"\x1f[\x9d\xa0]": ("compressed by compress (.Z)", "unpack it with gzip -d"),
+    rb"\xff\x06\x00\x00sNaPpY": ("compressed by snappy", "unpack it, or compress it with gzip"),
+    rb"PK(\x03\x04|\x05\x06|\x07\x08)": ("a zip archive (or a spreadsheet)", "unpack it with unzip (or save the sheet as CSV)"),
+    rb"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it with 7z x"),
+    rb"Rar!\x1a\x07": ("a rar archive", "unpack it with unrar x"),
+    rb"(?s:.{257})ustar[\x00 ]": ("a tar archive", "unpack it with tar -x"),
+    rb"PAR1[\x00-\x1f]": ("a Parquet file", _TO_JSONL.format("pandas.read_parquet")),
+    rb"(ARROW1|FEA1)\x00": ("an Arrow file", _TO_JSONL.format("pandas.read_feather")),
+    rb"\xff\xff\xff\xff(?s:.{2})\x00\x00": ("an Arrow stream", _TO_JSONL.format("datasets.Dataset.from_file")),
+    rb"SQLite format 3\x00": ("an SQLite database", "write its table as CSV with sqlite3 -csv"),
+    rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": ("an old Office document", "save it as CSV"),
+    rb"\x89HDF\r\n": ("an HDF5 file", "write its text into a file of lines"),
+    rb"\x93NUMPY": ("a NumPy array", "write its text into a file of lines"),
+    rb"%PDF-[0-9]\.": ("a PDF document", "write its text into a file of lines"),
+    rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff": ("text in UTF-32", "convert it with iconv -f UTF-32 -t UTF-8"),
+    rb"\xff\xfe|\xfe\xff": ("text in UTF-16", "convert it with iconv -f UTF-16 -t UTF-8"),
+    rb"([^\x00]\x00){4}": ("text in UTF-16", "convert it with iconv -f UTF-16LE -t UTF-8"),
+    rb"(\x00[^\x00]){4}": ("text in UTF-16", "convert it with iconv -f UTF-16BE -t UTF-8"),
+}
 _UNREADABLE = (OSError, ImportError, ValueError)  # ImportError: the bucket's library; ValueError: NUL in the path
+
+
+def is_gzip(head: bytes) -> bool:
+    """Whether a file that begins so is compressed by gzip, whatever its name is."""
+    return head.startswith(_GZIP)
+
+
+def refuse_compressed(head: bytes, name: str) -> None:
+    """Refuses what is no text in UTF-8 by its first bytes: other compressions than gzip's, archives, tables, UTF-16.
+
+    Args:
+        head: the first `HEAD_BYTES` bytes, or all that there are.
+        name: of the file, for the message.
+
+    Raises:
+        UserError: it is one of these.
+    """
+    for beginning, (what, remedy) in _FIRST_BYTES.items():
+        if re.match(beginning, head):
+            raise UserError(f"{name} is {what}; lines are read from text in UTF-8, plain or gzipped: {remedy}")
 
 
 class File(NamedTuple):
