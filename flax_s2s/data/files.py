@@ -8,12 +8,15 @@ import codecs
 import contextlib
 import gzip
 import hashlib
+import io
 import json
+import os
 import re
+import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -82,7 +85,7 @@ class File(NamedTuple):
     def raw_lines(self) -> Iterator[bytes]:
         """The lines as they are, decompressed, their ends included."""
         try:
-            with self.path.open("rb") as file, gzip.open(file) if self.path.suffix == ".gz" else contextlib.nullcontext(file) as lines:
+            with self.path.open("rb") as file, _unpacked(file, self.path) as lines:
                 for number, line in enumerate(lines):
                     yield line if number else line.removeprefix(codecs.BOM_UTF8)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -106,20 +109,56 @@ class File(NamedTuple):
             yield text
 
 
+def _unpacked(file: Any, path: epath.Path) -> contextlib.AbstractContextManager[Any]:
+    """The file from its beginning, unpacked where it holds or is called gzip.
+
+    Raises:
+        UserError: it holds no text, see `refuse_compressed`.
+    """
+    head = file.read(HEAD_BYTES)
+    if file.seekable():
+        file.seek(0)
+    else:  # a pipe can be read once
+        file = io.BytesIO(head + file.read())
+    refuse_compressed(head, str(path))
+    if not is_gzip(head) and path.suffix != ".gz":
+        return contextlib.nullcontext(file)
+    unpacked = gzip.open(file)
+    refuse_compressed(unpacked.peek(HEAD_BYTES)[:HEAD_BYTES], f"{path}, unpacked,")
+    return unpacked
+
+
+def _path(name: str, given: str = "") -> epath.Path:
+    try:
+        return epath.Path(name)
+    except KeyError as error:
+        raise UserError(f"{given}{name!r} has the unknown scheme {error}; use a path, gs:// or s3://") from None
+
+
+def _refuse_pipe(path: epath.Path) -> None:
+    """Refuses what is there but no file or folder; asked before it is opened, which may take a line from a pipe or wait for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # nothing is there, or in a bucket: opening it says so
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{path} is a pipe or a device, and a corpus is read several times; write it into a file first")
+
+
 def _unreadable(path: epath.Path, error: Exception) -> UserError:
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"there is no file {path}")
     return UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def _find(data: DataConfig, split: str, names: Sequence[str]) -> File:
     """The first of the named files of `data.folder` that exists."""
-    try:
-        folder = epath.Path(data.folder)
-    except KeyError as error:
-        raise UserError(f"data.folder={data.folder!r} has the unknown scheme {error}; use a path, gs:// or s3://") from None
+    folder = _path(data.folder, "data.folder=")
     given = f"data.{split}={getattr(data, split)!r}"
     for name in names:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise UserError(f"{given} must name a file inside data.folder={data.folder!r}, got {name!r}; set data.folder to its folder")
+        _refuse_pipe(folder / name)
         if _exists(folder / name):
             return File(folder / name)
     place = (folder / names[0]).parent
@@ -141,14 +180,12 @@ def _exists(path: epath.Path) -> bool:
 
 
 def read_lines(name: str) -> list[str]:
-    """The lines of one file (plain or .gz), blank ones included.
+    """The lines of one file (plain or gzipped) or pipe, blank ones included.
 
     Raises:
         UserError: missing, unreadable, or not UTF-8.
     """
-    if not _exists(epath.Path(name)):
-        raise UserError(f"there is no file {name}")
-    return list(File(epath.Path(name)).lines())
+    return list(File(_path(name)).lines())
 
 
 def hash_file(name: str) -> bytes | None:
