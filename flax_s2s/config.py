@@ -45,10 +45,13 @@ def operational(default: T) -> T:
 class DataConfig:
     """Where the pairs come from, which are kept, and how they are put into batches."""
 
-    format: Literal["text", "tsv", "jsonl", "tfds", "phrases"] = operational("text")
-    """Kind of corpus: aligned text files, TSV, JSONL, a TFDS dataset, or phrases generated from CLDR."""
+    format: Literal["text", "tsv", "csv", "jsonl", "json", "tfds", "phrases"] = operational("text")
+    """Kind of corpus: aligned text files, TSV, CSV (RFC 4180), JSONL, JSON (one array of objects), a TFDS dataset, or phrases generated
+    from CLDR."""
     folder: str = operational("")
     """Folder of the files, relative to the working directory; for tfds the data_dir (empty: TFDS' default)."""
+    origin: str = operational("")
+    """Where the data come from and how the folder is laid out, for the message where it is missing."""
     dataset: str = operational("")
     """TFDS name, such as wmt14_translate/fr-en; only for tfds."""
     train: str = operational("train")
@@ -58,13 +61,17 @@ class DataConfig:
     test: str = operational("test")
     """Test split, named like train; empty: there is none."""
     source: str = identity("en")
-    """Source side: file suffix, TSV column number (from 0), JSONL field, TFDS feature (or several, joined by +), or locale; also its language."""
+    """Source side: file suffix, column of TSV or CSV (a number from 0, or with header a name), field of JSON (translation.en inside another),
+    TFDS feature (or several, joined by +), or locale; also its language."""
     target: str = identity("zh")
     """Target side, named like source."""
+    header: bool = operational(False)
+    """The first row of TSV and CSV files holds the names of the columns; else it is a pair."""
     max_train_pairs: int = identity(0)
     """Pairs of train that are used, from its beginning (phrases: how many are generated); 0: all."""
     held_out_pairs: int = identity(1000)
-    """Pairs taken out of train for validation where valid is empty; no sentence of theirs stays in train."""
+    """Pairs taken out of train for validation where valid is empty: drawn with all pairs of the same sources, until they are so many, so
+    that no source of theirs stays in train."""
     max_source_tokens: int = identity(100)
     """Training pairs with a longer source (in tokens, its end mark included) are left out."""
     max_target_tokens: int = identity(100)

@@ -72,6 +72,8 @@ def _check_data(config: Config) -> None:
         raise UserError("data.format=phrases generates data.max_train_pairs pairs, got 0; use for example 40000")
     if data.format == "tfds" and not data.dataset:
         raise UserError("data.format=tfds needs data.dataset, a TFDS name such as wmt14_translate/fr-en")
+    if data.header and data.format not in ("tsv", "csv"):
+        raise UserError(f"data.header is of tables, and data.format={data.format} has no row of names; use --data.no-header")
     if not data.train:
         raise UserError("data.train is empty; name the training split")
     if data.source == data.target:

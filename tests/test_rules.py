@@ -94,6 +94,11 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         "data.format=tfds needs data.dataset, a TFDS name such as wmt14_translate/fr-en",
         {"data.dataset": "wmt14_translate/fr-en"},
     ),
+    (
+        {"data.header": True, "data.format": "jsonl"},
+        "data.header is of tables, and data.format=jsonl has no row of names; use --data.no-header",
+        {"data.format": "csv"},
+    ),
     ({"data.train": ""}, "data.train is empty; name the training split", {"data.train": "train"}),
     ({"data.source": "zh"}, "data.source and data.target are both 'zh'; they must name two sides", {"data.source": "en"}),
     (

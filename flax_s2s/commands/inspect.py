@@ -12,7 +12,7 @@ from rich.table import Table
 from flax_s2s import parallel, rundir
 from flax_s2s.commands.wiring import Ready, begin, make_ready, measure_products
 from flax_s2s.config import Config, UserError
-from flax_s2s.data import vocab
+from flax_s2s.data import account, vocab
 from flax_s2s.data.batching import Shape
 from flax_s2s.model.flops import Flops, count_flops
 from flax_s2s.model.seq2seq import init_params, make_model
@@ -72,11 +72,13 @@ def _describe_batches(
     work = flops.training(source, target, source / len(ready.tokens.pairs))
     rate = measure_products() * (1 if jax.default_backend() == "cpu" else devices.count)
     out.print(
-        f"{len(ready.tokens.pairs):,} pairs of {ready.train.name}; left out: {ready.tokens.blank:,} blank, {ready.tokens.filtered}\n"
+        f"{account.describe_train(ready.tokens, ready.train.name, config.data)}\nfirst {account.show(ready.tokens.counts.first)}\n"
         f"{source:,} source and {target:,} target tokens an epoch in {len(plan):,} batches, padding {pipeline.waste(plan):.1%}\n"
         f"{rate * (source + target) / work:,.0f} tokens/s, were every operation as fast as a float32 matrix product here "
         f"({rate / 1e9:,.0f} GFLOP/s)"
     )
+    for warning in account.warn_train(ready.tokens, ready.train.name, config.data):
+        out.print(warning)
 
 
 def _memory(config: Config, shape: Shape, sizes: tuple[int, int], devices: Devices) -> str:

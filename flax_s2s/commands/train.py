@@ -19,7 +19,7 @@ from flax_s2s.commands import initial
 from flax_s2s.commands.recovery import Reports, make_roll_back
 from flax_s2s.commands.wiring import Ready, begin, keep_memory, make_ready
 from flax_s2s.config import Config, UserError, differences, to_json
-from flax_s2s.data import corpus, vocab
+from flax_s2s.data import account, corpus, vocab
 from flax_s2s.data.batching import Shape, TokenPairs
 from flax_s2s.data.corpus import Corpus
 from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
@@ -258,9 +258,9 @@ def describe(
         for side, count, size in zip((config.data.source, config.data.target), ready.tokens.unknown, sizes, strict=True)
     ]
     lines = {
-        "train": f"{len(ready.tokens.pairs):,} pairs of {train.name}; left out: {ready.tokens.blank:,} blank, {ready.tokens.filtered}",
-        "valid": f"{len(valid.pairs):,} pairs of {valid.name}; left out: {valid.blank:,} blank; "
-        f"{len(valid.pairs) - len(fitting):,} too long for the shapes, left out of the loss",
+        "train": account.describe_train(ready.tokens, train.name, config.data),
+        "first": account.show(ready.tokens.counts.first),
+        "valid": account.describe_valid(valid, fitting),
         "vocabulary": f"{vocabulary}; unknown tokens {' '.join(unknown)}"
         + (f"; split at random, {drawn:.2f} times the tokens" if ready.draw else ""),
         "parameters": f"{parameters:,}",
@@ -270,7 +270,11 @@ def describe(
         "batches": f"{len(plan):,} an epoch, {len(ready.tokens.pairs) / len(plan):.1f} pairs each, padding {pipeline.waste(plan):.1%}",
         "versions": " ".join(f"{name} {version}" for name, version in versions().items()),
     }
-    return "\n".join(f"{name:<11}{text}" for name, text in lines.items())
+    warnings = [
+        *account.warn_train(ready.tokens, train.name, config.data),
+        *account.warn_valid(valid, fitting, ready.shapes[-1], sides, config.data),
+    ]
+    return "\n".join([*(f"{name:<11}{text}" for name, text in lines.items()), *warnings])
 
 
 def _say_next(folder: epath.Path, state: TrainState, outcome: loop.Outcome, config: Config, log: RunLog) -> None:

@@ -91,6 +91,27 @@ def keep_fitting(pairs: TokenPairs, config: DataConfig) -> tuple[Int[np.ndarray,
     return np.flatnonzero(~(long_source | long_target | uneven)), filtered
 
 
+def needed(pairs: TokenPairs, kept: Int[np.ndarray, " kept"]) -> Int[np.ndarray, "3 left_out"]:
+    """What the pairs that are not kept would need: `max_source_tokens`, `max_target_tokens` and a whole number for `max_ratio`."""
+    source, target = (np.delete(ragged.lengths, kept) for ragged in (pairs.source, pairs.target))
+    return np.stack([source, target, -(-np.maximum(source, target) // np.minimum(source, target))])
+
+
+def keeping(needs: Int[np.ndarray, "3 left_out"], total: int, config: DataConfig) -> dict[str, int]:
+    """The fields to raise, and to what, so that of all pairs each leaves out at most a hundredth."""
+    found: dict[str, int] = {}
+    if not needs.shape[1]:
+        return found
+    for name, values in zip(("max_source_tokens", "max_target_tokens", "max_ratio"), needs, strict=True):
+        value = int(np.sort(values)[::-1][min(total // 100, len(values) - 1)])
+        if value > getattr(config, name):
+            found[name] = value
+    longest = max(found.get(name, getattr(config, name)) for name in ("max_source_tokens", "max_target_tokens"))
+    if longest * config.row_multiple > config.batch_tokens:
+        found["batch_tokens"] = longest * config.row_multiple
+    return found
+
+
 class Shape(NamedTuple):
     """One batch shape: every batch of it is compiled once."""
 

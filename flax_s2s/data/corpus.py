@@ -5,7 +5,7 @@ Enters: a `DataConfig`, a split and the seed. Leaves: a `Reader`, which reads th
 
     "A dog.\n\n"  and  "Ein Hund.\nLeer.\n"  ->  pairs=[Pair("A dog.", "Ein Hund.")], blank=1
 
-A sentence is one line whatever it came from, because decoding reads and writes lines. In JSONL and TFDS a string may hold
+A sentence is one line whatever it came from, because decoding reads and writes lines. In CSV, JSON and TFDS a string may hold
 line breaks; each run of them becomes one space.
 
 A pair with a blank side is left out, in every split: there is nothing to learn from it and nothing to score.
@@ -14,13 +14,14 @@ A pair with a blank side is left out, in every split: there is nothing to learn 
 import dataclasses
 import functools
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from flax_s2s.config import DataConfig, UserError
-from flax_s2s.data import datasets, files, phrases
+from flax_s2s.data import datasets, files, phrases, records
 
 Split: TypeAlias = Literal["train", "valid", "test"]
 
@@ -34,26 +35,26 @@ class Pair(NamedTuple):
     target: str
 
 
-class _HeldOut(NamedTuple):
-    """Pairs drawn out of train for validation, by their number among those that are not blank."""
+class Counts(NamedTuple):
+    """Where the pairs went that a reading found and did not give out."""
 
-    numbers: frozenset[int]
-    sources: frozenset[str]
-    targets: frozenset[str]
-
-    def has_sentence_of(self, pair: Pair) -> bool:
-        return pair.source in self.sources or pair.target in self.targets
+    left_out: dict[str, int]
+    """How many are in no split, by reason: `blank`, a side is; of TFDS `repeated target` and `further source` of an example."""
+    held_out: int
+    """Of train: how many are in valid."""
+    limited: bool
+    """Whether there are more than `data.max_train_pairs`."""
+    first: Pair
+    """The first pair of the origin that is not blank."""
 
 
 class Reader:
     """The pairs of one split in the order of their origin, read anew by each iteration; none is kept.
 
-    Where `data.valid` is empty, valid is drawn from the `data.max_train_pairs` first pairs of train, and train loses every
-    pair that shares a source or a target with it; both depend on nothing but the data and the seed.
+    Where `data.valid` is empty, valid is drawn from the `data.max_train_pairs` first pairs of train. All pairs of a source go
+    together, so that train loses exactly those of valid; both depend on nothing but the data and the seed.
     """
 
-    blank: int
-    """Pairs that the last iteration left out because a side is blank."""
     families: list[str]
     """Of phrases: the family of each pair of the last iteration."""
 
@@ -67,8 +68,21 @@ class Reader:
         self.origin: Split = "train" if split == "valid" and not data.valid else split
         if not getattr(data, self.origin):
             raise UserError(f"there is no {self.origin} split, because data.{self.origin} is empty; name it there, or use another split")
-        self.name = _name(data, split)
-        self.blank, self.families = 0, []
+        self.name, self.families = _name(data, split), []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._left_out, self._held, self._limited, self._first = Counter({"blank": 0}), 0, False, Pair("", "")
+
+    @property
+    def counts(self) -> Counts:
+        """Where pairs went in the last iteration."""
+        return Counts(dict(+self._left_out) | {"blank": self.blank}, self._held, self._limited, self._first)
+
+    @property
+    def blank(self) -> int:
+        """Pairs that the last iteration left out because a side is blank."""
+        return self._left_out["blank"]
 
     def __iter__(self) -> Iterator[Pair]:
         """Reads the pairs.
@@ -76,34 +90,35 @@ class Reader:
         Raises:
             UserError: the split is not found, cannot be read, is malformed, or has no pairs.
         """
-        held = self._held_out
+        sources, valid = self._held_out, self.split == "valid"
         self.families, found = [], 0
-        for number, (pair, family) in enumerate(self._all()):
-            if held and not (number in held.numbers if self.split == "valid" else not held.has_sentence_of(pair)):
+        for pair, family in self._all():
+            if sources is not None and (pair.source in sources) != valid:
+                self._held += not valid
                 continue
             found += 1
             if family:
                 self.families.append(family)
             yield pair
-        if not found and held:
-            raise UserError(
-                f"every pair of {self.name} shares a sentence with the {len(held.numbers)} held out; name a validation split in data.valid"
-            )
-        if held and self.split == "valid":
-            self.blank = 0  # they are train's
+        if not found:
+            raise UserError(f"every pair of {self.name} has a source that is held out; name a validation split in data.valid")
+        if sources is not None and valid:
+            self._left_out, self._limited = Counter({"blank": 0}), False  # they are train's
 
     def _all(self) -> Iterator[tuple[Pair, str]]:
         """All pairs of the origin up to the limit, with their families; blank ones are counted."""
-        limit = self.data.max_train_pairs if self.origin == "train" else 0
-        self.blank, found = 0, 0
+        self._begin()
+        limit, found = self.data.max_train_pairs if self.origin == "train" else 0, 0
         for pair, family in self._origin_pairs():
+            if found and found == limit:
+                self._limited = True
+                return
             if not (pair.source.strip() and pair.target.strip()):
-                self.blank += 1
+                self._left_out["blank"] += 1
                 continue
+            self._first = self._first if found else pair
             found += 1
             yield pair, family
-            if found == limit:
-                return
         if not found:
             blank = f" but {self.blank} with a blank side" if self.blank else ""
             raise UserError(f"{_name(self.data, self.origin)} has no pairs{blank}; check data.{self.origin}")
@@ -111,8 +126,9 @@ class Reader:
     def _origin_pairs(self) -> Iterator[tuple[Pair, str]]:
         if self.data.format == "phrases":
             return ((Pair(phrase.source, phrase.target), phrase.family) for phrase in self._phrases)
-        read = datasets.read if self.data.format == "tfds" else files.read
-        return ((Pair(*pair), "") for pair in read(self.data, self.origin))
+        if self.data.format == "tfds":
+            return ((Pair(*pair), "") for pair in datasets.read(self.data, self.origin, self._left_out))
+        return ((Pair(*pair), "") for pair in records.read(self.data, self.origin))
 
     @functools.cached_property
     def _phrases(self) -> list[phrases.Phrase]:
@@ -120,7 +136,8 @@ class Reader:
         return phrases.generate(self.data.source, self.data.target, count, self.seed, self.origin)
 
     @functools.cached_property
-    def _held_out(self) -> _HeldOut | None:
+    def _held_out(self) -> frozenset[str] | None:
+        """The sources held out: those of pairs drawn at random, as many as have `data.held_out_pairs` pairs together."""
         if self.data.valid or self.split == "test":
             return None
         total, count = sum(1 for _ in self._all()), self.data.held_out_pairs
@@ -130,15 +147,23 @@ class Reader:
                 f"data.held_out_pairs={count} must be at most a tenth of {_name(self.data, 'train')}, which has {total} pairs; "
                 f"{least}name a validation split in data.valid"
             )
-        numbers = frozenset(np.random.default_rng(self.seed).choice(total, count, replace=False).tolist())
-        held = [pair for number, (pair, _) in enumerate(self._all()) if number in numbers]
-        return _HeldOut(numbers, frozenset(pair.source for pair in held), frozenset(pair.target for pair in held))
+        drawn = np.random.default_rng(self.seed).choice(total, count, replace=False).tolist()
+        chosen = frozenset(drawn)
+        source_of = {number: pair.source for number, (pair, _) in enumerate(self._all()) if number in chosen}
+        possible = frozenset(source_of.values())
+        pairs_of = Counter(pair.source for pair, _ in self._all() if pair.source in possible)
+        held, pairs = set[str](), 0
+        for source in dict.fromkeys(source_of[number] for number in drawn):
+            if pairs < count:
+                held.add(source)
+                pairs += pairs_of[source]
+        return frozenset(held)
 
     def fingerprint(self) -> str | None:
         """Hash of all that decides the pairs, faster than reading them; None where there are no files to hash."""
         if self.data.format == "phrases":
             return None
-        elsewhere = dataclasses.replace(self.data, folder="", batch_tokens=0, row_multiple=0, buckets=0)
+        elsewhere = dataclasses.replace(self.data, folder="", origin="", batch_tokens=0, row_multiple=0, buckets=0)
         digest = hashlib.sha256(f"{_FORMAT} {self.split} {self.seed} {elsewhere}".encode())
         if self.data.format == "tfds":
             found = datasets.record_files(self.data, self.origin)
@@ -151,7 +176,7 @@ class Reader:
         return digest.hexdigest()
 
 
-_FORMAT = 1  # raised when other pairs are read from the same files
+_FORMAT = 2  # raised when other pairs are read from the same files
 
 
 @dataclasses.dataclass(frozen=True)

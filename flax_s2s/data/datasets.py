@@ -5,6 +5,7 @@ Enters: a `DataConfig` with its dataset's name, a split in TFDS' spelling, two f
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,14 +20,20 @@ _READ = 1_000  # examples read at once: 29 us each, one by one 96 us
 # names and files comes in many types (ValueError, AssertionError, TypeError, RuntimeError, KeyError, protobuf's ParseError).
 
 
-def read(data: DataConfig, split: str) -> Iterator[tuple[str, str]]:
+def read(data: DataConfig, split: str, left_out: Counter[str]) -> Iterator[tuple[str, str]]:
     """Two text features of a prepared dataset, a nested one written `outer/inner`.
 
-    Of several strings in the target's feature each is a pair, in other features the first is taken, and no string at all is a
+    Of several different strings in the target's feature each is a pair, in other features the first is taken, and no string at all is a
     blank line. `question+context` are two features, joined by a space.
+
+    Args:
+        data: which dataset, and which features.
+        split: train, valid or test.
+        left_out: counts the strings of which no pair is made.
     """
     with _quiet():
         builder = _builder(data)
+        _refuse_empty(builder, data, split)
         try:
             source = builder.as_data_source(split=getattr(data, split))
         except Exception as error:
@@ -35,16 +42,38 @@ def read(data: DataConfig, split: str) -> Iterator[tuple[str, str]]:
     for number, example in enumerate(_examples(source, name)):
         found = _strings(example)
         sources, targets = (_texts(side.split("+"), found, name, number) for side in (data.source, data.target))
-        yield from ((sources[0], target) for target in targets)
+        different = list(dict.fromkeys(targets))
+        left_out["repeated target"] += len(targets) - len(different)
+        left_out["further source"] += len(set(sources)) - 1
+        yield from ((sources[0], target) for target in different)
 
 
 def _texts(features: Sequence[str], found: dict[str, Sequence[str | bytes]], name: str, number: int) -> list[str]:
-    """The different strings of a feature, at least one; of several features the first ones, joined."""
+    """The strings of a feature, at least one; of several features the first ones, joined."""
     for feature in features:
         if feature not in found:
             raise UserError(f"{name} has no text feature {feature!r}, only {', '.join(found) or 'none'}{nearest(feature, found)}")
     texts = [[one_line(text, f"{name} example {number}, {feature},") for text in found[feature]] or [""] for feature in features]
-    return list(dict.fromkeys(texts[0])) if len(features) == 1 else [" ".join(several[0] for several in texts)]
+    return texts[0] if len(features) == 1 else [" ".join(several[0] for several in texts)]
+
+
+def _refuse_empty(builder: Any, data: DataConfig, split: str) -> None:
+    """Refuses slices without an example, of which TFDS says nothing that helps, or reads other examples (`train[3:2]`)."""
+    import tensorflow_datasets as tfds
+
+    wanted, splits = getattr(data, split), builder.info.splits
+    try:
+        slices = tfds.core.ReadInstruction.from_spec(wanted).to_absolute(splits)
+    except Exception:  # opening it says why
+        return
+    for one in slices:
+        count = splits[one.splitname].num_examples
+        found = range(count)[one.from_ : one.to]
+        if not found:
+            raise UserError(
+                f"data.{split}={wanted!r}: the slice holds no example, it is {one.splitname}[{found.start}:{found.stop}]; "
+                f"{one.splitname} of {builder.info.full_name} has {count:,} examples"
+            )
 
 
 def record_files(data: DataConfig, split: str) -> list[str]:

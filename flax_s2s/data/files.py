@@ -1,6 +1,6 @@
-r"""Pairs of strings from aligned text files, TSV and JSONL, plain or gzipped, a line at a time.
+r"""The files of a split, and lines of files, plain or gzipped, a line at a time.
 
-Enters: a `DataConfig` and a split. Leaves: source and target strings. In a file a line ends with `\n` and with nothing
+Enters: a `DataConfig` and a split, or the name of a file. Leaves: lines. In a file a line ends with `\n` and with nothing
 else: `\r` and U+2028 stay inside it (a `\r` before the `\n` is dropped, and a byte order mark at the start of the file).
 """
 
@@ -9,7 +9,6 @@ import contextlib
 import gzip
 import hashlib
 import io
-import json
 import os
 import re
 import stat
@@ -23,6 +22,8 @@ from etils import epath
 from flax_s2s.config import DataConfig, UserError, nearest
 
 _BREAKS = re.compile(r"[\r\n]+")
+FORMATS = ("tsv", "csv", "jsonl", "json")
+"""Of one file with both sides, named like its ending."""
 HEAD_BYTES = 512
 """Of a file, to tell by them what it is."""
 _GZIP = b"\x1f\x8b"
@@ -109,7 +110,8 @@ class File(NamedTuple):
             yield text
 
 
-def _unpacked(file: Any, path: epath.Path) -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def _unpacked(file: Any, path: epath.Path) -> Iterator[Any]:
     """The file from its beginning, unpacked where it holds or is called gzip.
 
     Raises:
@@ -122,10 +124,14 @@ def _unpacked(file: Any, path: epath.Path) -> contextlib.AbstractContextManager[
         file = io.BytesIO(head + file.read())
     refuse_compressed(head, str(path))
     if not is_gzip(head) and path.suffix != ".gz":
-        return contextlib.nullcontext(file)
-    unpacked = gzip.open(file)
-    refuse_compressed(unpacked.peek(HEAD_BYTES)[:HEAD_BYTES], f"{path}, unpacked,")
-    return unpacked
+        yield file
+        return
+    with gzip.open(file) as unpacked:
+        inner = unpacked.peek(HEAD_BYTES)[:HEAD_BYTES]
+        refuse_compressed(inner, f"{path}, unpacked,")
+        if is_gzip(inner):
+            raise UserError(f"{path} is compressed twice by gzip; unpack it once")
+        yield unpacked
 
 
 def _path(name: str, given: str = "") -> epath.Path:
@@ -161,12 +167,25 @@ def _find(data: DataConfig, split: str, names: Sequence[str]) -> File:
         _refuse_pipe(folder / name)
         if _exists(folder / name):
             return File(folder / name)
-    place = (folder / names[0]).parent
+    place, origin = (folder / names[0]).parent, f"; where the data come from: {data.origin}" if data.origin else ""
     try:
-        near = nearest(PurePosixPath(names[0]).name, [file.name for file in place.iterdir()])
+        there = [file.name for file in place.iterdir()]
     except OSError as error:
-        raise UserError(f"{given}: {place} cannot be read: {error.strerror}; set data.folder, relative to the working directory") from None
-    raise UserError(f"{given}: there is no {' or '.join(names)} in {folder}{near}")
+        raise UserError(
+            f"{given}: {place} cannot be read: {error.strerror}; set data.folder, relative to the working directory{origin}"
+        ) from None
+    near = _other_format(data, split, there) or nearest(PurePosixPath(names[0]).name, there)
+    raise UserError(f"{given}: there is no {' or '.join(names)} in {folder}{near}{origin}")
+
+
+def _other_format(data: DataConfig, split: str, names: Sequence[str]) -> str:
+    """The remedy clause where a file of the split is there in another format than `data.format`."""
+    stem = PurePosixPath(getattr(data, split)).name
+    for form in FORMATS:
+        for name in (f"{stem}.{form}", stem):
+            if form != data.format and name.endswith(f".{form}") and {name, f"{name}.gz"} & {*names}:
+                return f"; for {name} give --data.format {form}"
+    return ""
 
 
 def _exists(path: epath.Path) -> bool:
@@ -211,72 +230,6 @@ def find(data: DataConfig, split: str) -> list[File]:
         sides = [pattern.replace("{side}", side) for side in (data.source, data.target)]
         return [_find(data, split, [side, f"{side}.gz"]) for side in sides]
     return [_find(data, split, [name, f"{name}.{data.format}", f"{name}.{data.format}.gz"])]
-
-
-def read(data: DataConfig, split: str) -> Iterator[tuple[str, str]]:
-    """The pairs of a split.
-
-    Raises:
-        UserError: what `find` raises; a line that is not what the format asks for.
-    """
-    files = find(data, split)
-    if data.format == "text":
-        return _text(*files)
-    return _tsv(files[0], data) if data.format == "tsv" else _jsonl(files[0], data)
-
-
-def _text(source: File, target: File) -> Iterator[tuple[str, str]]:
-    lines = source.count_lines(), target.count_lines()
-    if lines[0] != lines[1]:
-        raise UserError(
-            f"{source.path} has {lines[0]} lines and {target.path} {lines[1]}; aligned files must have equally many{_slip(source, target)}"
-        )
-    return zip(source.lines(), target.lines(), strict=True)
-
-
-def _slip(source: File, target: File) -> str:
-    for number, (left, right) in enumerate(zip(source.lines(), target.lines(), strict=False), 1):
-        if bool(left.strip()) != bool(right.strip()):
-            return f"; the first line where only one is blank is {number}"
-    return ""
-
-
-def _tsv(file: File, data: DataConfig) -> Iterator[tuple[str, str]]:
-    """Columns of a tab-separated file; a quotation mark is a character like any other, and no line is a header."""
-    source, target = _column("source", data.source), _column("target", data.target)
-    for number, line in enumerate(file.lines(), 1):
-        cells = line.split("\t")
-        if len(cells) <= max(source, target):
-            raise UserError(
-                f"{file.path} line {number} has {len(cells)} columns; data.source={source} and data.target={target} "
-                f"count from 0 and need at least {max(source, target) + 1}"
-            )
-        yield cells[source], cells[target]
-
-
-def _column(side: str, number: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", number):
-        raise UserError(f"data.{side}={number!r} must be a column number for data.format=tsv; the first column is 0")
-    return int(number)
-
-
-def _jsonl(file: File, data: DataConfig) -> Iterator[tuple[str, str]]:
-    """Fields of one JSON object a line."""
-    for number, line in enumerate(file.lines(), 1):
-        where = f"{file.path} line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is not JSON: {error}; each line must be one object") from None
-        yield _field(record, data.source, where), _field(record, data.target, where)
-
-
-def _field(record: object, name: str, where: str) -> str:
-    if not isinstance(record, dict):
-        raise UserError(f"{where} must be an object such as {{{name!r}: ...}}, got {type(record).__name__}")
-    if name not in record:
-        raise UserError(f"{where} has no field {name!r}, only {', '.join(map(repr, record)) or 'none'}{nearest(name, record)}")
-    return one_line(record[name], f"{where}, field {name!r},")
 
 
 def one_line(value: object, where: str) -> str:

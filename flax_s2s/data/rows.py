@@ -13,6 +13,9 @@ from typing import Literal
 from flax_s2s.config import UserError, nearest
 
 _NUMBER = "[0-9]{1,9}"
+LONGEST_CELL = 1 << 24
+"""Characters of a cell of CSV; more are taken for a quotation mark that is not closed."""
+csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))  # Python's own limit is 131,072: of all readers, there is no other
 
 
 def split(line: str, form: Literal["tsv", "csv"]) -> list[str]:

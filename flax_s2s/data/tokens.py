@@ -18,11 +18,11 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from flax_s2s.config import UNK, DataConfig, UserError
-from flax_s2s.data.batching import Filtered, Ragged, TokenPairs, add_end, choose_sequences, keep_fitting
-from flax_s2s.data.corpus import Pair, Reader
+from flax_s2s.data.batching import Filtered, Ragged, TokenPairs, add_end, choose_sequences, keep_fitting, keeping, needed
+from flax_s2s.data.corpus import Counts, Pair, Reader
 from flax_s2s.data.vocab import Vocabularies
 
-_FORMAT = 1  # raised when the files change their form
+_FORMAT = 2  # raised when the files change their form
 _PAIRS_AT_ONCE = 10_000
 _SIDES = ("source", "target")
 _ABANDONED_SECS = 24 * 3600.0  # a half-made folder this old is of a process that was killed
@@ -33,12 +33,14 @@ class Tokens(NamedTuple):
 
     pairs: TokenPairs
     filtered: Filtered
-    blank: int
-    """Pairs left out because a side is blank."""
     unknown: tuple[int, int]
     """Unknown tokens of source and target, in the pairs that are kept."""
     sha256: str
     """Hash of the pairs' text in their order, before filtering."""
+    counts: Counts
+    """Where the pairs went before filtering."""
+    keeping: dict[str, int]
+    """Fields of the data, and values that would keep nearly all pairs that are left out by length or ratio."""
 
 
 class Draw(NamedTuple):
@@ -120,6 +122,7 @@ def _write(folder: Path, reader: Reader, vocabularies: Vocabularies, config: Dat
     narrow = max(len(vocabularies.source), len(vocabularies.target)) <= 1 << 16
     dtype = np.dtype(np.uint16 if narrow else np.int32)
     filtered, text, count, unknown = Filtered(0, 0, 0), hashlib.sha256(), 0, dict.fromkeys(_SIDES, 0)
+    needs = []
     stream = iter(reader)
     with _files(folder, "ids") as ids, _files(folder, "lengths") as lengths:
         for number in itertools.count():
@@ -130,6 +133,7 @@ def _write(folder: Path, reader: Reader, vocabularies: Vocabularies, config: Dat
             pairs = tokenize(chunk, vocabularies)
             kept, left_out = keep_fitting(pairs, config)
             filtered = Filtered(*(one + two for one, two in zip(filtered, left_out, strict=True)))
+            needs.append(needed(pairs, kept))
             count += len(chunk)
             if len(kept) < len(chunk):
                 pairs = pairs.take(kept)
@@ -139,12 +143,18 @@ def _write(folder: Path, reader: Reader, vocabularies: Vocabularies, config: Dat
                 unknown[side] += int((ragged.flat == UNK).sum())
                 ids[side].write(ragged.flat.astype(dtype).tobytes())
                 lengths[side].write(ragged.lengths.astype(np.int32).tobytes())
+    remedy = keeping(np.concatenate(needs, axis=1), count, config)
     if sum(filtered) == count:
-        raise UserError(
-            f"all {count:,} pairs were left out ({filtered}); raise data.max_source_tokens, data.max_target_tokens or data.max_ratio"
-        )
-    counts = {"filtered": filtered, "blank": reader.blank, "unknown": list(unknown.values())}
-    described = {"dtype": dtype.name, **counts, "sha256": text.hexdigest()}
+        values = ", ".join(f"data.{name} to {value}" for name, value in remedy.items())
+        raise UserError(f"all {count:,} pairs were left out ({filtered}); raise {values}")
+    described = {
+        "dtype": dtype.name,
+        "filtered": filtered,
+        "unknown": list(unknown.values()),
+        "sha256": text.hexdigest(),
+        "counts": reader.counts._asdict(),
+        "keeping": remedy,
+    }
     (folder / "description.json").write_text(json.dumps(described))
 
 
@@ -166,5 +176,7 @@ def _open(folder: Path) -> Tokens:
         if len(flat) != starts[-1]:
             raise ValueError(f"{folder} is damaged")
         sides.append(Ragged(flat, starts))
-    pairs, (source, target) = TokenPairs(*sides), described["unknown"]
-    return Tokens(pairs, Filtered(*described["filtered"]), described["blank"], (source, target), described["sha256"])
+    (source, target), counts = described["unknown"], described["counts"]
+    counts = Counts(**counts | {"first": Pair(*counts["first"])})
+    filtered = Filtered(*described["filtered"])
+    return Tokens(TokenPairs(*sides), filtered, (source, target), described["sha256"], counts, described["keeping"])

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import hypothesis
@@ -234,7 +235,6 @@ def test_jsonl_fields_with_line_breaks_replaced(tmp_path):
     ("line", "expected"),
     [
         ('{"en": "a"', "line 2 is not JSON: Expecting ',' delimiter"),
-        ("", "line 2 is not JSON: Expecting value"),
         ("[" * 100_000, "line 2 is not JSON: maximum recursion depth exceeded"),
         ("1" * 5_000, "line 2 is not JSON: Exceeds the limit"),
         ('["a", "b"]', "line 2 must be an object such as {'en': ...}, got list"),
@@ -253,18 +253,45 @@ def test_jsonl_errors(tmp_path, line, expected):
 # Held-out pairs
 
 
-def test_held_out_pairs_leave_no_sentence_in_train(tmp_path):
+def drawn(count, total, seed):
+    return sorted(np.random.default_rng(seed).choice(total, count, replace=False).tolist())
+
+
+@pytest.mark.parametrize("seed", [2, 7])
+def test_pairs_with_sources_of_their_own_are_held_out_as_ever(tmp_path, seed):
+    """Whatever their targets: of 1,000 labeled items 50 are drawn, and 950 are trained on."""
+    pairs = [Pair(f"item {i:04}", ("positive", "negative")[i % 2] if i % 200 != 7 else "neutral") for i in range(1_000)]
+    write_pairs(tmp_path, pairs)
+    data = text_config(tmp_path, valid="", held_out_pairs=50)
+    train, valid = load(data, "train", seed).pairs, load(data, "valid", seed).pairs
+    assert valid == [pairs[i] for i in drawn(50, 1_000, seed)]
+    assert train == [pair for pair in pairs if pair not in set(valid)]
+    assert len(train) == 950
+
+
+def test_a_source_is_held_out_with_all_its_pairs(tmp_path):
     rng = np.random.default_rng(0)
     pairs = [Pair(f"s{a}", f"t{b}") for a, b in rng.integers(0, 400, (600, 2))]
     write_pairs(tmp_path, [("", ""), *pairs])
     data = text_config(tmp_path, valid="", held_out_pairs=50)
-    train, valid = load(data, "train", 7), load(data, "valid", 7)
-    assert (len(valid.pairs), train.blank, valid.blank, valid.name) == (50, 1, 0, f"valid of {tmp_path}")
-    sources, targets = {pair.source for pair in valid.pairs}, {pair.target for pair in valid.pairs}
-    assert train.pairs == [pair for pair in pairs if pair.source not in sources and pair.target not in targets]
-    assert set(valid.pairs) <= set(pairs)
-    assert len(train.pairs) < 550  # sentences are shared, so more than the 50 had to go
+    reader = Reader(data, "train", 7)
+    train, valid = list(reader), load(data, "valid", 7)
+    sources = {pair.source for pair in valid.pairs}
+    assert train == [pair for pair in pairs if pair.source not in sources]
+    assert valid.pairs == [pair for pair in pairs if pair.source in sources]
+    assert (reader.counts.held_out, reader.counts.left_out) == (len(valid.pairs), {"blank": 1})
+    assert (valid.blank, valid.name) == (0, f"valid of {tmp_path}")
+    assert 50 <= len(valid.pairs) < 50 + max(Counter(pair.source for pair in pairs).values())
+    assert sources <= {pairs[i].source for i in drawn(50, 600, 7)}
     assert load(data, "valid", 7).pairs == valid.pairs != load(data, "valid", 8).pairs
+
+
+def test_no_more_sources_are_held_out_than_the_pairs_need(tmp_path):
+    """A hundred pairs of a hundred sources with ten targets each: ten sources, not sixty-five."""
+    pairs = [Pair(f"s{i // 10}", f"t{i}") for i in range(1_000)]
+    write_pairs(tmp_path, pairs)
+    data = text_config(tmp_path, valid="", held_out_pairs=100)
+    assert (len(load(data, "valid", 1).pairs), len(load(data, "train", 1).pairs)) == (100, 900)
 
 
 def test_held_out_pairs_come_from_the_pairs_that_are_used(tmp_path):
@@ -282,8 +309,8 @@ def test_held_out_errors(tmp_path):
         "lower it to at most 9, or name a validation split in data.valid"
     )
     assert len(load(dataclasses.replace(data, held_out_pairs=9), "train", 1).pairs) == 90
-    write_pairs(tmp_path, [(f"s{i}", "yes") for i in range(100)])
-    assert "shares a sentence with the 10 held out" in message(data)
+    write_pairs(tmp_path, [("always", f"t{i}") for i in range(100)])
+    assert message(data).endswith("has a source that is held out; name a validation split in data.valid")
     write_pairs(tmp_path, numbered(5))
     assert message(data).endswith("has 5 pairs; name a validation split in data.valid")
 
@@ -477,8 +504,15 @@ def test_tfds_joins_features_and_makes_a_pair_of_each_of_several_targets():
         read = load(data, "train", 1)
         assert read.pairs == [Pair("When? It was in 1844.", answer) for answer in ("in 1844", "1844", "then")]
         assert read.blank == 1  # the question without an answer
-        turned = load(dataclasses.replace(data, source="answers/text", target="question"), "train", 1)
+        reader = Reader(data, "train", 1)
+        list(reader)
+        assert reader.counts.left_out == {"blank": 1, "repeated target": 1}
+        turned_data = dataclasses.replace(data, source="answers/text", target="question")
+        turned = load(turned_data, "train", 1)
         assert turned.pairs == [Pair("in 1844", "When?"), Pair("then", "When?")]
+        reader = Reader(turned_data, "train", 1)
+        list(reader)
+        assert reader.counts.left_out == {"blank": 1, "further source": 1}
         told = message(dataclasses.replace(data, source="question+contxt"))
     assert "has no text feature 'contxt'" in told and "did you mean 'context'?" in told
 
@@ -510,6 +544,22 @@ def test_a_tfds_source_may_be_a_list():
 def test_tfds_errors(prepared, caplog, capfd, fields, expected):
     assert expected in message(tfds_config(prepared, **fields))
     assert (caplog.text, *capfd.readouterr()) == ("", "", "")
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train[:4%]", "it is train[0:0]; train of tiny_translate/de-en/1.0.0 has 12 examples"),  # "Paths sequence can not be of 0 length"
+        ("train[12:]", "it is train[12:12]; train"),
+        ("train[3:2]", "it is train[3:2]; train"),  # of which TFDS 4.9 gives two examples
+        ("train[:4%]+test", "it is train[0:0]; train"),
+        ("train+test[3:]", "it is test[3:3]; test of tiny_translate/de-en/1.0.0 has 3 examples"),
+    ],
+)
+def test_an_empty_slice_is_said_to_be_one(prepared, split, expected):
+    """tensorflow_datasets 4.9.10, core/splits.py: a slice without examples has no files to read, and one that ends before it begins is read."""
+    told = message(tfds_config(prepared, train=split))
+    assert told.startswith(f"data.train={split!r}: the slice holds no example, {expected}")
 
 
 def test_the_command_that_prepares_a_dataset_works(tmp_path):
@@ -574,5 +624,19 @@ def test_gzipped_training_files():
 def test_a_corpus_without_validation_set():
     data = text_config(SHARED / "scan" / "simple", source="cmd", target="act", valid="", held_out_pairs=500)
     train, valid = load(data, "train", 1), load(data, "valid", 1)
-    assert len(valid.pairs) == 500
+    assert (len(train.pairs), len(valid.pairs)) == (16_728 - 500, 500)
     assert not {pair.source for pair in train.pairs} & {pair.source for pair in valid.pairs}
+
+
+@needs_shared
+def test_a_dictionary_loses_no_pronunciation(tmp_path):
+    """All listed pronunciations of CMUdict's test words, several a word."""
+    lines = (SHARED / "cmudict" / "test.alt.tsv").read_text().splitlines()
+    sides = [(SHARED / "cmudict" / f"test.{side}").read_text().splitlines() for side in ("word", "phones")]
+    pairs = [*zip(*sides, strict=True), *(tuple(line.split("\t")) for line in lines)]
+    write(tmp_path, train__tsv="".join("\t".join(pair) + "\n" for pair in pairs).encode())
+    data = tsv_config(tmp_path, target="1", valid="", held_out_pairs=1000)
+    train, valid = load(data, "train", 1).pairs, load(data, "valid", 1).pairs
+    assert sorted(train + valid) == sorted(pairs)
+    assert not {pair.source for pair in train} & {pair.source for pair in valid}
+    assert 1000 <= len(valid) < 1010

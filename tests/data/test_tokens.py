@@ -11,7 +11,7 @@ import pytest
 from flax_s2s.config import EOS, UNK, DataConfig, UserError, VocabConfig
 from flax_s2s.data import tokens, vocab
 from flax_s2s.data.batching import Filtered
-from flax_s2s.data.corpus import Pair, Reader
+from flax_s2s.data.corpus import Counts, Pair, Reader
 from flax_s2s.data.tokens import Draw, open_tokens
 
 PAIRS = [Pair(" ".join(f"w{i * j % 17}" for j in range(1 + i % 9)), " ".join(f"v{i % 13}" for _ in range(1 + i % 4))) for i in range(300)]
@@ -69,7 +69,7 @@ def test_tokens_are_those_of_the_pairs_that_fit(config, kept_in, monkeypatch, at
     long = sum(s > 8 for s, _ in lengths)
     assert made.filtered == Filtered(long, 0, len(PAIRS) - len(fitting) - long)
     assert made.filtered.ratio > 0
-    assert made.blank == 1
+    assert made.counts == Counts({"blank": 1}, 0, False, PAIRS[0])
     assert made.unknown == (0, 0)
 
 
@@ -222,7 +222,8 @@ def test_the_hash_is_of_the_exact_pairs_in_order(tmp_path, kept_in):
 
 def test_nothing_left_is_the_users_error(config, kept_in):
     with pytest.raises(
-        UserError, match=r"^all 300 pairs were left out \(300 long source, 0 long target, 0 length ratio\); raise data.max_source"
+        UserError,
+        match=r"^all 300 pairs were left out \(300 long source, 0 long target, 0 length ratio\); raise data.max_source_tokens to 10, data.max_ratio to 5$",
     ):
         opened(dataclasses.replace(config, max_source_tokens=1), kept_in)
     assert list(kept_in.iterdir()) == []

@@ -1,0 +1,251 @@
+r"""Pairs from the files of a split: aligned lines, rows of TSV and CSV, objects of JSONL and JSON.
+
+Enters: the files that `files.find` finds. Leaves: pairs of strings. A blank line, in whatever format, leaves a pair of empty strings, so
+that it is counted as every pair with a blank side is.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from flax_s2s.config import DataConfig, UserError, nearest
+from flax_s2s.data import files, rows
+from flax_s2s.data.files import File, one_line
+
+_BLANK = ("", "")
+_JSON = re.compile(r'\s*(\[?\s*\{\s*"|\[\s*(\{|$))')  # how JSON begins, of which not all is taken for text
+
+
+def read(data: DataConfig, split: str) -> Iterator[tuple[str, str]]:
+    """The pairs of a split.
+
+    Raises:
+        UserError: what `files.find` raises; what is not as the format asks for.
+    """
+    found = files.find(data, split)
+    if data.format == "text":
+        return _aligned(*found)
+    if data.format == "json":
+        return _elements(found[0], data)
+    return _objects(found[0], data) if data.format == "jsonl" else _cells(found[0], data)
+
+
+def _aligned(source: File, target: File) -> Iterator[tuple[str, str]]:
+    lines = source.count_lines(), target.count_lines()
+    if lines[0] != lines[1]:
+        raise UserError(
+            f"{source.path} has {lines[0]} lines and {target.path} {lines[1]}; aligned files must have equally many{_slip(source, target)}"
+        )
+    return zip(source.lines(), target.lines(), strict=True)
+
+
+def _slip(source: File, target: File) -> str:
+    for number, (left, right) in enumerate(zip(source.lines(), target.lines(), strict=False), 1):
+        if bool(left.strip()) != bool(right.strip()):
+            return f"; the first line where only one is blank is {number}"
+    return ""
+
+
+# Tables ------------------------------------------------------------------------------------------------------------
+
+
+def _cells(file: File, data: DataConfig) -> Iterator[tuple[str, str]]:
+    """Two columns of a table, whose first row is a pair too unless `data.header` is set."""
+    columns = None if data.header else _columns(file, data, None)
+    first = True
+    for number, row in _csv_rows(file) if data.format == "csv" else _tsv_rows(file):
+        if not any(cell.strip() for cell in row):
+            yield _BLANK
+            continue
+        if first and _JSON.match(row[0]):
+            raise UserError(f"{file.path} line {number} begins as JSON does, but data.format={data.format}{_give(_json_kind(row[0]))}")
+        first = False
+        if columns is None:
+            columns = _columns(file, data, row)
+            continue
+        if len(row) <= max(columns):
+            raise UserError(
+                f"{file.path} line {number} has {len(row)} columns; data.source={data.source} and data.target={data.target} "
+                f"count from 0 and need at least {max(columns) + 1}{_hint(row, data)}"
+            )
+        source, target = (row[column] for column in columns)
+        yield one_line(source, ""), one_line(target, "")
+
+
+def _columns(file: File, data: DataConfig, header: list[str] | None) -> tuple[int, int]:
+    of = f" of {file.path}" if header else ""
+    source, target = (
+        rows.find(name, header, f"data.{side}={name!r}{of}") for side, name in (("source", data.source), ("target", data.target))
+    )
+    if source == target:
+        raise UserError(f"data.source={data.source!r} and data.target={data.target!r}{of} are both column {source}; they must name two")
+    return source, target
+
+
+def _tsv_rows(file: File) -> Iterator[tuple[int, list[str]]]:
+    """Rows and their numbers; a quotation mark is a character like any other."""
+    return ((number, rows.split(line, "tsv")) for number, line in enumerate(file.lines(), 1))
+
+
+def _csv_rows(file: File) -> Iterator[tuple[int, list[str]]]:
+    """Rows, and the numbers of the lines that they begin in."""
+    row: list[str] = []  # the lines of the row that is being read
+
+    def lines() -> Iterator[str]:
+        for line in file.lines():
+            row.append(line)
+            yield f"{line}\n"
+
+    reader = csv.reader(lines(), strict=True)
+    while True:
+        number = reader.line_num + 1
+        row.clear()
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{file.path} {_explain(str(error), row, number)}") from None
+        if cells is None:
+            return
+        yield number, cells
+
+
+def _explain(error: str, row: Sequence[str], number: int) -> str:
+    """What is wrong with a row of CSV: the words of Python's reader, turned into ours."""
+    last = number + len(row) - 1
+    if "end of data" in error or "field limit" in error:
+        longer = f" within {rows.LONGEST_CELL:,} characters" if "limit" in error else ""
+        return (
+            f"line {_opened(row, number)}: a quotation mark opens a cell there, and none closes it{longer}; close it, or double the mark "
+            'where it is text (""), or use data.format=tsv where no cell is quoted'
+        )
+    begun = f", in the row that begins in line {number}" if last > number else ""
+    if "expected after" in error:
+        return (
+            f'line {last}{begun}: text follows a closing quotation mark, where only a comma may; double a mark that is text (""), and '
+            "separate cells by commas"
+        )
+    return f"line {last}{begun}: a carriage return stands in a cell without quotation marks; convert the line breaks with dos2unix -c mac"
+
+
+def _opened(row: Sequence[str], number: int) -> int:
+    """The line with the mark that opens the cell which is not closed; doubled marks neither open nor close."""
+    is_open, opened = False, number
+    for at, line in enumerate(row, number):
+        for marks in re.findall('"+', line):
+            if len(marks) % 2:
+                is_open, opened = not is_open, opened if is_open else at
+    return opened
+
+
+def _hint(row: Sequence[str], data: DataConfig) -> str:
+    """The format that a row of too few columns seems to have."""
+    line, columns = row[0], [int(name) for name in (data.source, data.target) if name.isdecimal()]
+    enough = max(columns, default=1)
+    if len(row) > 1:
+        return ""
+    if line.count("\t") >= enough and data.format == "csv":
+        return _give("tsv")
+    if line.count(",") >= enough and data.format == "tsv":
+        return _give("csv")
+    if line.count(";") >= enough:
+        return f"; columns are separated by {'commas' if data.format == 'csv' else 'tabs'}, not by semicolons; write it so"
+    return ""
+
+
+def _give(form: str) -> str:
+    return f"; give --data.format {form}"
+
+
+def _json_kind(line: str) -> str:
+    return "json" if line.lstrip().startswith("[") else "jsonl"
+
+
+# Objects -----------------------------------------------------------------------------------------------------------
+
+
+def _objects(file: File, data: DataConfig) -> Iterator[tuple[str, str]]:
+    """Fields of one JSON object a line."""
+    first = True
+    for number, line in enumerate(file.lines(), 1):
+        if not line.strip():
+            yield _BLANK
+            continue
+        where = f"{file.path} line {number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} is not JSON: {error}; each line must be one object{_other(line) if first else ''}") from None
+        if first and isinstance(record, list) and all(isinstance(one, dict) for one in record):
+            raise UserError(f"{where} is an array of objects, and each line must be one object{_give('json')}")
+        first = False
+        yield _fields(record, data, where)
+
+
+def _other(line: str) -> str:
+    """The format of a first line that is no object."""
+    if line.lstrip().startswith("["):
+        return _give("json")
+    if line.lstrip().startswith("{"):
+        return "; one object over several lines is written into one by jq -c"
+    return _give("tsv") if "\t" in line else _give("csv") if "," in line else ""
+
+
+def _elements(file: File, data: DataConfig) -> Iterator[tuple[str, str]]:
+    """Fields of the objects of one JSON array, which is read whole."""
+    text = "\n".join(file.lines())
+    if not text.strip():
+        return
+    try:
+        array = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        lines = _give("jsonl") if _is_object(text.lstrip().partition("\n")[0]) else ""
+        raise UserError(f"{file.path} is not JSON: {error}; data.format=json reads one array of objects{lines}") from None
+    if not isinstance(array, list):
+        raise UserError(f"{file.path} must be one array of objects, got {_describe(array, data)}")
+    for number, record in enumerate(array, 1):
+        yield _fields(record, data, f"{file.path} element {number}")
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _describe(value: object, data: DataConfig) -> str:
+    if not isinstance(value, dict):
+        return type(value).__name__
+    if isinstance(value.get(data.source), str):
+        return f"one object{_give('jsonl')}"
+    within = next((name for name, inner in value.items() if isinstance(inner, list)), None)
+    take = f"; take out the array in it: jq '.[{json.dumps(within)}]' FILE > NEW" if within is not None else ""
+    return f"an object with {', '.join(map(repr, value)) or 'nothing'}{take}"
+
+
+def _fields(record: object, data: DataConfig, where: str) -> tuple[str, str]:
+    return _field(record, data.source, where), _field(record, data.target, where)
+
+
+def _field(record: object, path: str, where: str) -> str:
+    if not isinstance(record, dict):
+        raise UserError(f"{where} must be an object such as {{{path!r}: ...}}, got {type(record).__name__}")
+    try:
+        value = rows.get(record, path)
+    except KeyError:
+        names = list(_paths(record))
+        raise UserError(f"{where} has no field {path!r}, only {', '.join(map(repr, names)) or 'none'}{nearest(path, names)}") from None
+    if isinstance(value, dict):
+        inner = ", ".join(repr(f"{path}.{name}") for name in value)
+        raise UserError(f"{where}, field {path!r}, must be a string, got an object; name a field in it{f': {inner}' if inner else ''}")
+    return one_line(value, f"{where}, field {path!r},")
+
+
+def _paths(record: Mapping[str, object], before: str = "") -> Iterator[str]:
+    """`{"id": 1, "translation": {"en": "a"}}` -> `id`, `translation.en`."""
+    for name, value in record.items():
+        if isinstance(value, dict) and value:
+            yield from _paths(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}"

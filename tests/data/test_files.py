@@ -1,0 +1,176 @@
+"""What a file is by its first bytes, and pipes."""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import sqlite3
+import tarfile
+import threading
+import zipfile
+
+import pytest
+
+from flax_s2s.config import DataConfig, UserError
+from flax_s2s.data import files
+from flax_s2s.data.corpus import load
+
+TEXT = b"a\tb\nc\td\n"
+
+
+def zipped():
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("train.tsv", TEXT)
+    return out.getvalue()
+
+
+def tarred():
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        member = tarfile.TarInfo("train.tsv")
+        member.size = len(TEXT)
+        archive.addfile(member, io.BytesIO(TEXT))
+    return out.getvalue()
+
+
+def database(tmp_path):
+    with sqlite3.connect(tmp_path / "made.db") as connection:
+        connection.execute("create table pairs (source, target)")
+    return (tmp_path / "made.db").read_bytes()
+
+
+# Where Python has no writer: the first bytes of what zstd 1.5.4, lz4 1.9.4 and pyarrow 25.0.0 write, and of the formats' descriptions.
+KINDS = {
+    "zstd": (b"\x28\xb5\x2f\xfd\x24\x04\x21\x00", "compressed by zstd"),
+    "zstd in frames": (b"\x50\x2a\x4d\x18\x04\x00\x00\x00", "compressed by zstd"),
+    "lz4": (b"\x04\x22\x4d\x18\x64\x40\xa7", "compressed by lz4"),
+    "lz4 of old": (b"\x02\x21\x4c\x18\x05\x00\x00\x00", "compressed by lz4"),
+    "xz": (lzma.compress(TEXT), "compressed by xz"),
+    "lzma": (lzma.compress(TEXT, lzma.FORMAT_ALONE), "compressed by lzma"),
+    "bzip2": (bz2.compress(TEXT), "compressed by bzip2"),
+    "bzip2 of nothing": (bz2.compress(b""), "compressed by bzip2"),
+    "zip": (zipped(), "a zip archive"),
+    "tar": (tarred(), "a tar archive"),
+    "7z": (b"7z\xbc\xaf\x27\x1c\x00\x04", "a 7z archive"),
+    "rar": (b"Rar!\x1a\x07\x01\x00", "a rar archive"),
+    "Parquet": (b"PAR1\x15\x04\x15\x18", "a Parquet file"),
+    "Arrow": (b"ARROW1\x00\x00\xff\xff\xff\xff", "an Arrow file"),
+    "Arrow as datasets keeps it": (b"\xff\xff\xff\xff\x78\x00\x00\x00\x10\x00", "an Arrow stream"),
+    "UTF-16": ("a\tb\n".encode("utf-16"), "text in UTF-16"),
+    "UTF-16 without its mark": (TEXT.decode().encode("utf-16-le"), "text in UTF-16"),
+    "UTF-16, the other end first": (TEXT.decode().encode("utf-16-be"), "text in UTF-16"),
+    "UTF-32": (TEXT.decode().encode("utf-32"), "text in UTF-32"),
+}
+
+
+@pytest.mark.parametrize(("content", "what"), KINDS.values(), ids=KINDS)
+def test_what_is_no_text_is_told_by_its_first_bytes(tmp_path, content, what):
+    name = tmp_path / "train.tsv"
+    name.write_bytes(content)
+    for read in (lambda: files.read_lines(str(name)), lambda: load(table(tmp_path), "train", 1)):
+        with pytest.raises(UserError, match=f"^{name} is {what}.*; lines are read from text in UTF-8, plain or gzipped: "):
+            read()
+    name.write_bytes(gzip.compress(content))
+    with pytest.raises(UserError, match=f"^{name}, unpacked, is {what}"):
+        files.read_lines(str(name))
+
+
+def test_a_database_is_told_by_its_first_bytes(tmp_path):
+    with pytest.raises(UserError, match=r"x is an SQLite database; .* sqlite3 -csv"):
+        files.refuse_compressed(database(tmp_path)[: files.HEAD_BYTES], "x")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "]\n", "PARIS\n", "BZhang\n", "LZIPs\n", "PKs\n", "7zip\n", "a\0b\0\n", "ARROW1\n", "Ru\u0161 \u4e2d\n", "\ufeffa\n"]
+)
+def test_text_is_text_however_it_begins(tmp_path, text):
+    (tmp_path / "x").write_text(text)
+    assert files.read_lines(str(tmp_path / "x")) == text.removeprefix("\ufeff").splitlines()
+
+
+def test_gzip_is_told_by_content(tmp_path):
+    (tmp_path / "train.tsv").write_bytes(gzip.compress(TEXT))
+    assert load(table(tmp_path), "train", 1).pairs == [("a", "b"), ("c", "d")]
+    (tmp_path / "train.tsv").write_bytes(gzip.compress(gzip.compress(TEXT)))
+    with pytest.raises(UserError, match="compressed twice by gzip; unpack it once"):
+        load(table(tmp_path), "train", 1)
+
+
+def table(folder, **fields):
+    return DataConfig(**{"format": "tsv", "folder": str(folder), "source": "0", "target": "1", "test": "", **fields})
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    """A named pipe, and a thread that writes into it once someone reads."""
+    os.mkfifo(tmp_path / "pipe")
+    held = []
+
+    def write(content):
+        writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,))
+        writer.start()
+        held.append(writer)
+        return tmp_path / "pipe"
+
+    yield write
+    for writer in held:
+        writer.join(timeout=5)
+        assert not writer.is_alive()
+
+
+@pytest.mark.parametrize("content", [TEXT, gzip.compress(TEXT)])
+def test_lines_are_read_from_a_pipe(pipe, content):
+    assert files.read_lines(str(pipe(content))) == ["a\tb", "c\td"]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_corpus_is_no_pipe_and_nothing_is_taken_from_it(tmp_path, pipe, linked):
+    path = pipe(TEXT)
+    name = tmp_path / ("train.tsv" if linked else "pipe")
+    if linked:
+        name.symlink_to(path)
+    with pytest.raises(UserError, match=f"^{name} is a pipe or a device, and a corpus is read several times; write it into a file first$"):
+        load(table(tmp_path, train=name.name), "train", 1)
+    assert path.read_bytes() == TEXT
+
+
+def test_a_corpus_is_no_open_descriptor_of_a_pipe():
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(UserError, match=f"^/dev/fd/{reading} is a pipe or a device"):
+            load(table("/dev/fd", train=str(reading)), "train", 1)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("none", "there is no file none"), ("http://x/y", "has the unknown scheme"), ("nul\0", "cannot be read")]
+)
+def test_what_cannot_be_read_is_named(name, said):
+    with pytest.raises(UserError, match=said):
+        files.read_lines(name)
+
+
+# What is not there
+
+
+def test_a_missing_file_says_where_the_data_come_from(tmp_path):
+    from_here = {"origin": "Multi30k, task 1: train.0 and train.1"}
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match=r"; where the data come from: Multi30k, task 1: train\.0 and train\.1$"):
+            load(table(folder, **from_here), "train", 1)
+    (tmp_path / "train.tsv").write_bytes(TEXT)
+    assert len(load(table(tmp_path, **from_here), "train", 1).pairs) == 2
+
+
+@pytest.mark.parametrize(
+    ("form", "there"), [("text", "train.csv"), ("tsv", "train.jsonl.gz"), ("jsonl", "train.json"), ("csv", "train.tsv")]
+)
+def test_a_file_of_another_format_is_pointed_at(tmp_path, form, there):
+    (tmp_path / there).write_bytes(TEXT)
+    name = there.removesuffix(".gz")
+    with pytest.raises(UserError, match=f"; for {name} give --data.format {name.split('.')[1]}$"):
+        load(table(tmp_path, format=form), "train", 1)
