@@ -84,7 +84,8 @@ def _evaluate(
     config, out = opened.config, console()
     runs = ", ".join(f"step {step} of {run_dir}" for step, run_dir in zip(opened.steps, run_dirs, strict=True))
     merged = f" with {len(examples):,} sources" if config.evaluation.merge_sources else ""
-    out.print(f"{runs}: {len(chosen.pairs):,} pairs of {chosen.name}{merged}, beam {config.decoding.beam_size}")
+    left_out = f", left out: {chosen.blank:,} blank" if chosen.blank else ""
+    out.print(f"{runs}: {len(chosen.pairs):,} pairs of {chosen.name}{left_out}{merged}, beam {config.decoding.beam_size}")
     translator = make_translator(opened)
     with out.status("translating"):
         found = translate_together(translator, opened.params, [one.source for one in examples])

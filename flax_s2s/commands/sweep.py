@@ -18,6 +18,7 @@ from flax_s2s.commands import evaluate, presets
 from flax_s2s.commands.wiring import choose_metrics, console, optional_file, write_json
 from flax_s2s.config import Config, Failure, UserError, differences
 from flax_s2s.data import corpus, vocab
+from flax_s2s.data.files import refuse_pipe
 from flax_s2s.errors import DONE, INTERRUPTED, PREEMPTED, USER_ERROR
 from flax_s2s.job import STOPPING
 from flax_s2s.rules import check
@@ -49,6 +50,8 @@ def run(config: Config, run_dir: str, options: Options) -> int:
         raise UserError(f"--seeds must be one or more different numbers, got {got}; give for example 1 2 3")
     for seed in options.seeds:
         check(dataclasses.replace(config, seed=seed))
+    for name in options.evaluation.references:
+        refuse_pipe(rundir.make_path(name))
     try:
         with optional_file(options.evaluation.json) as file:
             evaluate.load_examples(_chosen(config, options), options.evaluation)  # what is wrong with it is said before the trainings

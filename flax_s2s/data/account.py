@@ -58,7 +58,7 @@ def warn_train(tokens: Tokens, name: str, data: DataConfig) -> list[str]:
         limits = ", ".join(f"data.{field}={getattr(data, field)}" for field in tokens.keeping if field != "batch_tokens")
         said.append(f"{_share(filtered, found)} of {name} are left out ({tokens.filtered}) by {limits}; nearly all are kept by {options}")
     if blank * _MUCH > found:
-        said.append(f"{_share(blank, found)} of {name} are left out because a side is blank; check data.source and data.target")
+        said.append(f"{_share(blank, found)} of {name} are left out, blank on a side or on both; check data.source and data.target")
     if counts.held_out * _MUCH > found:
         said.append(
             f"{_share(counts.held_out, found)} of {name} are held out, more than data.held_out_pairs={data.held_out_pairs}, because their "
@@ -75,7 +75,9 @@ def warn_valid(valid: Corpus, fitting: TokenPairs, largest: Shape, vocabularies:
     found, long = len(valid.pairs) + valid.blank, len(valid.pairs) - len(fitting)
     said = []
     if valid.blank * _MUCH > found:
-        said.append(f"{_share(valid.blank, found)} of {valid.name} are left out because a side is blank; check data.source and data.target")
+        said.append(
+            f"{_share(valid.blank, found)} of {valid.name} are left out, blank on a side or on both; check data.source and data.target"
+        )
     if long * _MUCH > found:
         pairs = tokenize(valid.pairs, vocabularies)
         needs = [int(np.quantile(side.lengths, 0.99, method="higher")) for side in (pairs.source, pairs.target)]

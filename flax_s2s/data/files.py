@@ -141,14 +141,20 @@ def _path(name: str, given: str = "") -> epath.Path:
         raise UserError(f"{given}{name!r} has the unknown scheme {error}; use a path, gs:// or s3://") from None
 
 
-def _refuse_pipe(path: epath.Path) -> None:
-    """Refuses what is there but no file or folder; asked before it is opened, which may take a line from a pipe or wait for ever."""
+def refuse_pipe(path: epath.Path) -> None:
+    """Refuses what is there but no file or folder, and would be read several times.
+
+    To be asked before it is opened, which takes lines from a pipe, or waits for ever.
+
+    Raises:
+        UserError: it is a pipe or a device.
+    """
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):  # nothing is there, or in a bucket: opening it says so
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise UserError(f"{path} is a pipe or a device, and a corpus is read several times; write it into a file first")
+        raise UserError(f"{path} is a pipe or a device, and is read several times; write it into a file first")
 
 
 def _unreadable(path: epath.Path, error: Exception) -> UserError:
@@ -164,7 +170,7 @@ def _find(data: DataConfig, split: str, names: Sequence[str]) -> File:
     for name in names:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise UserError(f"{given} must name a file inside data.folder={data.folder!r}, got {name!r}; set data.folder to its folder")
-        _refuse_pipe(folder / name)
+        refuse_pipe(folder / name)
         if _exists(folder / name):
             return File(folder / name)
     place, origin = (folder / names[0]).parent, f"; where the data come from: {data.origin}" if data.origin else ""

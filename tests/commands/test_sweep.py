@@ -72,6 +72,7 @@ def test_a_sweep_trains_each_seed_and_says_mean_deviation_and_ensemble(
         (["--run-dir", "/dev/null/sweep"], "the run directory /dev/null/sweep cannot be made: Not a directory; give another --run-dir"),
         (["--seeds", "1", "-2"], "seed=-2 must not be negative"),
         (["--references", "nowhere.tsv"], "nowhere.tsv"),
+        (["--references", "/dev/null"], "/dev/null is a pipe or a device, and is read several times; write it into a file first"),
         (["--data.test="], "there is no test split"),
         (["--metrics", "bleu"], "evaluation.tokenizer=auto"),
         (["--json", "nowhere/j"], "nowhere/j cannot be written"),

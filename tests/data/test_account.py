@@ -79,7 +79,7 @@ def test_one_pair_in_a_hundred_decides_no_value(tmp_path):
 def test_blank_and_held_out_pairs_are_warned_of(tmp_path):
     data, tokens, _ = opened(tmp_path, [*PAIRS, *[("x", "")] * 12])
     (told,) = account.warn_train(tokens, "train of x", data)
-    assert told == "WARNING 12 of 112 pairs (11%) of train of x are left out because a side is blank; check data.source and data.target"
+    assert told == "WARNING 12 of 112 pairs (11%) of train of x are left out, blank on a side or on both; check data.source and data.target"
     data, tokens, _ = opened(tmp_path, [(f"s{i % 3}", f"t{i}") for i in range(99)], valid="", held_out_pairs=5)
     (told,) = account.warn_train(tokens, "train of x", data)
     assert told.startswith(
@@ -101,7 +101,7 @@ def test_validation_pairs_are_told_of(tmp_path):
     assert (line, told) == ("22 pairs of valid of x; left out: 2 blank; 2 too long for the shapes, left out of the loss", [])
     _, told = of(*PAIRS[:20], *[Pair(words(12), words(120))] * 4, blank=4)
     assert told == [
-        "WARNING 4 of 28 pairs (14%) of valid of x are left out because a side is blank; check data.source and data.target",
+        "WARNING 4 of 28 pairs (14%) of valid of x are left out, blank on a side or on both; check data.source and data.target",
         "WARNING 4 of 28 pairs (14%) of valid of x have more tokens than any training pair that is kept (10+10) and are left out of the loss; "
         "set --data.max-target-tokens 121, and give training pairs of up to 13+121 tokens",
     ]

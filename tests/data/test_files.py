@@ -131,7 +131,7 @@ def test_a_corpus_is_no_pipe_and_nothing_is_taken_from_it(tmp_path, pipe, linked
     name = tmp_path / ("train.tsv" if linked else "pipe")
     if linked:
         name.symlink_to(path)
-    with pytest.raises(UserError, match=f"^{name} is a pipe or a device, and a corpus is read several times; write it into a file first$"):
+    with pytest.raises(UserError, match=f"^{name} is a pipe or a device, and is read several times; write it into a file first$"):
         load(table(tmp_path, train=name.name), "train", 1)
     assert path.read_bytes() == TEXT
 
