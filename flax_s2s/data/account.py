@@ -50,8 +50,8 @@ def show(pair: Pair) -> str:
 def warn_train(tokens: Tokens, name: str, data: DataConfig) -> list[str]:
     """A line for each thing that is probably not meant."""
     counts, kept = tokens.counts, len(tokens.pairs)
-    blank, filtered = counts.left_out["blank"], sum(tokens.filtered)
-    found = kept + counts.held_out + blank + filtered
+    blank, further, filtered = counts.left_out["blank"], counts.left_out.get("further source", 0), sum(tokens.filtered)
+    found = kept + counts.held_out + blank + further + filtered
     said = []
     if filtered * _MUCH > found:
         options = " ".join(f"--data.{field.replace('_', '-')} {value}" for field, value in tokens.keeping.items())
@@ -59,6 +59,11 @@ def warn_train(tokens: Tokens, name: str, data: DataConfig) -> list[str]:
         said.append(f"{_share(filtered, found)} of {name} are left out ({tokens.filtered}) by {limits}; nearly all are kept by {options}")
     if blank * _MUCH > found:
         said.append(f"{_share(blank, found)} of {name} are left out, blank on a side or on both; check data.source and data.target")
+    if further * _MUCH > found:
+        said.append(
+            f"{_share(further, found)} of {name} are not made: of several strings in data.source={data.source!r} the first is taken; "
+            "name the feature in data.target, where each makes a pair"
+        )
     if counts.held_out * _MUCH > found:
         said.append(
             f"{_share(counts.held_out, found)} of {name} are held out, more than data.held_out_pairs={data.held_out_pairs}, because their "

@@ -87,6 +87,15 @@ def test_blank_and_held_out_pairs_are_warned_of(tmp_path):
     )
 
 
+def test_sources_that_are_not_taken_are_warned_of(tmp_path):
+    data, tokens, _ = opened(tmp_path, PAIRS)
+    for count, warnings in ((11, 0), (12, 1)):
+        counts = tokens.counts._replace(left_out={"blank": 0, "further source": count})
+        told = account.warn_train(tokens._replace(counts=counts), "train of x", data)
+        assert len(told) == warnings
+    assert told[0].startswith("WARNING 12 of 112 pairs (11%) of train of x are not made: of several strings in data.source='0' the first")
+
+
 def test_validation_pairs_are_told_of(tmp_path):
     data, tokens, vocabularies = opened(tmp_path, [*PAIRS, (words(9), words(9))])
     largest = choose_shapes(tokens.pairs.source.lengths, tokens.pairs.target.lengths, data)[-1]
