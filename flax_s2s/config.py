@@ -1,6 +1,7 @@
 """What a run is made of: one frozen dataclass per room, its exact JSON form, and the loading of `configs/*.py`.
 
-Enters: a preset, a `config.json`, or nothing (the defaults). Leaves: a `Config`; `rules.check` says whether its fields agree.
+Enters: a preset, a `config.json`, or nothing (the defaults). Leaves: a `Config` whose fields have the types and names that are
+declared here; `rules.check` says whether they agree.
 
 Every field is either *identity* (it decides what is learned: a run directory keeps it for life) or *operational*
 (it may change when the run is continued). Only the standard library is imported here, by design: everyone imports
@@ -11,6 +12,8 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import math
+import re
 import sys
 import typing
 from collections.abc import Iterable
@@ -18,6 +21,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 T = TypeVar("T")
+
+_SHOWN = 80  # characters of a value in a message
+_LARGEST_INT = 2**1023  # that is a float
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 """Ids of padding, start, end and the unknown token: the same in every vocabulary, known to every room."""
@@ -179,7 +185,7 @@ class OptimizerConfig:
     warmup_steps: int = identity(0)
     """Steps of linear warm-up from zero; inverse_sqrt falls as sqrt(warmup_steps / step) after them."""
     decay_steps: int = identity(0)
-    """Step at which cosine reaches zero."""
+    """Step at which cosine reaches zero; 0: the last one, training.steps as the run is begun with."""
     halve_from_step: int = identity(0)
     """Step of the first halving (Luong, Sutskever)."""
     halve_every_steps: int = identity(0)
@@ -328,7 +334,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
-# Strict JSON -------------------------------------------------------------------------------------------------------
+# The strict reader -------------------------------------------------------------------------------------------------
 
 
 def to_json(config: Config) -> str:
@@ -340,15 +346,43 @@ def from_json(text: str) -> Config:
     """Reads what `to_json` wrote.
 
     Raises:
-        UserError: not JSON, an unknown key (the nearest is named), a missing key, a wrong type, or a bad choice.
+        UserError: not JSON, an unknown key (the nearest is named), a missing key, a wrong type, a number that is not finite, or a
+            bad choice.
     """
     try:
         tree = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"config.json is not JSON: {error}") from None
+    return _read(tree)
+
+
+def from_python(made: object) -> Config:
+    """Reads a `Config` that someone's Python has made as strictly as `from_json` reads a file: Python itself checks no type.
+
+    Raises:
+        UserError: as `from_json`; or a room of another class, or a list where a tuple is due.
+    """
+    return _read(_as_json(Config, made, ""))
+
+
+def _read(tree: object) -> Config:
     config = _build(Config, tree, "")
     assert isinstance(config, Config)
     return config
+
+
+def _as_json(hint: Any, value: object, path: str) -> object:
+    """A value that was made in Python, as JSON holds it."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if type(value) is not hint:
+            raise UserError(f"{path or 'what config() returns'} must be a {hint.__name__}, got {type(value).__name__}")
+        hints = typing.get_type_hints(hint)
+        return {key: _as_json(hints.get(key), inner, _join(path, key)) for key, inner in vars(value).items()}
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            raise UserError(f"{path}={_shown(value)} must be a tuple, such as ('one',) or ('one', 'two'), got {type(value).__name__}")
+        return list(value)
+    return value
 
 
 def _build(cls: type, tree: object, path: str) -> object:
@@ -371,18 +405,27 @@ def _convert(hint: Any, value: object, path: str) -> object:
         return _build(hint, value, path)
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
-        if value not in choices:
-            raise UserError(f"{path}={value!r} is not one of {', '.join(map(str, choices))}")
+        if type(value) is not str or value not in choices:
+            near = nearest(value, choices) if isinstance(value, str) else ""
+            raise UserError(f"{path}={_shown(value)} is not one of {', '.join(choices)}{near}")
         return value
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list):
-            raise UserError(f"{path} must be a list, got {value!r}")
+            raise UserError(f"{path} must be a list, got {_shown(value)}")
         return tuple(_convert(typing.get_args(hint)[0], item, path) for item in value)
     if hint is float and type(value) is int:
-        return float(value)
+        value = float(value) if abs(value) < _LARGEST_INT else math.inf
     if type(value) is not hint:
-        raise UserError(f"{path}={value!r} must be of type {hint.__name__}, got {type(value).__name__}")
+        raise UserError(f"{path}={_shown(value)} must be of type {hint.__name__}, got {type(value).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{path}={value} must be finite")
     return value
+
+
+def _shown(value: object) -> str:
+    """What was got, on one line and not too long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _join(path: str, key: str) -> str:
@@ -412,31 +455,57 @@ def differences(old: Config, new: Config, role: str) -> list[str]:
 
 # Presets -----------------------------------------------------------------------------------------------------------
 
+FOLDERS = (Path("configs"), Path(__file__).parents[1] / "configs")
+"""Where a preset is looked for by its name: in the working directory's folder, then in that beside the package."""
 
-def load_preset(path: str) -> Config:
-    """Runs `configs/NAME.py` and returns what its `config()` returns.
+
+def load_preset(name: str) -> Config:
+    """Runs a preset, `quickstart` or `configs/quickstart.py`, and returns what its `config()` returns, strictly read.
 
     Raises:
-        UserError: no such file, an error in it, or no `config()` that returns a `Config`.
+        UserError: no such preset, an error in it, or no `config()` that returns a `Config` whose fields have their types.
     """
-    file = Path(path)
-    if not file.is_file():
-        near = nearest(file.stem, [other.stem for other in file.parent.glob("*.py")]) if file.parent.is_dir() else ""
-        raise UserError(f"there is no preset {path!r}{near}")
+    file = _find_preset(name)
     spec = importlib.util.spec_from_file_location(f"flax_s2s_preset_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise UserError(f"preset {path!r} must be a Python file, NAME.py")
+        raise UserError(f"preset {name!r} must be a Python file, NAME.py")
     module = importlib.util.module_from_spec(spec)
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         spec.loader.exec_module(module)
-        made = module.config()
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"preset {path!r} does not run: {type(error).__name__}: {error}") from error
+        return from_python(module.config())
+    except UserError as error:
+        raise UserError(f"preset {name!r}: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"preset {name!r} {_explain(error)}") from error
     finally:
         sys.dont_write_bytecode = bytecode
-    if not isinstance(made, Config):
-        raise UserError(f"config() of preset {path!r} must return a flax_s2s.config.Config, got {type(made).__name__}")
-    return made
+
+
+def is_preset(name: str) -> bool:
+    """Whether it is a file, or the name of a preset."""
+    return Path(name).is_file() or _by_name(name) is not None
+
+
+def _by_name(name: str) -> Path | None:
+    found = (folder / f"{name}.py" for folder in FOLDERS) if re.fullmatch(r"\w+", name) else ()
+    return next((file for file in found if file.is_file()), None)
+
+
+def _find_preset(name: str) -> Path:
+    file = _by_name(name) or Path(name)
+    if file.is_file():
+        return file
+    folders = FOLDERS if file.parent == Path() else (file.parent,)
+    names = sorted({other.stem for folder in folders for other in folder.glob("*.py")})
+    known = f"; presets: {', '.join(names)}" if names else ""
+    raise UserError(f"there is no preset {name!r}{nearest(file.stem, names)}{known}")
+
+
+def _explain(error: BaseException) -> str:
+    """What went wrong in a preset; a field that there is not is named like one of a file."""
+    unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    room = unknown and globals().get(unknown[1])
+    if unknown and isinstance(room, type) and dataclasses.is_dataclass(room):
+        return f"gives {room.__name__} an unknown field {unknown[2]!r}{nearest(unknown[2], (field.name for field in dataclasses.fields(room)))}"
+    return f"does not run: {type(error).__name__}: {error}"

@@ -25,7 +25,7 @@ from flax_s2s.config import BOS, EOS, DecodingConfig
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.vocab import Vocabularies
-from flax_s2s.decoding.constraints import mean_logp
+from flax_s2s.decoding.constraints import Mean, mean_logp
 from flax_s2s.decoding.translate import padded_length
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.parallel import AXIS, Devices, feed_rows
@@ -126,7 +126,7 @@ def _share(part: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def make_forecast(models: Sequence[Model], mean: Any, devices: Devices) -> Callable[..., Any]:
+def make_forecast(models: Sequence[Model], mean: Mean, devices: Devices) -> Callable[..., Any]:
     """Makes `(params of each model, temperatures, src_ids, tgt_ids) -> logp, top_logp, right`, jitted, rows spread over the devices."""
     by_row, everywhere = PartitionSpec(AXIS), PartitionSpec()
 

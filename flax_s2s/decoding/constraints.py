@@ -6,7 +6,7 @@ keeps in the carry, next to the carry of what it is laid over, so a search need 
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from flax_s2s.decoding.beam import Next, StepFn
+
+Mean = Literal["probabilities", "log-probabilities"]
 
 
 class Steps(NamedTuple):
@@ -23,7 +25,7 @@ class Steps(NamedTuple):
     carry: Any
 
 
-def ensemble(members: Sequence[Steps], mean: Literal["probabilities", "log-probabilities"]) -> Steps:
+def ensemble(members: Sequence[Steps], mean: Mean) -> Steps:
     """Several models as one; of log-probabilities the plain mean is taken, which is not normalized again. Attention is averaged."""
 
     def step_fn(carries: Any, ids: Any) -> tuple[Any, Next]:
@@ -38,12 +40,16 @@ def ensemble(members: Sequence[Steps], mean: Literal["probabilities", "log-proba
     return Steps(step_fn, [member.carry for member in members])
 
 
-def mean_logp(parts: Sequence[Float[Array, "*axes"]], mean: str) -> Float[Array, "*axes"]:
+def mean_logp(parts: Sequence[Float[Array, "*axes"]], mean: Mean) -> Float[Array, "*axes"]:
     """Log-probabilities of several models as one: the mean of them, or the log of the mean of the probabilities."""
     stacked = jnp.stack(parts)
-    if mean == "log-probabilities":
-        return stacked.mean(axis=0)
-    return jax.nn.logsumexp(stacked, axis=0) - jnp.log(len(parts))
+    match mean:
+        case "log-probabilities":
+            return stacked.mean(axis=0)
+        case "probabilities":
+            return jax.nn.logsumexp(stacked, axis=0) - jnp.log(len(parts))
+        case _:
+            assert_never(mean)
 
 
 def forbid(steps: Steps, tokens: Bool[Array, " vocab"]) -> Steps:

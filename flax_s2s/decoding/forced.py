@@ -16,7 +16,7 @@ from flax_s2s.config import BOS, EOS, PAD, DecodingConfig
 from flax_s2s.data.batching import pad
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.beam import length_penalty
-from flax_s2s.decoding.constraints import mean_logp
+from flax_s2s.decoding.constraints import Mean, mean_logp
 from flax_s2s.decoding.stream import Weights, make_lay_out, most_tokens, rows_per_device
 from flax_s2s.decoding.translate import padded_length
 from flax_s2s.model.seq2seq import Model
@@ -38,7 +38,7 @@ class Forced(NamedTuple):
         return len(self.ids)
 
 
-def make_forced(models: Sequence[Model], mean: str, devices: Devices) -> Callable[[Any, Any, Any], Any]:
+def make_forced(models: Sequence[Model], mean: Mean, devices: Devices) -> Callable[[Any, Any, Any], Any]:
     """Makes `(Weights of each model, src_ids, tgt_ids) -> log-probability of each token`, jitted, rows spread over the devices."""
 
     @partial(

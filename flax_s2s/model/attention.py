@@ -3,7 +3,7 @@
 Enters: queries (decoder states) and a memory (encoder outputs). Leaves: contexts and the weights that made them.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from jaxtyping import Array, Bool, Float
 from flax_s2s.model.cells import Initializer
 from flax_s2s.model.product import product
 from flax_s2s.model.recurrence import Multiply, multiply_by
+
+Scoring = Literal["dot", "general", "additive"]
 
 
 class Source(NamedTuple):
@@ -68,15 +70,20 @@ class Attention(nnx.Module):
     2015, section A.1.2).
     """
 
-    def __init__(self, score: str, query: int, memory: int, hidden: int, *, kernel_init: Initializer, rngs: nnx.Rngs) -> None:
+    def __init__(self, score: Scoring, query: int, memory: int, hidden: int, *, kernel_init: Initializer, rngs: nnx.Rngs) -> None:
         """Declares what the score needs; `query`, `memory` and `hidden` are sizes."""
         self.score = score
-        if score == "dot":
-            return
-        self.kernel_key = nnx.Param(kernel_init(rngs.params(), (memory, query if score == "general" else hidden), jnp.float32))
-        if score == "additive":
-            self.kernel_query = nnx.Param(kernel_init(rngs.params(), (query, hidden), jnp.float32))
-            self.vector = nnx.Param(kernel_init(rngs.params(), (hidden, 1), jnp.float32)[:, 0])
+        match score:
+            case "dot":
+                pass
+            case "general":
+                self.kernel_key = nnx.Param(kernel_init(rngs.params(), (memory, query), jnp.float32))
+            case "additive":
+                self.kernel_key = nnx.Param(kernel_init(rngs.params(), (memory, hidden), jnp.float32))
+                self.kernel_query = nnx.Param(kernel_init(rngs.params(), (query, hidden), jnp.float32))
+                self.vector = nnx.Param(kernel_init(rngs.params(), (hidden, 1), jnp.float32)[:, 0])
+            case _:
+                assert_never(score)
 
     def keys(self, memory: Float[Array, "batch src hid"]) -> Float[Array, "batch src keys"]:
         """The part of the score that depends on the source alone, computed once for a sentence; of the additive score in float32."""

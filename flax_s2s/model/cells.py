@@ -13,7 +13,7 @@ Zoneout (Krueger et al. 2017) keeps a unit's old value with a fixed probability;
 """
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ class RecurrentLayer(nnx.Module):
         A gru's kernels have three quarters: r, z, n.
         """
         self.cell, self.zoneout = cell, zoneout
-        gates = (3 if cell == "gru" else 4) * hidden
+        gates = _quarters(cell) * hidden
         self.kernel_in = nnx.Param(kernel_init(rngs.params(), (inputs, gates), jnp.float32))
         self.kernel_rec = nnx.Param(kernel_init(rngs.params(), (hidden, gates), jnp.float32))
         bias = jnp.zeros(4 * hidden, jnp.float32)
@@ -106,6 +106,17 @@ class RecurrentLayer(nnx.Module):
         return Gates(kernel_in, kernel_rec, bias, None)
 
 
+def _quarters(cell: Cell) -> int:
+    """How many times as wide as the state a layer's kernels are."""
+    match cell:
+        case "lstm" | "layer_norm_lstm":
+            return 4
+        case "gru":
+            return 3
+        case _:
+            assert_never(cell)
+
+
 def zero_state(layer: RecurrentLayer, rows: tuple[int, ...], dtype: Any) -> State:
     """The state before the first step, unless a caller has a better one."""
     shape = (*rows, layer.hidden)
@@ -128,16 +139,29 @@ def step(layer: RecurrentLayer, norm: Norm | None, sums: Float[Array, "*rows gat
 
 def _next(cell: Cell, norm: Norm | None, sums: Float[Array, "*rows gates"], state: State) -> State:
     dtype = state.hidden.dtype
-    if cell == "gru":
-        r, z, n_in, n_rec = jnp.split(sums, 4, axis=-1)
-        z = jax.nn.sigmoid(z)
-        hidden = (1 - z) * jnp.tanh(n_in + jax.nn.sigmoid(r) * n_rec) + z * state.cell
-        return State(hidden.astype(dtype), hidden)
-    if norm is None:
-        return _lstm(dtype, sums, state.cell)
+    match cell:
+        case "lstm":
+            return _lstm(dtype, sums, state.cell)
+        case "layer_norm_lstm":
+            assert norm is not None
+            return _layer_norm_lstm(dtype, norm, sums, state.cell)
+        case "gru":
+            return _gru(dtype, sums, state.cell)
+        case _:
+            assert_never(cell)
+
+
+def _gru(dtype: Any, sums: Float[Array, "*rows gates"], before: Float[Array, "*rows hid"]) -> State:
+    r, z, n_in, n_rec = jnp.split(sums, 4, axis=-1)
+    z = jax.nn.sigmoid(z)
+    hidden = (1 - z) * jnp.tanh(n_in + jax.nn.sigmoid(r) * n_rec) + z * before
+    return State(hidden.astype(dtype), hidden)
+
+
+def _layer_norm_lstm(dtype: Any, norm: Norm, sums: Float[Array, "*rows gates"], cell: Float[Array, "*rows hid"]) -> State:
     quarters = [_normalized(quarter) for quarter in jnp.split(sums, 4, axis=-1)]
     i, f, g, o = jnp.split(_scaled(jnp.concatenate(quarters, axis=-1), norm.gain, norm.bias), 4, axis=-1)
-    new = jax.nn.sigmoid(f) * state.cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+    new = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
     read = _scaled(_normalized(new), norm.cell_gain, norm.cell_bias)
     return State((jax.nn.sigmoid(o) * jnp.tanh(read)).astype(dtype), new)
 

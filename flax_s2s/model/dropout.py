@@ -1,6 +1,6 @@
 """Dropout that depends on a row's place in the global batch, never on the device that computes the row."""
 
-from typing import Literal
+from typing import Literal, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,16 @@ def drop(
     if keys is None or threshold == 0:
         return features
     _, time, size = features.shape
-    dropped = choose(keys, site, rate, 1 if of == "features" else time, 1 if of == "steps" else size)
+    match of:
+        case "values":
+            drawn = time, size
+        case "features":
+            drawn = 1, size
+        case "steps":
+            drawn = time, 1
+        case _:
+            assert_never(of)
+    dropped = choose(keys, site, rate, *drawn)
     return jnp.where(dropped, 0, features * (256 / (256 - threshold))).astype(features.dtype)
 
 

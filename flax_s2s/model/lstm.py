@@ -12,7 +12,7 @@ it XLA may do so before the gradient is there, and then nothing is saved.
 """
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -53,20 +53,30 @@ def choose_means(config: ModelConfig) -> Means:
     Raises:
         UserError: cuDNN is asked for where there is none.
     """
-    device, compute = jax.devices()[0], config.compute
+    device = jax.devices()[0]
     if config.kernel == "cudnn" and not _by_nvidia(device):
         raise UserError(f"model.kernel=cudnn needs an NVIDIA GPU, got {device.device_kind}; use model.kernel=auto")
-    if compute == "auto":
-        compute = "bfloat16" if config.kernel != "cudnn" and _fast_in_bfloat16(device) else "float32"
+    compute: Literal["float32", "bfloat16"]
+    match config.compute:
+        case "auto":
+            compute = "bfloat16" if config.kernel != "cudnn" and _fast_in_bfloat16(device) else "float32"
+        case "float32" | "bfloat16":
+            compute = config.compute
+        case _:
+            assert_never(config.compute)
     plain = config.cell == "lstm" and not config.recurrent_dropout and not config.zoneout
     if config.kernel == "cudnn" and not plain:
         raise UserError(
             f"model.kernel=cudnn computes model.cell=lstm without recurrent_dropout and zoneout only, got model.cell={config.cell}, "
             f"{config.recurrent_dropout} and {config.zoneout}; use model.kernel=auto"
         )
-    if config.kernel != "auto" or not plain:
-        return Means("scan" if config.kernel == "auto" else config.kernel, compute)
-    return Means("cudnn" if _by_nvidia(device) and compute == "float32" else "scan", compute)
+    match config.kernel:
+        case "auto":
+            return Means("cudnn" if plain and _by_nvidia(device) and compute == "float32" else "scan", compute)
+        case "scan" | "cudnn":
+            return Means(config.kernel, compute)
+        case _:
+            assert_never(config.kernel)
 
 
 def _by_nvidia(device: Any) -> bool:
@@ -120,6 +130,8 @@ def unroll(
     if kernel == "cudnn":
         outputs, last_hidden, last_cell = cudnn_layer(gates[:3], inputs, mask, initial.hidden, initial.cell, reverse)
         return outputs, State(last_hidden, last_cell)
+    if kernel != "scan":
+        assert_never(kernel)
     if layer.cell != "lstm" or layer.zoneout:
         return _scanned(layer, gates, inputs, mask, initial, reverse, recompute, noise)
     step_mask = None if mask is None else mask.swapaxes(0, 1)[:, :, None]  # [time batch 1]

@@ -11,7 +11,7 @@ place in the model has a number, its site, so that it has masks of its own:
     OWN               which tokens scheduled sampling replaces
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -41,7 +41,13 @@ def drop_features(
     config: ModelConfig, features: Float[Array, "batch time feat"], keys: RowKeys, site: int
 ) -> Float[Array, "batch time feat"]:
     """Dropout of what passes from layer to layer."""
-    return drop(features, keys, site, config.dropout, "features" if config.dropout_masks == "sentence" else "values")
+    match config.dropout_masks:
+        case "step":
+            return drop(features, keys, site, config.dropout, "values")
+        case "sentence":
+            return drop(features, keys, site, config.dropout, "features")
+        case _:
+            assert_never(config.dropout_masks)
 
 
 def drop_words(config: ModelConfig, embedded: Float[Array, "batch time emb"], keys: RowKeys, site: int) -> Float[Array, "batch time emb"]:

@@ -11,7 +11,7 @@ without attention the top state, brought to the embedding's size where the table
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,14 @@ def sizes(config: ModelConfig) -> Sizes:
     directions = config.bidirectional_size or config.hidden_size // 2
     outputs = 2 * directions if config.bidirectional_layers == config.encoder_layers else config.hidden_size
     memory = outputs + (config.embedding_size if config.attend_embeddings else 0)
-    return Sizes(directions, memory, config.hidden_size if config.tie == "none" else config.embedding_size)
+    match config.tie:
+        case "none":
+            readout = config.hidden_size
+        case "softmax" | "all":
+            readout = config.embedding_size
+        case _:
+            assert_never(config.tie)
+    return Sizes(directions, memory, readout)
 
 
 def initializers(config: ModelConfig) -> tuple[Any, Any]:
@@ -147,8 +154,13 @@ class Bridge(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         """Declares a kernel for hidden state and cell of each decoder layer where the bridge is dense."""
         self.config = config
-        if config.bridge != "dense":
-            return
+        match config.bridge:
+            case "copy" | "zero":
+                return
+            case "dense":
+                pass
+            case _:
+                assert_never(config.bridge)
         parts = State._fields[1:] if config.cell == "gru" else State._fields
         init, layers = initializers(config)[0], []
         for index in range(config.decoder_layers):
@@ -160,13 +172,17 @@ class Bridge(nnx.Module):
     def __call__(self, finals: list[State]) -> tuple[State, ...]:
         """One state per decoder layer."""
         chosen = [finals[source_layer(self.config, index)] for index in range(self.config.decoder_layers)]
-        if self.config.bridge == "copy":
-            return tuple(chosen)
-        if self.config.bridge == "zero":
-            size = (chosen[0].hidden.shape[0], self.config.hidden_size)
-            zeros = State(jnp.zeros(size, chosen[0].hidden.dtype), jnp.zeros(size, jnp.float32))
-            return (zeros,) * len(chosen)
-        return tuple(self._dense(state, kernels) for state, kernels in zip(chosen, self.layers, strict=True))
+        match self.config.bridge:
+            case "copy":
+                return tuple(chosen)
+            case "zero":
+                size = (chosen[0].hidden.shape[0], self.config.hidden_size)
+                zeros = State(jnp.zeros(size, chosen[0].hidden.dtype), jnp.zeros(size, jnp.float32))
+                return (zeros,) * len(chosen)
+            case "dense":
+                return tuple(self._dense(state, kernels) for state, kernels in zip(chosen, self.layers, strict=True))
+            case _:
+                assert_never(self.config.bridge)
 
     def _dense(self, state: State, kernels: Any) -> State:
         parts = state[-len(kernels) :]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +23,20 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(count, jnp.float32) + 1
         ramp = jnp.minimum(1.0, step / max(warmup, 1))
-        if config.schedule == "inverse_sqrt":
-            return peak * ramp * jnp.sqrt(warmup / jnp.maximum(step, warmup))
-        if config.schedule == "cosine":
-            done = jnp.clip((step - warmup) / (config.decay_steps - warmup), 0.0, 1.0)
-            return peak * ramp * 0.5 * (1 + jnp.cos(jnp.pi * done))
-        if config.schedule == "halving":
-            halvings = jnp.floor((step - 1 - config.halve_from_step) / config.halve_every_steps) + 1
-            return peak * ramp * 0.5 ** jnp.maximum(halvings, 0)
-        return peak * ramp
+        match config.schedule:
+            case "constant":
+                return peak * ramp
+            case "inverse_sqrt":
+                return peak * ramp * jnp.sqrt(warmup / jnp.maximum(step, warmup))
+            case "cosine":
+                assert config.decay_steps  # `rules.check` says how many 0 is
+                done = jnp.clip((step - warmup) / max(config.decay_steps - warmup, 1), 0.0, 1.0)
+                return peak * ramp * 0.5 * (1 + jnp.cos(jnp.pi * done))
+            case "halving":
+                halvings = jnp.floor((step - 1 - config.halve_from_step) / config.halve_every_steps) + 1
+                return peak * ramp * 0.5 ** jnp.maximum(halvings, 0)
+            case _:
+                assert_never(config.schedule)
 
     return schedule
 
@@ -43,19 +48,16 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         UserError: there is none of a path to be frozen.
     """
     schedule = make_schedule(config)
-    if config.name == "sgd":
-        rule = optax.sgd(schedule)
-    elif config.name == "adam":
-        rule = optax.adam(schedule, config.beta1, config.beta2, config.epsilon)
-    else:
-        rule = optax.adamw(
-            schedule,
-            config.beta1,
-            config.beta2,
-            config.epsilon,
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-        )
+    match config.name:
+        case "sgd":
+            rule = optax.sgd(schedule)
+        case "adam":
+            rule = optax.adam(schedule, config.beta1, config.beta2, config.epsilon)
+        case "adamw":
+            matrices = partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
+            rule = optax.adamw(schedule, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=matrices)
+        case _:
+            assert_never(config.name)
     chain = [optax.clip_by_global_norm(config.clip_norm), rule] if config.clip_norm else [rule]
     if config.frozen:  # a decay needs no gradient
         chain.append(optax.masked(optax.set_to_zero(), partial(_is_frozen, config.frozen)))
