@@ -2,21 +2,22 @@
 
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, TypeVar
 
 import tyro
 
-from flax_s2s import job, processor
+from flax_s2s import __version__, job, processor
 from flax_s2s.cluster import Flags
-from flax_s2s.config import Config, DecodingConfig, Metric, UserError, load_preset, nearest
+from flax_s2s.config import Config, DecodingConfig, Metric, UserError, is_preset, load_preset, nearest
 from flax_s2s.files import Files
 
 USAGE = """\
 usage: python -m flax_s2s VERB ...
 
-  train CONFIG --run-dir DIR     train a model; given the same DIR again, go on where it stopped
+  train CONFIG --run-dir DIR     train a model; `train DIR` goes on where it stopped
   evaluate RUN_DIR...            translate a split of the corpus and score it
   compare RUN_A RUN_B            translate a split with both, and say where they differ and whether chance explains it
   decode RUN_DIR...              translate lines, stdin to stdout or a file to a file
@@ -27,15 +28,45 @@ usage: python -m flax_s2s VERB ...
   sweep CONFIG                   train with several seeds, and print the mean and the deviation of the scores
   verify-resume CONFIG           train straight and killed at random moments, and compare the final states
 
-CONFIG is a preset such as configs/quickstart.py; each of its fields can be given as an option.
-`VERB --help` explains the options; `train CONFIG --help` shows every field with that preset's value."""
+CONFIG is a preset, by name (quickstart) or as a file (configs/quickstart.py); each of its fields can be given as an option.
+`VERB --help` explains the options; `train CONFIG --help` shows every field with that preset's value; --version says which this is."""
+
+_OTHER_NAMES = {
+    **dict.fromkeys(("translate", "predict", "generate", "infer", "inference", "sample"), "`decode RUN_DIR` translates lines"),
+    "serve": "there is no server yet; `decode RUN_DIR` answers the lines of stdin as they come",
+    **dict.fromkeys(("test", "eval", "validate", "bleu"), "`evaluate RUN_DIR` translates a split and scores it"),
+    **dict.fromkeys(("resume", "continue"), "`train RUN_DIR` goes on with a run"),
+    **dict.fromkeys(("finetune", "fine-tune"), "`train CONFIG --run-dir NEW --init-from RUN_DIR` begins with what a run has learned"),
+    **dict.fromkeys(("fit", "run", "start"), "`train CONFIG` trains a model"),
+    **dict.fromkeys(("perplexity", "rescore", "rerank"), "`score RUN_DIR` scores given pairs"),
+    **dict.fromkeys(("info", "summary", "show"), "`inspect CONFIG` or `inspect RUN_DIR` says what a model amounts to"),
+    **dict.fromkeys(("benchmark", "profile"), "`bench CONFIG` measures speed"),
+}  # what people call the verbs elsewhere
 
 T = TypeVar("T")
 
 
 @dataclasses.dataclass
 class Train:
-    """Trains a model, or continues the run that --run-dir holds."""
+    """Trains a model, or goes on with a run: by the same command again, or by `train RUN_DIR` alone.
+
+    Most used; all options are explained below:
+      --run-dir DIR                     folder of the run
+      --init-from RUN_DIR               begin a new run with what another one has learned (fine-tuning)
+      --data.folder DIR                 where the corpus is
+      --data.source en                  its sides: file suffixes, columns or fields
+      --data.target de
+      --training.steps 3000             how long
+      --optimizer.learning-rate 1e-3    how fast
+      --model.hidden-size 512           how large
+      --model.dropout 0.3               how much is dropped
+      --vocab.kind bpe                  what the tokens are
+
+    Where a run is there, options change only what decides nothing of what is learned: steps, intervals, folders, devices. More
+    steps train it further, as long as its learning rate is not zero. With schedule=cosine it is zero at the end, which is
+    where the run was begun to end; what it has learned is trained further as a new run:
+      train RUN_DIR --run-dir NEW --init-from RUN_DIR --optimizer.decay-steps 0 --training.steps 3000
+    """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     run_dir: str
@@ -47,7 +78,14 @@ class Train:
 
 @dataclasses.dataclass
 class Inspect:
-    """Says what a configuration amounts to, without training it."""
+    """Says what a configuration amounts to, without training it.
+
+    Most used; all options are explained below:
+      --data.folder DIR            where the corpus is; without one there are no shapes and no memory
+      --data.batch-tokens 2048     how many tokens a batch has
+      --model.hidden-size 512      how large the model is
+      --no-memory                  quicker: nothing is compiled
+    """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     memory: bool = True
@@ -56,7 +94,15 @@ class Inspect:
 
 @dataclasses.dataclass
 class Bench:
-    """Measures training and decoding, and prints one JSON line."""
+    """Measures training and decoding, and prints one JSON line.
+
+    Most used; all options are explained below:
+      --rounds 5                   how often each is measured
+      --data.folder DIR            where the corpus is
+      --data.batch-tokens 2048     how many tokens a batch has
+      --model.hidden-size 512      how large the model is
+      --training.devices 1         how many devices
+    """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     rounds: int = 5
@@ -68,6 +114,15 @@ class Sweep:
     """Trains with several seeds, evaluates each run and all as one, and prints one table.
 
     The same command goes on where it was stopped.
+
+    Most used; all options are explained below:
+      --run-dir DIR                folder of the sweep
+      --seeds 1 2 3                one run each
+      --split test                 what is translated
+      --metrics bleu chrf          what is measured
+      --json FILE                  where all scores are written
+      --data.folder DIR            where the corpus is
+      --training.steps 3000        how long each run is
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
@@ -91,7 +146,15 @@ class Sweep:
 
 @dataclasses.dataclass
 class VerifyResume:
-    """Trains twice, straight through and killed at random moments, and compares the final states bit by bit."""
+    """Trains twice, straight through and killed at random moments, and compares the final states bit by bit.
+
+    Most used; all options are explained below:
+      --run-dir DIR                      folder for both runs
+      --kills 5                          how often
+      --training.steps 3000              how long the runs are
+      --training.save-every-steps 100    how often they are saved
+      --data.folder DIR                  where the corpus is
+    """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     run_dir: str
@@ -104,7 +167,19 @@ class VerifyResume:
 
 @dataclasses.dataclass
 class Evaluate:
-    """Translates a split of the corpus and scores it; several runs translate as one."""
+    """Translates a split of the corpus and scores it; several runs translate as one.
+
+    Most used; all options are explained below:
+      --split test             what is translated
+      --metrics bleu chrf      what is measured
+      --beam-size 5            how wide the search is
+      --samples 10             translations that are printed
+      --references FILE        further right answers
+      --json FILE              where the scores are written
+      --checkpoint last        another checkpoint than the best one
+      --data-folder DIR        where the corpus has moved to
+      --calibration FILE       how sure the model is, as a picture
+    """
 
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")]
     checkpoint: str = "best"
@@ -133,7 +208,17 @@ class Evaluate:
 
 @dataclasses.dataclass
 class Compare:
-    """Translates a split of the corpus with two runs, and says where they differ and whether chance explains it."""
+    """Translates a split of the corpus with two runs, and says where they differ and whether chance explains it.
+
+    Most used; all options are explained below:
+      --split test             what is translated
+      --metrics bleu chrf      what is measured
+      --beam-size 5            how wide the search is
+      --samples 10             sentences that are printed
+      --json FILE              where the comparison is written
+      --checkpoint last        another checkpoint than the best one
+      --data-folder DIR        where the corpus has moved to
+    """
 
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")]
     checkpoint: str = "best"
@@ -156,9 +241,21 @@ class Compare:
 
 @dataclasses.dataclass
 class Decode:
-    """Translates lines, one out for each one in, in order; several runs translate as one."""
+    """Translates lines, one out for each one in, in order; several runs translate as one.
 
-    decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")]
+    Most used; all options are explained below, those of the search last:
+      --input FILE             files to read; else stdin
+      --output FILE            file to write; else stdout
+      --form jsonl             objects in and out, with scores, tokens and flags
+      --beam-size 5            how wide the search is
+      --n-best 5               how many translations of a line
+      --length-penalty 1.0     larger: longer translations
+      --temperature 1.0        sampling instead of search
+      --blocklist FILE         what is never said
+      --checkpoint last        another checkpoint than the best one
+      --shard 0/8              a part of a large job
+    """
+
     checkpoint: str = "best"
     """Checkpoint to use: best, last, or a step."""
     blocklist: str = ""
@@ -175,11 +272,12 @@ class Decode:
     """Numbers of the lines that are drawn, from 1."""
     files: Annotated[Files, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Files)
     """Of columns, the first is translated, and a second one is a reference: where every line has one, the summary has BLEU and chrF. Objects have a source, and by choice id, prefix, include, exclude, seed; objects answer them."""
+    decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=DecodingConfig)
 
 
 @dataclasses.dataclass
 class LearnShortlist:
-    """Learns from a run's training pairs which target tokens are worth trying for a source; `--shortlist` then uses it."""
+    """Learns from a run's training pairs which target tokens are worth trying for a source; `decode RUN_DIR --shortlist 256` then uses it."""
 
     run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
     """Folder of a trained run."""
@@ -189,7 +287,18 @@ class LearnShortlist:
 
 @dataclasses.dataclass
 class Score:
-    """Natural log-probability of each target given its source, one line out for each one in, and the perplexity; several runs score as one."""
+    """Natural log-probability of each target given its source, one line out for each one in, and the perplexity; several runs score as one.
+
+    Most used; all options are explained below:
+      --source FILE            lines of sources
+      --target FILE            and their targets
+      --input FILE             or pairs in one file; else stdin
+      --output FILE            file to write; else stdout
+      --form jsonl             objects in and out, with candidates
+      --length-penalty 1.0     of the scores by which candidates are sorted
+      --checkpoint last        another checkpoint than the best one
+      --shard 0/8              a part of a large job
+    """
 
     length_penalty: float
     """Exponent of the length penalty, over which the log-probability is the score; candidates are sorted by it."""
@@ -222,69 +331,130 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    first = arguments[0] if arguments else "--help"
+    if first in ("-h", "--help", "help"):
         print(USAGE, flush=True)
         return 0
-    verb = VERBS.get(arguments[0])
+    if first in ("-V", "--version"):
+        print(f"flax_s2s {__version__}", flush=True)
+        return 0
+    verb = VERBS.get(first)
     if verb is None:
-        raise UserError(f"there is no verb {arguments[0]!r}{nearest(arguments[0], VERBS)}; verbs: {', '.join(VERBS)}")
+        raise UserError(f"there is no verb {first!r}{_hint(first)}; verbs: {', '.join(VERBS)}")
     return verb(arguments[1:])
+
+
+def _hint(word: str) -> str:
+    """The remedy clause for what is no verb."""
+    if word.startswith("-"):
+        return ": options come after the verb, as in `train quickstart --training.steps 300`"
+    if is_preset(word):
+        return f", but `train {word}` trains that preset"
+    if os.path.isdir(word):
+        return f", but `train {word}` goes on with a run, and `evaluate {word}` scores it"
+    other = _OTHER_NAMES.get(word.lower())
+    return f": {other}" if other else nearest(word, VERBS)
 
 
 def _parse(kind: type[T], verb: str, arguments: list[str], default: T | None = None) -> T:
     """Reads options into a dataclass; a mistake is tyro's box and exit code 2."""
     if default is None:
-        return tyro.cli(kind, args=arguments, prog=f"flax_s2s {verb}")
-    return tyro.cli(kind, args=arguments, prog=f"flax_s2s {verb}", default=default)
+        return tyro.cli(kind, args=arguments, prog=f"flax-s2s {verb}")
+    return tyro.cli(kind, args=arguments, prog=f"flax-s2s {verb}", default=default)
 
 
-def _first(arguments: list[str], verb: str) -> tuple[str, list[str]]:
-    """The first argument, which names the preset (none where only help is asked for), and the others."""
+def _asks_for_help(arguments: list[str]) -> bool:
+    return bool({"-h", "--help"} & set(arguments))
+
+
+def _first(arguments: list[str], verb: str, what: str = "a preset") -> tuple[str, list[str]]:
+    """The first argument, which names what to begin with (none where only help is asked for), and the others."""
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], arguments[1:]
-    if {"-h", "--help"} & set(arguments):
+    late = next((argument for argument in arguments if argument.endswith(".py")), "")
+    if late:
+        raise UserError(f"the preset comes first, its options after it: {verb} {late} ...")
+    if _asks_for_help(arguments):
         return "", arguments
-    raise UserError(f"{verb} needs a preset as its first argument, for example: {verb} configs/quickstart.py")
+    raise UserError(f"{verb} needs {what} as its first argument, for example: {verb} quickstart")
+
+
+def _preset(arguments: list[str], verb: str) -> tuple[str, Config, list[str]]:
+    """The preset's name, its configuration, and the other arguments."""
+    name, options = _first(arguments, verb)
+    if _is_folder(name):
+        raise UserError(f"{name} is a folder, and {verb} needs a preset, such as quickstart; train and inspect take a run directory, too")
+    return name, load_preset(name) if name else Config(), options
+
+
+def _stem(name: str) -> str:
+    """What a preset's folders are called after."""
+    return os.path.splitext(os.path.basename(name))[0] or "NAME"
+
+
+def _is_folder(name: str) -> bool:
+    """Whether it is a run directory, if it is anything; of a folder and a preset of one name, the folder is if it holds a run."""
+    return "://" in name or (os.path.isdir(name) and (_holds_run(name) or not is_preset(name)))
+
+
+def _holds_run(name: str) -> bool:
+    return os.path.exists(os.path.join(name, "config.json"))
+
+
+def _given_run_dir(arguments: list[str]) -> str:
+    """What --run-dir says, before its default is known."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        name, equals, value = argument.partition("=")
+        if name in ("--run-dir", "--run_dir"):
+            return value if equals else following
+    return ""
 
 
 def _train(arguments: list[str]) -> int:
-    preset, options = _first(arguments, "train")
-    default = Train(load_preset(preset) if preset else Config(), f"runs/{os.path.splitext(os.path.basename(preset))[0]}")
-    given = _parse(Train, "train CONFIG", options, default)
+    held = _given_run_dir(arguments)
+    alone = held and arguments[0].startswith("-")
+    what = "a preset or a run directory"
+    if alone and ("://" in held or _holds_run(held)):
+        name, options = held, arguments  # the run holds its configuration
+    else:
+        name, options = _first(arguments, "train", f"{what} (there is no run in {held} yet)" if alone else what)
+    run_dir = name if _is_folder(name) else f"runs/{_stem(name)}"
+    config = _read_run(name) if _is_folder(name) else load_preset(name) if name else Config()
+    given = _parse(Train, f"train {name or 'CONFIG|RUN_DIR'}", options, Train(config, run_dir))
     with job.listen():  # before the imports: they take seconds
         from flax_s2s.commands import train
 
-        return train.run(given.config, given.run_dir, given.place, given.init_from)
+        command = shlex.join(["python", "-m", "flax_s2s", "train", *arguments])
+        return train.run(given.config, given.run_dir, given.place, given.init_from, command)
+
+
+def _read_run(name: str) -> Config:
+    from flax_s2s.rundir import make_path, read_config
+
+    return read_config(make_path(name))
 
 
 def _inspect(arguments: list[str]) -> int:
-    name, options = _first(arguments, "inspect")
-    run_dir = name if os.path.isdir(name) else ""
-    config = load_preset(name) if name and not run_dir else Config()
-    if run_dir:
-        from etils import epath
-
-        from flax_s2s.rundir import read_config
-
-        config = read_config(epath.Path(run_dir))
-    given = _parse(Inspect, "inspect CONFIG|RUN_DIR", options, Inspect(config))
+    name, options = _first(arguments, "inspect", "a preset or a run directory")
+    run_dir = name if _is_folder(name) else ""
+    config = _read_run(name) if run_dir else load_preset(name) if name else Config()
+    given = _parse(Inspect, f"inspect {name or 'CONFIG|RUN_DIR'}", options, Inspect(config))
     from flax_s2s.commands import inspect
 
     return inspect.run(given.config, run_dir, given.memory)
 
 
 def _bench(arguments: list[str]) -> int:
-    preset, options = _first(arguments, "bench")
-    given = _parse(Bench, "bench CONFIG", options, Bench(load_preset(preset) if preset else Config()))
+    name, config, options = _preset(arguments, "bench")
+    given = _parse(Bench, f"bench {name or 'CONFIG'}", options, Bench(config))
     from flax_s2s.commands import bench
 
     return bench.run(given.config, given.rounds)
 
 
 def _sweep(arguments: list[str]) -> int:
-    preset, options = _first(arguments, "sweep")
-    name = os.path.splitext(os.path.basename(preset))[0]
-    given = _parse(Sweep, "sweep CONFIG", options, Sweep(load_preset(preset) if preset else Config(), f"runs/sweep-{name}"))
+    name, config, options = _preset(arguments, "sweep")
+    given = _parse(Sweep, f"sweep {name or 'CONFIG'}", options, Sweep(config, f"runs/sweep-{_stem(name)}"))
     from flax_s2s.commands import evaluate, sweep
 
     asked = {name: getattr(given, name) for name in ("split", "metrics", "merge_sources", "references", "json")}
@@ -293,10 +463,9 @@ def _sweep(arguments: list[str]) -> int:
 
 
 def _verify_resume(arguments: list[str]) -> int:
-    preset, options = _first(arguments, "verify-resume")
-    name = os.path.splitext(os.path.basename(preset))[0]
-    default = VerifyResume(load_preset(preset) if preset else Config(), f"runs/verify-resume-{name}")
-    given = _parse(VerifyResume, "verify-resume CONFIG", options, default)
+    name, config, options = _preset(arguments, "verify-resume")
+    default = VerifyResume(config, f"runs/verify-resume-{_stem(name)}")
+    given = _parse(VerifyResume, f"verify-resume {name or 'CONFIG'}", options, default)
     from flax_s2s.commands import verify_resume
 
     return verify_resume.run(given.config, given.run_dir, given.kills, given.seed_of_kills)
@@ -307,12 +476,21 @@ def _runs(arguments: list[str], verb: str) -> tuple[list[str], list[str], Decodi
     count = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
     run_dirs, options = arguments[:count], arguments[count:]
     if not run_dirs:
-        if {"-h", "--help"} & set(options):
+        if _asks_for_help(options):
             return [], options, DecodingConfig()
         raise UserError(f"{verb} needs a RUN_DIR as its first argument, or several, for example: {verb} runs/quickstart")
-    from flax_s2s.rundir import make_path, read_config
+    for name in run_dirs:
+        _refuse_no_run(name, verb)
+    return run_dirs, options, _read_run(run_dirs[0]).decoding
 
-    return run_dirs, options, read_config(make_path(run_dirs[0])).decoding
+
+def _refuse_no_run(name: str, verb: str) -> None:
+    if name.endswith(".py") or (not os.path.exists(name) and is_preset(name)):
+        raise UserError(
+            f"{name} is a preset, and {verb} needs the run directory of a model, such as runs/{_stem(name)}, which `train {name}` makes"
+        )
+    if os.path.isfile(name):
+        raise UserError(f"{name} is a file, and {verb} takes run directories there; files are given by options, see {verb} --help")
 
 
 def _evaluate(arguments: list[str]) -> int:
@@ -335,7 +513,7 @@ def _compare(arguments: list[str]) -> int:
 
 def _decode(arguments: list[str]) -> int:
     run_dirs, options, decoding = _runs(arguments, "decode")
-    given = _parse(Decode, "decode RUN_DIR...", options, Decode(decoding))
+    given = _parse(Decode, "decode RUN_DIR...", options, Decode(decoding=decoding))
     from flax_s2s.commands import decode
 
     chosen = decode.Options(**{name: getattr(given, name) for name in decode.Options._fields})

@@ -1,8 +1,9 @@
 """The rules that the fields of a configuration keep, one message for each that is broken.
 
-Enters: a `Config` whose fields have the right types. Leaves: the same, or a `UserError`.
+Enters: a `Config` whose fields have the right types. Leaves: the same with what follows from other fields filled in, or a `UserError`.
 """
 
+import dataclasses
 import math
 import re
 
@@ -25,14 +26,14 @@ _LANGUAGE = r"[A-Za-z]{2,3}([_-].*)?"  # a code of ISO 639, perhaps with a scrip
 
 
 def check(config: Config) -> Config:
-    """Returns the configuration if its fields agree with one another.
+    """Returns the configuration if its fields agree with one another; `optimizer.decay_steps=0` is as many as `training.steps` by then.
 
     Raises:
         UserError: the first rule that is broken, with the value got and a remedy.
     """
     leaves = {name: value for name, (value, _) in flatten(config).items()}
     for name, value in leaves.items():
-        if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
+        if isinstance(value, (int, float)) and not (value >= 0 and value != math.inf):
             raise UserError(f"{name}={value} must not be negative and must be finite")
     for name in _POSITIVE:
         if leaves[name] == 0:
@@ -49,15 +50,56 @@ def check(config: Config) -> Config:
     _check_data(config)
     _check_vocab(config.vocab)
     _check_model(config.model, config.vocab)
+    config = _with_decay(config)
     _check_optimizer(config.optimizer)
     if config.optimizer.schedule == "cosine" and config.training.steps > config.optimizer.decay_steps:
         raise UserError(
             f"training.steps={config.training.steps} goes beyond optimizer.decay_steps={config.optimizer.decay_steps}, where the learning "
-            "rate of schedule=cosine is zero and nothing more is learned; use fewer steps, or a new run with more decay_steps"
+            "rate of schedule=cosine is zero and nothing more is learned; use fewer steps, or for a new run optimizer.decay_steps=0, "
+            "which is as many as it has"
         )
     _check_decoding(config.decoding, config.model)
     _check_evaluation(config)
     return config
+
+
+def _with_decay(config: Config) -> Config:
+    """A cosine that is to end with the run ends there."""
+    optimizer = config.optimizer
+    if optimizer.schedule != "cosine" or optimizer.decay_steps:
+        return config
+    return dataclasses.replace(config, optimizer=dataclasses.replace(optimizer, decay_steps=config.training.steps))
+
+
+def find_misfits(config: Config) -> list[str]:
+    """What of the schedules does not fit into the run's steps, each with options that do: allowed, but hardly meant.
+
+    Args:
+        config: as `check` returns it.
+    """
+    optimizer, steps = config.optimizer, config.training.steps
+    found = []
+    if optimizer.warmup_steps > steps / 2:
+        found.append(
+            f"optimizer.warmup_steps={optimizer.warmup_steps} takes more than half of training.steps={steps}; in so many steps "
+            f"--optimizer.warmup-steps {steps // 10} would fit"
+        )
+    if optimizer.schedule == "cosine" and optimizer.decay_steps > steps:
+        found.append(
+            f"optimizer.decay_steps={optimizer.decay_steps} lies beyond training.steps={steps}, where the learning rate is not yet zero; for a run "
+            "that ends there --optimizer.decay-steps 0 would fit"
+        )
+    if optimizer.schedule == "halving" and optimizer.halve_from_step >= steps:
+        found.append(
+            f"optimizer.halve_from_step={optimizer.halve_from_step} is not reached in training.steps={steps}, so that the learning rate is never "
+            f"halved; --optimizer.halve-from-step {2 * steps // 3} --optimizer.halve-every-steps {max(steps // 12, 1)} would fit"
+        )
+    if optimizer.scheduled_sampling_steps > steps:
+        found.append(
+            f"optimizer.scheduled_sampling_steps={optimizer.scheduled_sampling_steps} is not reached in training.steps={steps}; "
+            f"--optimizer.scheduled-sampling-steps {steps // 2} would fit"
+        )
+    return found
 
 
 def _check_data(config: Config) -> None:
@@ -137,12 +179,10 @@ def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
 
 
 def _check_optimizer(optimizer: OptimizerConfig) -> None:
-    needs = {"inverse_sqrt": "warmup_steps", "cosine": "decay_steps", "halving": "halve_every_steps"}
+    needs = {"inverse_sqrt": "warmup_steps", "halving": "halve_every_steps"}
     name = needs.get(optimizer.schedule)
     if name and getattr(optimizer, name) == 0:
         raise UserError(f"optimizer.schedule={optimizer.schedule} needs optimizer.{name} greater than 0, got 0")
-    if optimizer.schedule == "cosine" and optimizer.decay_steps <= optimizer.warmup_steps:
-        raise UserError(f"optimizer.schedule=cosine needs optimizer.decay_steps greater than the warm-up, got {optimizer.decay_steps}")
     if 0 < optimizer.spike_factor <= 1:
         raise UserError(
             f"optimizer.spike_factor={optimizer.spike_factor} would skip every update above the usual loss; use 0 (none) or, for example, 3"

@@ -12,9 +12,10 @@ from typing import Any
 
 from etils import epath
 
-from flax_s2s.config import Config, UserError, from_json, to_json
+from flax_s2s.config import Config, UserError, from_json, nearest, to_json
 
 CONFIG, VOCAB, CHECKPOINTS, REPORTS, SHORTLIST = "config.json", "vocab", "checkpoints", "reports", "shortlist.npz"
+PRESET = "preset.py"  # marks the folder of a sweep, or of verify-resume: it holds runs, and is none
 
 
 def make_path(name: str) -> epath.Path:
@@ -76,6 +77,19 @@ def write_config(folder: epath.Path, config: Config) -> None:
     partial.replace(folder / CONFIG)
 
 
+def refuse_several(folder: epath.Path) -> None:
+    """Makes sure that a folder is not one of several runs.
+
+    Raises:
+        UserError: it is; the runs are named.
+    """
+    if (folder / PRESET).exists():
+        runs = sorted(str(one.parent) for one in folder.glob(f"*/{CONFIG}"))
+        raise UserError(
+            f"{folder} is the folder of a sweep or of verify-resume, not a run directory; its runs: {', '.join(runs) or 'none yet'}"
+        )
+
+
 def read_config(folder: epath.Path) -> Config:
     """The configuration that a run directory was trained with.
 
@@ -83,7 +97,26 @@ def read_config(folder: epath.Path) -> Config:
         UserError: not a run directory, or its configuration is not one of this version's.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no run directory {folder}; `train CONFIG --run-dir {folder}` makes one")
+        raise UserError(f"there is no run directory {folder}{_near(folder)}; `train CONFIG --run-dir {folder}` makes one")
+    refuse_several(folder)
+    return read_config_file(folder)
+
+
+def _near(folder: epath.Path) -> str:
+    """The remedy clause for a misspelt folder, or one that lies in `runs`, where `train` makes them."""
+    if "://" in os.fspath(folder):
+        return ""
+    if (in_runs := make_path("runs") / folder.name / CONFIG).exists():
+        return f"; did you mean {os.fspath(in_runs.parent)!r}?"
+    return nearest(os.fspath(folder), (os.fspath(one.parent) for one in folder.parent.glob(f"*/{CONFIG}")))
+
+
+def read_config_file(folder: epath.Path) -> Config:
+    """The configuration of a run, or of several.
+
+    Raises:
+        UserError: there is none, or it is not one of this version's.
+    """
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder} is not a run directory: it has no {CONFIG}; `train CONFIG --run-dir DIR` makes one")
     try:

@@ -55,6 +55,10 @@ class RunLog:
     def line(self, text: str) -> None:
         """One line, or several, above the progress bar."""
         self.console.print(text)
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """A line of the file alone."""
         if self.file.parent.exists():
             with contextlib.suppress(OSError), self.file.open("a") as file:  # a full disk is said where something is lost by it
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from flax_s2s.parallel import Devices, place
 from flax_s2s.training.state import TrainState
 
 _HOW_IT_IS_USED = "vocab.sampling"  # the one field of the vocabulary that is not about what tokens there are
+_ANY_SIZES = (8, 8)  # of vocabularies that are the same
 
 
 class Initial(NamedTuple):
@@ -47,16 +48,13 @@ class Initial(NamedTuple):
         Raises:
             UserError: the models differ, or there is no whole checkpoint.
         """
-        mine, theirs = (
-            jax.eval_shape(lambda own=own: init_params(dataclasses.replace(own.model, kernel="auto"), *sizes, jax.random.key(0)))
-            for own in (config, self.config)
-        )
-        if jax.tree.map(lambda leaf: leaf.shape, mine) != jax.tree.map(lambda leaf: leaf.shape, theirs):
+        if not _have_same_shapes(self.config, config, sizes):
             raise UserError(
                 f"--init-from {self.folder} has another model than this run:\n  "
                 + "\n  ".join(_of_room(self.config, config, "model."))
                 + "\ngive the old values; only what has no parameters, such as dropout, may differ"
             )
+        mine = _abstract(config, sizes)
         with contextlib.closing(self.checkpoints()) as checkpoints:
             params = checkpoints.load_params(checkpoints.choose("best"), place(mine, devices), vocab_sha256)
         return state._replace(params=params, average=None if state.average is None else jax.tree.map(jnp.copy, params))
@@ -70,15 +68,14 @@ def find(run_dir: str, config: Config) -> Initial:
     """
     folder = rundir.make_path(run_dir)
     old = rundir.read_config(folder)
-    other = [line for line in _of_room(old, config, "vocab.") if not line.startswith(_HOW_IT_IS_USED)]
+    other = _other_vocabulary(old, config)
     if other:
         raise UserError(
             f"--init-from {os.fspath(folder)} has another vocabulary than this run asks for:\n  "
             + "\n  ".join(other)
             + "\ngive the old values: its tokens are what its parameters are about"
         )
-    crossed = config.data.source == old.data.target or config.data.target == old.data.source
-    if crossed and not config.vocab.joint:
+    if _crossed(old, config):
         raise UserError(
             f"--init-from {os.fspath(folder)} reads {old.data.source} and writes {old.data.target}, each with a vocabulary of its own, and this run "
             f"reads {config.data.source} and writes {config.data.target}; give a run of the same direction"
@@ -88,6 +85,29 @@ def find(run_dir: str, config: Config) -> Initial:
         checkpoints.choose("best")
     load_vocabularies(folder)
     return found
+
+
+def could_start(old: Config, new: Config) -> bool:
+    """Whether a new run could start from one with the old configuration, as far as configurations tell."""
+    return not _other_vocabulary(old, new) and not _crossed(old, new) and _have_same_shapes(old, new, _ANY_SIZES)
+
+
+def _other_vocabulary(old: Config, new: Config) -> list[str]:
+    return [line for line in _of_room(old, new, "vocab.") if not line.startswith(_HOW_IT_IS_USED)]
+
+
+def _crossed(old: Config, new: Config) -> bool:
+    """Whether a vocabulary of one side would be read as that of the other."""
+    return (new.data.source == old.data.target or new.data.target == old.data.source) and not new.vocab.joint
+
+
+def _abstract(config: Config, sizes: tuple[int, int]) -> Any:
+    return jax.eval_shape(lambda: init_params(dataclasses.replace(config.model, kernel="auto"), *sizes, jax.random.key(0)))
+
+
+def _have_same_shapes(old: Config, new: Config, sizes: tuple[int, int]) -> bool:
+    theirs, mine = (jax.tree.map(lambda leaf: leaf.shape, _abstract(own, sizes)) for own in (old, new))
+    return bool(theirs == mine)
 
 
 def _of_room(old: Config, new: Config, room: str) -> list[str]:

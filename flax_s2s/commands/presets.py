@@ -19,10 +19,10 @@ def config():
 
 def write(folder: Any, config: Config) -> None:
     """Writes `preset.py`, and then the `config.json` that it reads: where that is there, both are whole."""
-    (folder / "preset.py").write_text(_PRESET)
+    (folder / rundir.PRESET).write_text(_PRESET)
     rundir.write_config(folder, config)
 
 
 def make_command(folder: Any, run_dir: Any, *options: str) -> list[str]:
     """The command line that trains what `write` wrote."""
-    return [sys.executable, "-m", "flax_s2s", "train", str(folder / "preset.py"), "--run-dir", str(run_dir), *options]
+    return [sys.executable, "-m", "flax_s2s", "train", str(folder / rundir.PRESET), "--run-dir", str(run_dir), *options]

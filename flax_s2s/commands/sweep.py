@@ -97,9 +97,9 @@ def _vocabulary(run_dir: epath.Path, config: Config) -> str:
 def _prepare(folder: epath.Path, config: Config) -> None:
     """Writes the configuration; one that is there must be the same in all that decides what is learned, but the seed."""
     if (folder / "config.json").exists():
-        if not (folder / "preset.py").exists():
+        if not (folder / rundir.PRESET).exists():
             raise UserError(f"{folder} is a run directory, not the folder of a sweep; give another --run-dir")
-        other = [line for line in differences(rundir.read_config(folder), config, "identity") if line[:5] != "seed:"]
+        other = [line for line in differences(rundir.read_config_file(folder), config, "identity") if line[:5] != "seed:"]
         if other:
             raise UserError(f"{folder} holds a sweep of another configuration:\n  " + "\n  ".join(other) + "\ngive another --run-dir")
     rundir.make_folder(folder)

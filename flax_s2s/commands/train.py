@@ -32,7 +32,7 @@ from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.seq2seq import Model, make_model
 from flax_s2s.parallel import Devices
 from flax_s2s.programs import Programs
-from flax_s2s.rules import check
+from flax_s2s.rules import check, find_misfits
 from flax_s2s.runlog import RunLog, cut_metrics
 from flax_s2s.training import loop
 from flax_s2s.training.optimizer import make_optimizer
@@ -40,7 +40,7 @@ from flax_s2s.training.state import TrainState, abstract_state, count_parameters
 from flax_s2s.training.step import abstract_batch, make_eval_step, make_train_step, module_names
 
 
-def run(config: Config, run_dir: str, flags: Flags | None = None, init_from: str = "") -> int:
+def run(config: Config, run_dir: str, flags: Flags | None = None, init_from: str = "", command: str = "") -> int:
     """Trains to `training.steps`; returns 0, or 75 when stopped and saved.
 
     Args:
@@ -48,11 +48,14 @@ def run(config: Config, run_dir: str, flags: Flags | None = None, init_from: str
         run_dir: its folder.
         flags: where this process stands among others.
         init_from: another run, whose parameters a new run starts from; empty: they are drawn.
+        command: the command line, for the log.
 
     Raises:
         UserError: see the checks of each room.
     """
-    config, folder = check(config), rundir.make_path(run_dir)
+    folder = rundir.make_path(run_dir)
+    rundir.refuse_several(folder)
+    config = check(_as_begun(folder, config))
     begin(flags)
     devices = parallel.make_devices(config.training.devices, {"data.row_multiple": config.data.row_multiple})
     index, _ = parallel.process()
@@ -62,6 +65,8 @@ def run(config: Config, run_dir: str, flags: Flags | None = None, init_from: str
         _meet(folder, held)
         (folder / "logs").mkdir(exist_ok=True)
         job.keep_log(os.fspath(log.file))
+        if command:
+            log.note(f"command: {command}")
         _settle_config(folder, config, log)
         try:
             return _train(config, folder, devices, log, held, init_from)
@@ -111,6 +116,8 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     keep_memory(abstract.params)
     state = checkpoints.restore(abstract, bound, log.line)
     log.line(describe(config, ready, valid, fitting, pipeline, devices, count_parameters(abstract.params)))
+    for misfit in find_misfits(config):
+        log.line(f"warning: {misfit}")
 
     def create() -> TrainState:
         new = create_state(config, sizes, optimizer, devices)
@@ -162,6 +169,25 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     return errors.PREEMPTED if outcome == "stopped" else errors.DONE
 
 
+def _as_begun(folder: epath.Path, config: Config) -> Config:
+    """Where the run is there, `optimizer.decay_steps=0` is as many as it was begun with.
+
+    Raises:
+        UserError: its learning rate is zero before the steps that are asked for.
+    """
+    if not (folder / rundir.CONFIG).exists():
+        return config
+    begun, steps = rundir.read_config(folder).optimizer, config.training.steps
+    now = dataclasses.replace(config.optimizer, decay_steps=config.optimizer.decay_steps or begun.decay_steps)
+    if begun.schedule == now.schedule == "cosine" and steps > now.decay_steps == begun.decay_steps:
+        raise UserError(
+            f"{folder} was begun with a learning rate that is zero at step {begun.decay_steps} (optimizer.schedule=cosine), got "
+            f"training.steps={steps}; use fewer steps, or train further with what it has learned, as a new run: "
+            f"train {folder} --run-dir NEW --init-from {folder} --optimizer.decay-steps 0 --training.steps {steps}"
+        )
+    return dataclasses.replace(config, optimizer=now)
+
+
 def _settle_config(folder: epath.Path, config: Config, log: RunLog) -> None:
     """Refuses another identity, says what else differs."""
     if not (folder / rundir.CONFIG).exists():
@@ -169,10 +195,12 @@ def _settle_config(folder: epath.Path, config: Config, log: RunLog) -> None:
     old = rundir.read_config(folder)
     identity = differences(old, config, "identity")
     if identity:
+        tuned = any(line.startswith(("data.", "optimizer.")) for line in identity) and initial.could_start(old, config)
         raise UserError(
             f"{folder} was trained with other values of fields that decide what is learned:\n  "
             + "\n  ".join(identity)
-            + "\ngive the old values, or another --run-dir"
+            + f"\ngive the old values (`train {folder}` alone has them), or another --run-dir"
+            + (f"; with --init-from {folder} it begins with what this one has learned" if tuned else "")
         )
     for line in differences(old, config, "operational"):
         log.line(f"changed: {line}")
