@@ -9,7 +9,8 @@ Published with theirs: 26.1 BLEU on tst2013 (tensorflow/nmt, scaled Luong); Joey
     python -m flax_s2s train configs/iwslt15_en_vi.py --run-dir runs/iwslt15 --data.folder FOLDER
     python -m flax_s2s evaluate runs/iwslt15
 
-FOLDER holds train.en, train.vi (133,317 pairs), tst2012.en, tst2012.vi, tst2013.en and tst2013.vi.
+Data: IWSLT 2015, TED talks from WIT3 (CC BY-NC-ND 4.0), as prepared by Stanford's NLP group (https://nlp.stanford.edu/projects/nmt). FOLDER
+holds train.en, train.vi (133,317 pairs), tst2012.en, tst2012.vi, tst2013.en and tst2013.vi.
 
 Hardware, time, score: not yet run.
 """
@@ -23,7 +24,15 @@ def config() -> Config:
     """The recipe."""
     return Config(
         data=DataConfig(
-            format="text", folder="iwslt15", train="train", valid="tst2012", test="tst2013", source="en", target="vi", batch_tokens=4096
+            format="text",
+            folder="iwslt15",
+            origin="IWSLT 2015 English-Vietnamese (nlp.stanford.edu/projects/nmt; CC BY-NC-ND): train.en, train.vi, tst2012.*, tst2013.*",
+            train="train",
+            valid="tst2012",
+            test="tst2013",
+            source="en",
+            target="vi",
+            batch_tokens=4096,
         ),
         vocab=VocabConfig(size=16_000, joint=False),
         model=ModelConfig(

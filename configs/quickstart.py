@@ -1,6 +1,7 @@
 """English -> Chinese dates, times, durations, intervals, amounts of money and measures, made from CLDR locale data.
 
-Not translation quality: the phrases follow known patterns, and the model has to render new ones.
+Not translation quality: the phrases follow known patterns, and the model has to render new ones. They are generated from the locale data of
+Unicode CLDR (Unicode License), which Babel brings: no file is needed.
 
     bash launch/quickstart.sh
     python -m flax_s2s train configs/quickstart.py --run-dir runs/quickstart
@@ -19,7 +20,7 @@ def config() -> Config:
         data=DataConfig(format="phrases", source="en", target="zh", max_train_pairs=40_000, batch_tokens=1024, buckets=4),
         vocab=VocabConfig(kind="char", size=500, joint=False),
         model=ModelConfig(embedding_size=64, hidden_size=192, attention="general", input_feeding=True, dropout=0.1),
-        optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=100, decay_steps=3000, label_smoothing=0.0),
+        optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=100, label_smoothing=0.0),
         training=TrainingConfig(steps=3000, evaluate_every_steps=1500, save_every_steps=500, best_metric="loss"),
         decoding=DecodingConfig(beam_size=2, rows=128),
         evaluation=EvaluationConfig(metrics=("exact_match", "chrf"), valid_pairs=300),

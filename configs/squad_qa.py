@@ -3,6 +3,11 @@
     python -m flax_s2s train configs/squad_qa.py --run-dir runs/squad_qa --data.folder TFDS_DATA_DIR
     python -m flax_s2s evaluate runs/squad_qa --split valid
 
+Data: SQuAD 1.1 (https://rajpurkar.github.io/SQuAD-explorer, Rajpurkar et al. 2016), CC BY-SA 4.0, as TFDS' squad/v1.1. Prepared once, where
+tensorflow is installed, after `import tensorflow_datasets as tfds`:
+
+    tfds.builder("squad/v1.1", data_dir=TFDS_DATA_DIR, file_format="array_record").download_and_prepare()
+
 The source is the question and, after a space, the passage. A question of the validation split has several right answers, and the
 best one counts, as in the task's own scores; these also drop case, punctuation and articles, which `exact_match` does not, and
 `rouge1` is near to their F1 of words.
@@ -19,6 +24,7 @@ def config() -> Config:
         data=DataConfig(
             format="tfds",
             dataset="squad/v1.1",
+            origin="SQuAD 1.1, by TFDS (rajpurkar.github.io/SQuAD-explorer; CC BY-SA 4.0), prepared with file_format=array_record in this data_dir",
             train="train",
             valid="validation",
             test="",
@@ -41,7 +47,7 @@ def config() -> Config:
             tie="all",
             dropout=0.3,
         ),
-        optimizer=OptimizerConfig(schedule="cosine", warmup_steps=1000, decay_steps=30_000, beta2=0.98, average_decay=0.999),
+        optimizer=OptimizerConfig(schedule="cosine", warmup_steps=1000, beta2=0.98, average_decay=0.999),
         training=TrainingConfig(steps=30_000, evaluate_every_steps=2000, save_every_steps=2000, best_metric="exact_match"),
         decoding=DecodingConfig(beam_size=5, length_penalty=1.0, max_length_ratio=0.0, max_length_extra=40),
         evaluation=EvaluationConfig(metrics=("exact_match", "rouge1"), merge_sources=True, valid_pairs=1000),

@@ -471,17 +471,17 @@ def _verify_resume(arguments: list[str]) -> int:
     return verify_resume.run(given.config, given.run_dir, given.kills, given.seed_of_kills)
 
 
-def _runs(arguments: list[str], verb: str) -> tuple[list[str], list[str], DecodingConfig]:
-    """The run directories, which come first, the options after them, and how the first run is configured to decode."""
+def _runs(arguments: list[str], verb: str) -> tuple[list[str], list[str], Config]:
+    """The run directories, which come first, the options after them, and the first run's configuration."""
     count = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
     run_dirs, options = arguments[:count], arguments[count:]
     if not run_dirs:
         if _asks_for_help(options):
-            return [], options, DecodingConfig()
+            return [], options, Config()
         raise UserError(f"{verb} needs a RUN_DIR as its first argument, or several, for example: {verb} runs/quickstart")
     for name in run_dirs:
         _refuse_no_run(name, verb)
-    return run_dirs, options, _read_run(run_dirs[0]).decoding
+    return run_dirs, options, _read_run(run_dirs[0])
 
 
 def _refuse_no_run(name: str, verb: str) -> None:
@@ -494,8 +494,8 @@ def _refuse_no_run(name: str, verb: str) -> None:
 
 
 def _evaluate(arguments: list[str]) -> int:
-    run_dirs, options, decoding = _runs(arguments, "evaluate")
-    given = _parse(Evaluate, "evaluate RUN_DIR...", options, Evaluate(decoding))
+    run_dirs, options, config = _runs(arguments, "evaluate")
+    given = _parse(Evaluate, "evaluate RUN_DIR...", options, Evaluate(config.decoding))
     from flax_s2s.commands import evaluate
 
     chosen = evaluate.Options(**{name: getattr(given, name) for name in evaluate.Options._fields})
@@ -503,8 +503,8 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 def _compare(arguments: list[str]) -> int:
-    run_dirs, options, decoding = _runs(arguments, "compare")
-    given = _parse(Compare, "compare RUN_A RUN_B", options, Compare(decoding))
+    run_dirs, options, config = _runs(arguments, "compare")
+    given = _parse(Compare, "compare RUN_A RUN_B", options, Compare(config.decoding))
     from flax_s2s.commands import compare
 
     chosen = compare.Options(**{name: getattr(given, name) for name in compare.Options._fields})
@@ -512,8 +512,8 @@ def _compare(arguments: list[str]) -> int:
 
 
 def _decode(arguments: list[str]) -> int:
-    run_dirs, options, decoding = _runs(arguments, "decode")
-    given = _parse(Decode, "decode RUN_DIR...", options, Decode(decoding=decoding))
+    run_dirs, options, config = _runs(arguments, "decode")
+    given = _parse(Decode, "decode RUN_DIR...", options, Decode(decoding=config.decoding))
     from flax_s2s.commands import decode
 
     chosen = decode.Options(**{name: getattr(given, name) for name in decode.Options._fields})
@@ -521,7 +521,8 @@ def _decode(arguments: list[str]) -> int:
 
 
 def _score(arguments: list[str]) -> int:
-    run_dirs, options, decoding = _runs(arguments, "score")
+    run_dirs, options, config = _runs(arguments, "score")
+    decoding = config.decoding
     chosen = ("length_penalty", "ensemble", "rows")
     given = _parse(Score, "score RUN_DIR...", options, Score(*(getattr(decoding, name) for name in chosen)))
     from flax_s2s.commands import score

@@ -82,7 +82,7 @@ def find_misfits(config: Config) -> list[str]:
     if optimizer.warmup_steps > steps / 2:
         found.append(
             f"optimizer.warmup_steps={optimizer.warmup_steps} takes more than half of training.steps={steps}; in so many steps "
-            f"--optimizer.warmup-steps {steps // 10} would fit"
+            f"--optimizer.warmup-steps {max(steps // 10, 1)} would fit"
         )
     if optimizer.schedule == "cosine" and optimizer.decay_steps > steps:
         found.append(

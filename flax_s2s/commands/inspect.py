@@ -17,7 +17,7 @@ from flax_s2s.data.batching import Shape
 from flax_s2s.model.flops import Flops, count_flops
 from flax_s2s.model.seq2seq import init_params, make_model
 from flax_s2s.parallel import Devices
-from flax_s2s.rules import check
+from flax_s2s.rules import check, find_misfits
 from flax_s2s.runlog import make_console
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import abstract_state, count_parameters
@@ -45,6 +45,8 @@ def run(config: Config, run_dir: str, memory: bool) -> int:
         f"vocabulary {sizes[0]:,} and {sizes[1]:,}; training FLOPs: {3 * flops.source_token / 1e6:.2f} M per source token, "
         f"{3 * flops.target_token / 1e6:.2f} M per target token, {3 * flops.attended / 1e3:.2f} k per pair of both\n"
     )
+    for misfit in find_misfits(config):
+        out.print(f"warning: {misfit}\n")
     if ready:
         _describe_batches(config, ready, sizes, flops, devices, memory, out)
     return 0
