@@ -1,6 +1,11 @@
 import ast
 import dataclasses
 import json
+import math
+import os
+import re
+import subprocess
+import sys
 import typing
 from pathlib import Path
 from typing import Literal
@@ -8,6 +13,7 @@ from typing import Literal
 import hypothesis
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 from tiny import changed
@@ -15,17 +21,21 @@ from tiny import changed
 from flax_s2s import config as module
 from flax_s2s.config import (
     Config,
+    Metric,
+    ModelConfig,
     UserError,
     differences,
     flatten,
     from_json,
+    from_python,
+    is_preset,
     load_preset,
     nearest,
     to_json,
 )
 from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.seq2seq import init_params, make_model, sizes
-from flax_s2s.rules import check
+from flax_s2s.rules import check, find_misfits
 from flax_s2s.training.state import count_parameters
 
 PRESETS = Path(__file__).parents[1] / "configs"
@@ -48,6 +58,7 @@ PARAMETERS = {  # of each preset, with vocab.size tokens on both sides
 }
 
 GOOD = Config()
+METRICS = ", ".join(typing.get_args(Metric))
 
 
 def values(hint):
@@ -56,7 +67,7 @@ def values(hint):
     if typing.get_origin(hint) is tuple:
         return st.lists(values(typing.get_args(hint)[0])).map(tuple)
     if hint is float:
-        return st.floats(allow_nan=False) | st.integers(-(10**6), 10**6).map(float)
+        return st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**6), 10**6).map(float)
     return {int: st.integers(), str: st.text(), bool: st.booleans()}[hint]
 
 
@@ -119,13 +130,15 @@ def edited(room, **fields):
         (edited("model", dropout=False), "model.dropout=False must be of type float, got bool"),
         (edited("vocab", joint=1), "vocab.joint=1 must be of type bool, got int"),
         (edited("data", folder=[]), "data.folder=[] must be of type str, got list"),
-        (edited("vocab", kind="bqe"), "vocab.kind='bqe' is not one of unigram, bpe, char, word"),
+        (edited("vocab", kind="bqe"), "vocab.kind='bqe' is not one of unigram, bpe, char, word; did you mean 'bpe'?"),
         (edited("vocab", kind=["bpe"]), "vocab.kind=['bpe'] is not one of unigram, bpe, char, word"),
         (edited("evaluation", metrics="bleu"), "evaluation.metrics must be a list, got 'bleu'"),
         (
             edited("evaluation", metrics=["blue"]),
-            "evaluation.metrics='blue' is not one of bleu, chrf, exact_match, wer, ter, per, ser, rouge1, rouge2, rougeL",
+            f"evaluation.metrics='blue' is not one of {METRICS}; did you mean 'bleu'?",
         ),
+        (edited("model", dropout=math.nan), "model.dropout=nan must be finite"),
+        (edited("model", dropout=10**400), "model.dropout=inf must be finite"),
         (edited("", model=5), "model must be an object of fields, got int"),
         ("[]", "config must be an object of fields, got list"),
         ("{", "config.json is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
@@ -221,6 +234,8 @@ def test_a_missing_preset_names_the_nearest(tmp_path):
     preset(tmp_path, "", "quickstart")
     with pytest.raises(UserError, match=r"there is no preset '.*quikstart.py'; did you mean 'quickstart'\?"):
         load_preset(str(tmp_path / "quikstart.py"))
+    with pytest.raises(UserError, match=r"there is no preset '.*quikstart.py'.*; presets: quickstart$"):
+        load_preset(str(tmp_path / "quikstart.py"))
     with pytest.raises(UserError, match=r"there is no preset '.*nowhere/quickstart.py'$"):
         load_preset(str(tmp_path / "nowhere" / "quickstart.py"))
     with pytest.raises(UserError, match="there is no preset"):
@@ -234,14 +249,133 @@ def test_a_missing_preset_names_the_nearest(tmp_path):
         ("import no_such_module\n", "does not run: ModuleNotFoundError: No module named 'no_such_module'"),
         ("x = 1\n", "does not run: AttributeError: .* has no attribute 'config'"),
         ("def config(): return 1 / 0\n", "does not run: ZeroDivisionError: division by zero"),
-        ("from flax_s2s.config import ModelConfig\ndef config(): return ModelConfig(hidden=3)\n", "does not run: TypeError: .*hidden"),
-        ("def config(): return {}\n", r"config\(\) of preset .* must return a flax_s2s.config.Config, got dict"),
-        ("from flax_s2s.config import UserError\ndef config(): raise UserError('my rule')\n", "^my rule$"),
+        ("def config(): return {}\n", r"^preset '.*mine.py': what config\(\) returns must be a Config, got dict$"),
+        ("from flax_s2s.config import UserError\ndef config(): raise UserError('my rule')\n", "^preset '.*mine.py': my rule$"),
+        ("import sys\ndef config(): sys.exit(0)\n", "does not run: SystemExit: 0"),  # else nothing is done, and it is a success
     ],
 )
 def test_errors_of_a_preset_are_the_users(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         load_preset(preset(tmp_path, text))
+
+
+def broken(name, value):
+    """GOOD with a field that no annotation would let in: Python checks none, only this test run does."""
+    config = dataclasses.replace(GOOD)
+    room, _, field = name.rpartition(".")
+    if room:
+        object.__setattr__(config, room, dataclasses.replace(getattr(config, room)))
+    object.__setattr__(getattr(config, room) if room else config, field, value)
+    return config
+
+
+class Text(str):
+    """No str of a file's."""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("model.attention", "luong", "model.attention='luong' is not one of none, dot, general, additive"),
+        ("model.attention", "genral", "model.attention='genral' is not one of none, dot, general, additive; did you mean 'general'?"),
+        ("model.attention", None, "model.attention=None is not one of none, dot, general, additive"),
+        ("model.attention", Text("luong"), "model.attention='luong' is not one of none, dot, general, additive"),
+        ("optimizer.schedule", "linear", "optimizer.schedule='linear' is not one of constant, inverse_sqrt, cosine, halving"),
+        ("model.hidden_size", "192", "model.hidden_size='192' must be of type int, got str"),
+        ("model.hidden_size", 192.0, "model.hidden_size=192.0 must be of type int, got float"),
+        ("model.hidden_size", np.int64(192), "model.hidden_size=np.int64(192) must be of type int, got int64"),
+        ("model.dropout", np.float64(0.1), "model.dropout=np.float64(0.1) must be of type float, got float64"),
+        ("model.hidden_size", np.ones((2, 2)), "model.hidden_size=array([[1., 1.], [1., 1.]]) must be of type int, got ndarray"),
+        ("model.hidden_size", True, "model.hidden_size=True must be of type int, got bool"),
+        ("vocab.joint", 1, "vocab.joint=1 must be of type bool, got int"),
+        ("model.dropout", math.nan, "model.dropout=nan must be finite"),
+        ("optimizer.learning_rate", math.inf, "optimizer.learning_rate=inf must be finite"),
+        ("evaluation.metrics", ["bleu"], "evaluation.metrics=['bleu'] must be a tuple, such as ('one',) or ('one', 'two'), got list"),
+        ("evaluation.metrics", "bleu", "evaluation.metrics='bleu' must be a tuple, such as ('one',) or ('one', 'two'), got str"),
+        ("optimizer.frozen", ("encoder", 3), "optimizer.frozen=3 must be of type str, got int"),
+        ("model.hiden_size", 3, "unknown field 'model.hiden_size'; did you mean 'hidden_size'?"),
+        ("data", ModelConfig(), "data must be a DataConfig, got ModelConfig"),
+        ("model", {"hidden_size": 3}, "model must be a ModelConfig, got dict"),
+        ("model", None, "model must be a ModelConfig, got NoneType"),
+        ("data.folder", "x" * 100 + "\n", None),
+        ("data.folder", ["x" * 100], f"data.folder=['{'x' * 78}... must be of type str, got list"),
+    ],
+)
+def test_what_python_made_is_read_as_strictly_as_a_file(name, value, message):
+    if message is None:
+        assert flatten(from_python(broken(name, value)))[name][0] == value
+        return
+    with pytest.raises(UserError) as error:
+        from_python(broken(name, value))
+    assert str(error.value) == message
+
+
+@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.given(changes())
+def test_what_is_right_comes_back_from_the_strict_reader(changes):
+    config = changed(GOOD, changes)
+    assert from_python(config) == config
+
+
+def test_a_whole_number_of_a_preset_is_a_float_where_one_is_due():
+    assert type(from_python(broken("model.dropout", 0)).model.dropout) is float
+
+
+def test_an_error_of_a_field_names_the_preset(tmp_path):
+    text = "from flax_s2s.config import Config\ndef config():\n    made = Config()\n    object.__setattr__(made, 'seed', '1')\n    return made\n"
+    with pytest.raises(UserError, match=r"^preset '.*mine.py': seed='1' must be of type int, got str$"):
+        load_preset(preset(tmp_path, text))
+
+
+WRONG = {  # what a preset returns, and what is said of it
+    'Config(model=ModelConfig(attention="luong"))': "model.attention='luong' is not one of none, dot, general, additive",
+    'Config(evaluation=EvaluationConfig(metrics=("blue",)))': f"evaluation.metrics='blue' is not one of {METRICS}; did you mean 'bleu'?",
+    'Config(optimizer=OptimizerConfig(schedule="linear"))': "optimizer.schedule='linear' is not one of constant, inverse_sqrt, cosine, halving",
+    'Config(model=ModelConfig(hidden_size="192"))': "model.hidden_size='192' must be of type int, got str",
+    "Config(model=ModelConfig(hidden=192))": "gives ModelConfig an unknown field 'hidden'; did you mean 'hidden_size'?",
+    "dataclasses.replace(Config(), modell=ModelConfig())": "gives Config an unknown field 'modell'; did you mean 'model'?",
+    "Config(data=ModelConfig())": "data must be a DataConfig, got ModelConfig",
+    "type('Mine', (Config,), {})()": "what config() returns must be a Config, got Mine",
+}
+
+
+def test_python_itself_lets_all_of_it_pass(tmp_path):
+    """Outside of this test run, in which every annotation is checked."""
+    start = "import dataclasses\nfrom flax_s2s.config import *\nfrom flax_s2s.config import EvaluationConfig\ndef config(): return "
+    files = [preset(tmp_path, f"{start}{made}\n", f"preset{number}") for number, made in enumerate(WRONG)]
+    program = """
+import sys
+from flax_s2s.config import UserError, load_preset
+for name in sys.argv[1:]:
+    try:
+        print(load_preset(name))
+    except UserError as error:
+        print(error)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(PRESETS.parent)}
+    done = subprocess.run([sys.executable, "-c", program, *files], env=environment, capture_output=True, text=True, check=True)
+    said = [line.removeprefix(f"preset {name!r}").lstrip(": ") for name, line in zip(files, done.stdout.splitlines(), strict=True)]
+    assert said == list(WRONG.values())
+
+
+def test_a_preset_has_a_name(tmp_path, monkeypatch):
+    """Which is looked for in the working directory's configs/, then in those beside the package."""
+    monkeypatch.chdir(tmp_path)
+    assert load_preset("debug") == load_preset(str(PRESETS / "debug.py"))
+    (tmp_path / "configs").mkdir()
+    preset(tmp_path / "configs", "from flax_s2s.config import Config\ndef config(): return Config(seed=8)\n", "debug")
+    preset(tmp_path / "configs", "", "mine")
+    assert load_preset("debug").seed == 8
+    assert [is_preset(name) for name in ("mine", "quickstart", "configs/mine.py", "configs/mine", "yours", "")] == [
+        True,
+        True,
+        True,
+        *[False] * 3,
+    ]
+    with pytest.raises(
+        UserError, match=r"^there is no preset 'quikstart'; did you mean 'quickstart'\?; presets: cmudict_g2p, debug, .*mine"
+    ):
+        load_preset("quikstart")
 
 
 def test_a_preset_is_a_python_file(tmp_path):
@@ -271,3 +405,39 @@ def test_every_preset_is_consistent_and_builds(file):
 def test_every_preset_survives_its_json(file):
     config = load_preset(str(file))
     assert from_json(to_json(config)) == config
+
+
+LAST_STEP = {  # of each preset with a cosine: as its scores were measured
+    "cmudict_g2p": 16_000,
+    "fixed_vector_en_zh": 4_000,
+    "multi30k_en_de": 13_000,
+    "quickstart": 3_000,
+    "scan_length": 6_000,
+    "scan_simple": 6_000,
+    "squad_qa": 30_000,
+    "sutskever_reversed": 3_000,
+    "synopsis": 8_000,
+    "tatoeba_en_zh": 8_000,
+}
+
+
+@pytest.mark.parametrize("file", sorted(PRESETS.glob("*.py")), ids=lambda file: file.stem)
+def test_a_preset_s_cosine_ends_with_its_steps_and_its_schedule_fits(file):
+    config = check(load_preset(str(file)))
+    assert (config.optimizer.decay_steps if config.optimizer.schedule == "cosine" else None) == LAST_STEP.get(file.stem)
+    assert find_misfits(config) == []
+
+
+@pytest.mark.parametrize("file", sorted(PRESETS.glob("*.py")), ids=lambda file: file.stem)
+def test_a_preset_says_where_its_data_come_from_and_under_which_license(file):
+    config, text = load_preset(str(file)), ast.get_docstring(ast.parse(file.read_text()))
+    if config.data.format == "phrases":
+        assert config.data.origin == ""
+        return
+    said = text[text.index("\nData: ") :].partition("\n\n")[0]
+    assert "https://" in said and re.search(r"license|CC BY|free for research|non-commercial", said)
+    assert re.search(r"\(.*(license|CC BY|BSD|free|research).*\)", config.data.origin) and len(config.data.origin) < 150
+    if config.data.format == "tfds":
+        assert config.data.dataset in text and 'file_format="array_record"' in text and "array_record" in config.data.origin
+    else:
+        assert all(f"train.{side}" in part for side in (config.data.source, config.data.target) for part in (said, config.data.origin))

@@ -10,7 +10,7 @@ from tiny import changed
 
 from flax_s2s.config import Config, ModelConfig, UserError, VocabConfig, flatten
 from flax_s2s.model.seq2seq import init_params, make_model, sizes
-from flax_s2s.rules import check
+from flax_s2s.rules import check, find_misfits
 
 GOOD = Config()
 
@@ -177,11 +177,6 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"optimizer.warmup_steps": 1},
     ),
     (
-        {"optimizer.schedule": "cosine", "optimizer.warmup_steps": 9, "optimizer.decay_steps": 9, "training.steps": 9},
-        "optimizer.schedule=cosine needs optimizer.decay_steps greater than the warm-up, got 9",
-        {"optimizer.decay_steps": 10},
-    ),
-    (
         {"optimizer.schedule": "halving"},
         "optimizer.schedule=halving needs optimizer.halve_every_steps greater than 0, got 0",
         {"optimizer.halve_every_steps": 1},
@@ -189,8 +184,14 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
     (
         {"optimizer.schedule": "cosine", "optimizer.decay_steps": 99, "training.steps": 100},
         "training.steps=100 goes beyond optimizer.decay_steps=99, where the learning rate of schedule=cosine is zero and nothing more "
-        "is learned; use fewer steps, or a new run with more decay_steps",
+        "is learned; use fewer steps, or for a new run optimizer.decay_steps=0, which is as many as it has",
         {"training.steps": 99},
+    ),
+    (
+        {"optimizer.schedule": "cosine", "optimizer.decay_steps": 99, "training.steps": 100},
+        "training.steps=100 goes beyond optimizer.decay_steps=99, where the learning rate of schedule=cosine is zero and nothing more "
+        "is learned; use fewer steps, or for a new run optimizer.decay_steps=0, which is as many as it has",
+        {"optimizer.decay_steps": 0},
     ),
     (
         {"model.dropout": 0.997},
@@ -268,6 +269,53 @@ def test_a_broken_rule_is_named_and_its_remedy_works(fields, message, remedy):
         check(broken)
     assert str(error.value) == message
     assert check(changed(broken, remedy))
+
+
+def test_a_cosine_without_an_end_ends_with_the_steps():
+    config = check(changed(GOOD, {"optimizer.schedule": "cosine", "training.steps": 300}))
+    assert config.optimizer.decay_steps == 300
+    assert check(config) is config  # which is what a run keeps
+    assert check(changed(GOOD, {"training.steps": 300})).optimizer.decay_steps == 0
+
+
+MISFITS = [  # fields that do not fit, the whole warning, and options that do; none where all fits
+    (
+        {"optimizer.schedule": "cosine", "training.steps": 300, "optimizer.warmup_steps": 500},
+        "optimizer.warmup_steps=500 takes more than half of training.steps=300; in so many steps --optimizer.warmup-steps 30 would fit",
+        {"optimizer.warmup_steps": 30},
+    ),
+    (
+        {"training.steps": 8, "optimizer.warmup_steps": 5, "optimizer.schedule": "inverse_sqrt"},
+        "optimizer.warmup_steps=5 takes more than half of training.steps=8; in so many steps --optimizer.warmup-steps 1 would fit",
+        {"optimizer.warmup_steps": 1},
+    ),
+    (
+        {"optimizer.schedule": "cosine", "training.steps": 300, "optimizer.decay_steps": 301},
+        "optimizer.decay_steps=301 lies beyond training.steps=300, where the learning rate is not yet zero; for a run that ends there "
+        "--optimizer.decay-steps 0 would fit",
+        {"optimizer.decay_steps": 0},
+    ),
+    (
+        {"optimizer.schedule": "halving", "training.steps": 300, "optimizer.halve_from_step": 300, "optimizer.halve_every_steps": 9},
+        "optimizer.halve_from_step=300 is not reached in training.steps=300, so that the learning rate is never halved; "
+        "--optimizer.halve-from-step 200 --optimizer.halve-every-steps 25 would fit",
+        {"optimizer.halve_from_step": 200, "optimizer.halve_every_steps": 25},
+    ),
+    (
+        {"optimizer.scheduled_sampling": 0.2, "optimizer.scheduled_sampling_steps": 301, "training.steps": 300},
+        "optimizer.scheduled_sampling_steps=301 is not reached in training.steps=300; --optimizer.scheduled-sampling-steps 150 would fit",
+        {"optimizer.scheduled_sampling_steps": 150},
+    ),
+    ({"optimizer.schedule": "cosine", "training.steps": 300, "optimizer.warmup_steps": 150}, "", {}),
+    ({"training.steps": 300, "optimizer.decay_steps": 301, "optimizer.halve_from_step": 301}, "", {}),  # of no constant rate
+]
+
+
+@pytest.mark.parametrize(("fields", "warning", "remedy"), MISFITS)
+def test_a_schedule_that_does_not_fit_the_steps_is_warned_of_with_options_that_do(fields, warning, remedy):
+    config = check(changed(GOOD, fields))
+    assert find_misfits(config) == ([warning] if warning else [])
+    assert find_misfits(check(changed(config, remedy))) == []
 
 
 @st.composite
