@@ -2,17 +2,21 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from etils import epath
 from tiny import DEBUG, REPOSITORY, TINY
 
+from flax_s2s import __version__, cli
 from flax_s2s.cli import VERBS, main
-from flax_s2s.config import Config, flatten
+from flax_s2s.config import Config, flatten, load_preset
 from flax_s2s.lease import hold
+from flax_s2s.rundir import write_config
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -36,12 +40,16 @@ def test_usage_names_every_verb(arguments: list[str], capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_its_options(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of them, after those that are used most, which there are."""
     with pytest.raises(SystemExit) as ended:
         main([verb, "--help"])
-    printed = capsys.readouterr().out
-    assert (
-        ended.value.code == 0 and "default" in printed and ("--checkpoint" in printed or "--data-folder" in printed)
-    ) or "--model.hidden-size" in printed
+    head, start, options = capsys.readouterr().out.partition("-h, --help")
+    assert ended.value.code == 0 and start and "default" in options
+    assert verb not in ("train", "inspect", "bench", "sweep", "verify-resume") or "--model.hidden-size" in options
+    most_used = re.findall(r"^  (--[a-z.-]+)", head, re.MULTILINE)
+    assert (4 <= len(most_used) <= 10) == (verb != "shortlist")  # which has one
+    for option in re.findall(r"--[a-z][a-z.-]+", head if verb != "shortlist" else ""):
+        assert re.search(rf" {re.escape(option)}[ ,\n]", options), option
 
 
 def test_train_explains_every_field_with_the_presets_value(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +64,10 @@ def test_train_explains_every_field_with_the_presets_value(capsys: pytest.Captur
 
 def test_mistakes_of_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "no verb 'trian'; did you mean 'train'" in fails(capsys, "trian")
+    assert "Unrecognized options: --training.step, 3" in fails(capsys, "train", DEBUG, "--training.step", "3")
+    assert "Unrecognized options: --config" in fails(capsys, "train", DEBUG, "--config")
+    assert "Unrecognized options: mine" in fails(capsys, "train", DEBUG, "mine")
+    assert "For full helptext, run flax-s2s train debug --help" in fails(capsys, "train", "debug", "mine")
     assert "needs a preset" in fails(capsys, "train")
     assert "did you mean 'debug'" in fails(capsys, "train", DEBUG.replace("debug", "debugg"))
     assert "--model.hidden-size INT" in fails(capsys, "train", DEBUG, "--model.hiden-size", "3")
@@ -64,6 +76,106 @@ def test_mistakes_of_the_command_line(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "RUN_DIR" in fails(capsys, "evaluate")
     assert "there is no run directory" in fails(capsys, "evaluate", str(tmp_path / "none"))
     assert "it has no config.json" in fails(capsys, "decode", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        *((word, "`decode RUN_DIR` translates lines") for word in ("translate", "predict", "Generate", "infer")),
+        ("serve", "`decode RUN_DIR` answers the lines of stdin"),
+        *((word, "`evaluate RUN_DIR` translates a split") for word in ("test", "eval", "validate")),
+        ("resume", "`train RUN_DIR` goes on with a run"),
+        ("finetune", "--init-from RUN_DIR"),
+        ("quickstart", "`train quickstart` trains that preset"),
+        (DEBUG, f"`train {DEBUG}` trains that preset"),
+        (str(REPOSITORY), f"`evaluate {REPOSITORY}` scores it"),
+        ("--training.steps", "options come after the verb"),
+    ],
+)
+def test_a_word_that_is_no_verb_is_answered_with_one(word: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = fails(capsys, word)
+    assert f"there is no verb {word!r}" in said and hint in said and "verbs: train, evaluate" in said
+
+
+def test_what_other_names_lead_to_are_verbs() -> None:
+    assert all(verb in VERBS for text in cli._OTHER_NAMES.values() for verb in re.findall("`([a-z-]+)", text))
+    assert not set(cli._OTHER_NAMES) & set(VERBS)
+
+
+@pytest.mark.parametrize("argument", ["--version", "-V"])
+def test_the_version(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([argument]) == 0
+    assert capsys.readouterr().out == f"flax_s2s {__version__}\n"
+
+
+def test_a_preset_where_a_run_belongs_and_the_reverse(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("quickstart", DEBUG):
+        said = fails(capsys, "evaluate", name)
+        assert f"{name} is a preset, and evaluate needs the run directory of a model, such as runs/{Path(name).stem}, which `train" in said
+    Path("lines.txt").touch()
+    assert "lines.txt is a file, and decode takes run directories there" in fails(capsys, "decode", "lines.txt")
+    write_run("runs/mine")
+    assert "no run directory mine; did you mean 'runs/mine'?" in fails(capsys, "decode", "mine")
+    assert "no run directory runs/mime; did you mean 'runs/mine'?" in fails(capsys, "decode", "runs/mime")
+    for verb in ("bench", "sweep", "verify-resume"):
+        assert f"runs/mine is a folder, and {verb} needs a preset" in fails(capsys, verb, "runs/mine")
+    write_run("runs/three")
+    write_run("runs/three/seed-1")
+    Path("runs/three/preset.py").touch()
+    for arguments in (["train", "runs/three"], ["train", "debug", "--run-dir=runs/three"], ["evaluate", "runs/three"]):
+        said = fails(capsys, *arguments)
+        assert "runs/three is the folder of a sweep or of verify-resume, not a run directory; its runs: runs/three/seed-1" in said
+
+
+def write_run(name: str) -> Config:
+    """A run directory with a configuration, and nothing else."""
+    Path(name).mkdir(parents=True)
+    config = Config(seed=5)
+    write_config(epath.Path(name), config)
+    return config
+
+
+def test_what_train_is_given_first(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preset, by name or file; or a run directory, which holds its configuration; or that as --run-dir alone."""
+    monkeypatch.chdir(tmp_path)
+    given: list[tuple[Any, ...]] = []
+
+    def run(config: Config, run_dir: str, place: object, init_from: str, command: str) -> int:
+        given.append((config, run_dir, init_from, command))
+        return 0
+
+    monkeypatch.setattr("flax_s2s.commands.train.run", run)
+    held, start = write_run("runs/mine"), "python -m flax_s2s train"
+    shorter = dataclasses.replace(held, training=dataclasses.replace(held.training, steps=3))
+    for arguments, *expected in (
+        (["debug"], load_preset(DEBUG), "runs/debug", "", f"{start} debug"),
+        ([DEBUG, "--run-dir", "a b"], load_preset(DEBUG), "a b", "", f"{start} {DEBUG} --run-dir 'a b'"),
+        (["runs/mine"], held, "runs/mine", "", f"{start} runs/mine"),
+        (["--run-dir", "runs/mine"], held, "runs/mine", "", f"{start} --run-dir runs/mine"),
+        (["--run_dir=runs/mine"], held, "runs/mine", "", f"{start} --run_dir=runs/mine"),
+        (["--training.steps=3", "--run-dir=runs/mine"], shorter, "runs/mine", "", f"{start} --training.steps=3 --run-dir=runs/mine"),
+        (["runs/mine", "--run-dir=b", "--init-from=c"], held, "b", "c", f"{start} runs/mine --run-dir=b --init-from=c"),
+    ):
+        assert main(["train", *arguments]) == 0
+        assert given.pop() == tuple(expected)
+    Path("debug").mkdir()
+    assert main(["train", "debug"]) == 0 and given.pop()[1] == "runs/debug"  # a folder of the name is a run only if it holds one
+    write_run("quickstart")
+    assert main(["train", "quickstart"]) == 0 and given.pop()[:2] == (held, "quickstart")
+    needs = "train needs a preset or a run directory"
+    for arguments, message in (
+        ([], f"{needs} as its first argument, for example: train quickstart"),
+        (["--run-dir", "none"], f"{needs} (there is no run in none yet) as its first argument"),
+        (["--run-dir", "none", DEBUG], f"the preset comes first, its options after it: train {DEBUG} ..."),
+        (["--run-dir", "runs/mine", DEBUG], f"Unrecognized options: {DEBUG}"),
+        (["none"], "there is no preset 'none'; presets: "),
+        (["runs"], "runs is not a run directory: it has no config.json"),
+    ):
+        assert message.replace(" ", "") in fails(capsys, "train", *arguments).replace(" ", "")
+    assert given == []
 
 
 def test_mistakes_of_the_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -102,6 +214,14 @@ def test_the_module_runs_as_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "flax_s2s", "evalute"], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 2
     assert done.stderr == f"error: there is no verb 'evalute'; did you mean 'evaluate'?; verbs: {', '.join(VERBS)}\n"
+
+
+def test_settings_of_the_search_stand_below_the_files(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["decode", "--help"])
+    boxes = capsys.readouterr().out.partition("-h, --help")[2]
+    places = [boxes.index(f" {option} ") for option in ("--checkpoint", "--input", "--output", "--beam-size", "--max-source-tokens")]
+    assert places == sorted(places)
 
 
 def test_every_room_is_a_dataclass_with_a_docstring() -> None:

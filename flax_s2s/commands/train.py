@@ -55,7 +55,7 @@ def run(config: Config, run_dir: str, flags: Flags | None = None, init_from: str
     """
     folder = rundir.make_path(run_dir)
     rundir.refuse_several(folder)
-    config = check(_as_begun(folder, config))
+    config = check(as_begun(folder, config))
     begin(flags)
     devices = parallel.make_devices(config.training.devices, {"data.row_multiple": config.data.row_multiple})
     index, _ = parallel.process()
@@ -169,7 +169,7 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     return errors.PREEMPTED if outcome == "stopped" else errors.DONE
 
 
-def _as_begun(folder: epath.Path, config: Config) -> Config:
+def as_begun(folder: epath.Path, config: Config) -> Config:
     """Where the run is there, `optimizer.decay_steps=0` is as many as it was begun with.
 
     Raises:

@@ -1,6 +1,8 @@
 """`train` as a user runs it: resuming, stopping, devices, refusals."""
 
 import json
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,10 +21,12 @@ from tiny import DEBUG, REPOSITORY, TINY, changed
 from flax_s2s import rundir
 from flax_s2s.cli import main
 from flax_s2s.commands import initial
+from flax_s2s.commands.train import as_begun
 from flax_s2s.commands.wiring import make_ready, open_runs
 from flax_s2s.config import UserError, VocabConfig, load_preset
 from flax_s2s.data import vocab
 from flax_s2s.data.corpus import Pair
+from flax_s2s.rules import check
 
 SIX = ["--training.steps=6", "--training.evaluate-every-steps=3", "--training.save-every-steps=3"]
 
@@ -216,7 +220,52 @@ def test_another_identity_is_refused_with_the_difference(straight: Path, capsys:
     assert train(straight, *SIX, "--model.hidden-size=16", "--optimizer.learning-rate=0.1") == 2
     said = capsys.readouterr().err
     assert "model.hidden_size: 32 -> 16" in said and "optimizer.learning_rate: 0.005 -> 0.1" in said
+    assert f"give the old values (`train {straight}` alone has them), or another --run-dir\n" in said
     assert final_hash(straight) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "tuned"),
+    [
+        (["--data.max-train-pairs=300"], True),
+        (["--optimizer.learning-rate=0.1", "--model.dropout=0.2"], True),
+        (["--optimizer.learning-rate=0.1", "--vocab.size=300"], False),
+        (["--data.max-train-pairs=300", "--model.bridge=dense"], False),
+        (["--seed=2"], False),
+    ],
+)
+def test_a_refusal_names_init_from_where_that_is_the_way(
+    options: list[str], tuned: bool, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(straight), *options]) == 2
+    assert (f"; with --init-from {straight} it begins with what this one has learned" in capsys.readouterr().err) == tuned
+
+
+def test_a_cosine_ends_where_the_run_was_begun_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever steps a preset has by then: a run that goes on does so with the learning rates that it was begun with."""
+    preset = load_preset("quickstart")
+    begun = check(changed(preset, {"training.steps": 300}))
+    rundir.write_config(epath.Path(tmp_path), begun)
+    folder = epath.Path(tmp_path)
+    for steps in (300, 200):
+        again = check(as_begun(folder, changed(preset, {"training.steps": steps})))
+        assert again.optimizer == begun.optimizer
+    for arguments in (["quickstart", "--run-dir", str(tmp_path)], [str(tmp_path), "--training.steps=3000"]):
+        assert main(["train", *arguments]) == 2
+        assert (
+            f"{tmp_path} was begun with a learning rate that is zero at step 300 (optimizer.schedule=cosine), got training.steps=3000; use "
+            "fewer steps, or train further with what it has learned, as a new run: "
+            f"train {tmp_path} --run-dir NEW --init-from {tmp_path} --optimizer.decay-steps 0 --training.steps 3000\n"
+        ) in capsys.readouterr().err
+    new = check(as_begun(epath.Path(tmp_path / "new"), changed(begun, {"optimizer.decay_steps": 0, "training.steps": 3000})))
+    assert new == check(preset)  # what is proposed is right
+    # Of a run from before `decay_steps=0`, whose config.json says it, and of one whose schedule is another:
+    old = changed(begun, {"optimizer.decay_steps": 500})
+    rundir.write_config(folder, old)
+    assert check(as_begun(folder, changed(preset, {"training.steps": 300}))) == old
+    constant = changed(preset, {"optimizer.schedule": "constant"})
+    rundir.write_config(folder, check(constant))
+    assert check(as_begun(folder, changed(constant, {"training.steps": 9000}))).training.steps == 9000
 
 
 def test_another_corpus_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,10 +281,22 @@ def test_another_corpus_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_an_operational_change_is_applied_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train(tmp_path, "--training.steps=1") == 0
-    assert train(tmp_path, "--training.steps=2") == 0
+    """The run holds its configuration, and its log the commands."""
+    warm = ["--optimizer.warmup-steps=3", "--training.steps=1"]
+    assert train(tmp_path, *warm) == 0
+    warning = (
+        "warning: optimizer.warmup_steps=3 takes more than half of training.steps=1; in so many steps --optimizer.warmup-steps 1 would"
+    )
+    assert warning in capsys.readouterr().err
+    assert main(["train", str(tmp_path), "--training.steps=2"]) == 0
     assert "changed: training.steps: 1 -> 2" in capsys.readouterr().err
     assert json.loads((tmp_path / "config.json").read_text())["training"]["steps"] == 2
+    log = (tmp_path / "logs/process-0.log").read_text()
+    commands = re.findall("^[-0-9]+ [0-9:]+ command: (.*)", log, re.MULTILINE)
+    first, second = (shlex.split(command) for command in commands)
+    start = ["python", "-m", "flax_s2s", "train"]
+    assert first == [*start, DEBUG, "--run-dir", str(tmp_path), *TINY, *warm]
+    assert second == [*start, str(tmp_path), "--training.steps=2"]
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny import changed
 
-from flax_s2s.config import OptimizerConfig, UserError
+from flax_s2s.config import OptimizerConfig, UserError, load_preset
+from flax_s2s.rules import check
 from flax_s2s.training.optimizer import freeze, make_optimizer, make_schedule
 
 PEAK = 0.01
@@ -89,6 +91,23 @@ def test_cosine_reaches_half_in_the_middle_and_zero_at_its_end():
     assert found == pytest.approx(expected, rel=FLOAT32, abs=PEAK * 1e-6)
     assert found[2] == pytest.approx(PEAK / 2, rel=FLOAT32)
     assert found[3:] == [0, 0, 0]
+
+
+def test_a_shortened_preset_has_a_shortened_schedule():
+    """The quickstart's warm-up is a third of 300 steps, and the rate falls to zero in the others; as measured it falls until step 3,000."""
+    preset = load_preset("quickstart")
+    short = check(changed(preset, {"training.steps": 300})).optimizer
+    peak, found = short.learning_rate, make_schedule(short)
+    expected = [peak / 100, peak, peak * 0.5 * (1 + math.cos(math.pi / 4)), peak / 2, peak * 0.5 * (1 + math.cos(math.pi * 199 / 200)), 0]
+    assert [float(found(step - 1)) for step in (1, 100, 150, 200, 299, 300)] == pytest.approx(expected, rel=1e-5, abs=peak * 1e-6)
+    measured = make_schedule(check(preset).optimizer)
+    assert [float(measured(step - 1)) for step in (100, 1550, 3000)] == pytest.approx([peak, peak / 2, 0], rel=FLOAT32, abs=peak * 1e-6)
+    literal = make_schedule(changed(preset, {"optimizer.decay_steps": 3000}).optimizer)
+    assert all(float(measured(step)) == float(literal(step)) for step in (0, 99, 100, 1234, 2998))
+
+
+def test_a_warm_up_beyond_the_decay_is_all_there_is():
+    assert rates([1, 20], schedule="cosine", warmup_steps=40, decay_steps=20) == pytest.approx([PEAK / 40, PEAK / 2], rel=FLOAT32)
 
 
 def test_halving_begins_at_its_step_and_repeats():

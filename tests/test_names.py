@@ -1,0 +1,86 @@
+"""No function takes a name that it does not know for its last branch: whatever passed the doors, it is an error there, not another model."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from flax_s2s.config import ModelConfig, OptimizerConfig
+from flax_s2s.decoding.constraints import mean_logp
+from flax_s2s.model import cells
+from flax_s2s.model.attention import Attention
+from flax_s2s.model.cells import RecurrentLayer, State
+from flax_s2s.model.dropout import drop
+from flax_s2s.model.lstm import choose_means, unroll
+from flax_s2s.model.noise import drop_features
+from flax_s2s.model.seq2seq import Bridge, sizes
+from flax_s2s.training.optimizer import make_optimizer, make_schedule
+
+UNKNOWN = "unheard-of"
+
+
+def with_unknown(config: Any, field: str) -> Any:
+    """A configuration that no door would let in."""
+    config = dataclasses.replace(config)
+    object.__setattr__(config, field, UNKNOWN)
+    return config
+
+
+def unchecked(function: Any) -> Any:
+    """The function without this test run's check of its annotations."""
+    return function.__wrapped__
+
+
+def features() -> jax.Array:
+    return jnp.ones((1, 2, 4))
+
+
+def keys() -> jax.Array:
+    return jax.random.split(jax.random.key(0), 1)
+
+
+def layer() -> RecurrentLayer:
+    return RecurrentLayer(4, 4, kernel_init=jax.nn.initializers.ones, rngs=nnx.Rngs(0))
+
+
+def bridge() -> Bridge:
+    """Of a model whose configuration changes after it was made."""
+    made = Bridge(ModelConfig(hidden_size=4), rngs=nnx.Rngs(0))
+    made.config = with_unknown(made.config, "bridge")
+    return made
+
+
+class Named(Attention):
+    """Attention whose score nobody has checked."""
+
+    def __init__(self, score: Any) -> None:
+        unchecked(Attention.__init__)(self, score, 4, 4, 4, kernel_init=jax.nn.initializers.ones, rngs=nnx.Rngs(0))
+
+
+STATE = State(jnp.ones((1, 4)), jnp.ones((1, 4)))
+CALLS: dict[str, Callable[[], Any]] = {
+    "attention": lambda: Named(UNKNOWN),
+    "bridge, declared": lambda: Bridge(with_unknown(ModelConfig(hidden_size=4), "bridge"), rngs=nnx.Rngs(0)),
+    "bridge, crossed": lambda: bridge()([STATE]),
+    "tie": lambda: sizes(with_unknown(ModelConfig(), "tie")),
+    "kernel, chosen": lambda: choose_means(with_unknown(ModelConfig(), "kernel")),
+    "kernel, run": lambda: unchecked(unroll)(layer(), features(), kernel=UNKNOWN),
+    "compute": lambda: choose_means(with_unknown(ModelConfig(), "compute")),
+    "cell, declared": lambda: unchecked(cells._quarters)(UNKNOWN),
+    "cell, run": lambda: unchecked(cells._next)(UNKNOWN, None, jnp.ones((1, 16)), STATE),
+    "dropout_masks": lambda: drop_features(with_unknown(ModelConfig(), "dropout_masks"), features(), keys(), 0),
+    "what is dropped as one": lambda: unchecked(drop)(features(), keys(), 0, 0.5, UNKNOWN),
+    "schedule": lambda: make_schedule(with_unknown(OptimizerConfig(), "schedule"))(0),
+    "optimizer": lambda: make_optimizer(with_unknown(OptimizerConfig(), "name")),
+    "ensemble": lambda: unchecked(mean_logp)([jnp.zeros(2), jnp.zeros(2)], UNKNOWN),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_an_unknown_name_is_no_last_branch(name: str) -> None:
+    with pytest.raises(AssertionError, match=f"unreachable, but got: '{UNKNOWN}'"):
+        CALLS[name]()
