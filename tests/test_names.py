@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from flax_s2s.config import ModelConfig, OptimizerConfig
+from flax_s2s.config import DataConfig, ModelConfig, OptimizerConfig
+from flax_s2s.data import records, rows
 from flax_s2s.decoding.constraints import mean_logp
 from flax_s2s.model import cells
 from flax_s2s.model.attention import Attention
@@ -61,8 +62,17 @@ class Named(Attention):
         unchecked(Attention.__init__)(self, score, 4, 4, 4, kernel_init=jax.nn.initializers.ones, rngs=nnx.Rngs(0))
 
 
+def read_records(data: DataConfig) -> Any:
+    """Of files that are there, whatever the format."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flax_s2s.data.files.find", lambda *_: [None, None])
+        return records.read(data, "train")
+
+
 STATE = State(jnp.ones((1, 4)), jnp.ones((1, 4)))
 CALLS: dict[str, Callable[[], Any]] = {
+    "format": lambda: read_records(with_unknown(DataConfig(folder="."), "format")),
+    "form of a row": lambda: unchecked(rows.split)("a,b", UNKNOWN),
     "attention": lambda: Named(UNKNOWN),
     "bridge, declared": lambda: Bridge(with_unknown(ModelConfig(hidden_size=4), "bridge"), rngs=nnx.Rngs(0)),
     "bridge, crossed": lambda: bridge()([STATE]),

@@ -8,6 +8,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import assert_never
 
 from flax_s2s.config import DataConfig, UserError, nearest
 from flax_s2s.data import files, rows
@@ -24,11 +25,19 @@ def read(data: DataConfig, split: str) -> Iterator[tuple[str, str]]:
         UserError: what `files.find` raises; what is not as the format asks for.
     """
     found = files.find(data, split)
-    if data.format == "text":
-        return _aligned(*found)
-    if data.format == "json":
-        return _elements(found[0], data)
-    return _objects(found[0], data) if data.format == "jsonl" else _cells(found[0], data)
+    match data.format:
+        case "text":
+            return _aligned(*found)
+        case "tsv" | "csv":
+            return _cells(found[0], data)
+        case "jsonl":
+            return _objects(found[0], data)
+        case "json":
+            return _elements(found[0], data)
+        case "tfds" | "phrases":
+            raise AssertionError(f"data.format={data.format} has no files")
+        case _:
+            assert_never(data.format)
 
 
 def _aligned(source: File, target: File) -> Iterator[tuple[str, str]]:

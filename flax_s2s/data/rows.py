@@ -8,7 +8,7 @@ get({"translation": {"en": "a"}}, "translation.en") -> "a"
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, assert_never
 
 from flax_s2s.config import UserError, nearest
 
@@ -26,6 +26,8 @@ def split(line: str, form: Literal["tsv", "csv"]) -> list[str]:
     """
     if form == "tsv":
         return line.split("\t")
+    if form != "csv":
+        assert_never(form)
     try:
         return next(csv.reader([line], strict=True)) or [""]
     except csv.Error as error:
