@@ -13,8 +13,8 @@ target embeddings are two tables. Where the memory of the devices does not do: -
 
 `evaluate runs/gnmt` scores newstest2016, which is TFDS' test split.
 
-Data: WMT 2016 news (https://www.statmt.org/wmt16), free for research, as TFDS' wmt16_translate/de-en. Prepared once, where tensorflow
-is installed, after `import tensorflow_datasets as tfds, tensorflow_datasets.translate`:
+Data: WMT 2016 news (https://www.statmt.org/wmt16), free for research, as TFDS' wmt16_translate/de-en. Prepared once; the
+whole command, and what it may need, is in the message of `train` where they are missing:
 
     tfds.builder("wmt16_translate/de-en", data_dir=TFDS_DATA_DIR, file_format="array_record").download_and_prepare()
 

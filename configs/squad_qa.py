@@ -3,8 +3,8 @@
     python -m flax_s2s train configs/squad_qa.py --run-dir runs/squad_qa --data.folder TFDS_DATA_DIR
     python -m flax_s2s evaluate runs/squad_qa --split valid
 
-Data: SQuAD 1.1 (https://rajpurkar.github.io/SQuAD-explorer, Rajpurkar et al. 2016), CC BY-SA 4.0, as TFDS' squad/v1.1. Prepared once, where
-tensorflow is installed, after `import tensorflow_datasets as tfds`:
+Data: SQuAD 1.1 (https://rajpurkar.github.io/SQuAD-explorer, Rajpurkar et al. 2016), CC BY-SA 4.0, as TFDS' squad/v1.1. Prepared once; the
+whole command, and what it may need, is in the message of `train` where they are missing:
 
     tfds.builder("squad/v1.1", data_dir=TFDS_DATA_DIR, file_format="array_record").download_and_prepare()
 

@@ -8,8 +8,8 @@ pairs of TFDS' dataset instead of 12 M chosen ones. Published: 30.59 BLEU on new
     python -m flax_s2s train configs/sutskever2014_wmt14_en_fr.py --run-dir runs/sutskever2014 --data.folder TFDS_DATA_DIR
     python -m flax_s2s evaluate runs/sutskever2014
 
-Data: WMT 2014 news (https://www.statmt.org/wmt14), free for research, as TFDS' wmt14_translate/fr-en. Prepared once, where tensorflow
-is installed, after `import tensorflow_datasets as tfds, tensorflow_datasets.translate`:
+Data: WMT 2014 news (https://www.statmt.org/wmt14), free for research, as TFDS' wmt14_translate/fr-en. Prepared once; the
+whole command, and what it may need, is in the message of `train` where they are missing:
 
     tfds.builder("wmt14_translate/fr-en", data_dir=TFDS_DATA_DIR, file_format="array_record").download_and_prepare()
 
