@@ -490,7 +490,9 @@ def _refuse_no_run(name: str, verb: str) -> None:
             f"{name} is a preset, and {verb} needs the run directory of a model, such as runs/{_stem(name)}, which `train {name}` makes"
         )
     if os.path.isfile(name):
-        raise UserError(f"{name} is a file, and {verb} takes run directories there; files are given by options, see {verb} --help")
+        folder = os.path.dirname(name)
+        remedy = f"use {folder}" if _holds_run(folder) else f"files are given by options, see {verb} --help"
+        raise UserError(f"{name} is a file, and {verb} takes run directories there; {remedy}")
 
 
 def _evaluate(arguments: list[str]) -> int:

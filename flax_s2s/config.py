@@ -483,8 +483,8 @@ def load_preset(name: str) -> Config:
 
 
 def is_preset(name: str) -> bool:
-    """Whether it is a file, or the name of a preset."""
-    return Path(name).is_file() or _by_name(name) is not None
+    """Whether it is a Python file, or the name of a preset."""
+    return (name.endswith(".py") and Path(name).is_file()) or _by_name(name) is not None
 
 
 def _by_name(name: str) -> Path | None:

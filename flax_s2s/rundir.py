@@ -111,6 +111,16 @@ def _near(folder: epath.Path) -> str:
     return nearest(os.fspath(folder), (os.fspath(one.parent) for one in folder.parent.glob(f"*/{CONFIG}")))
 
 
+def _around(folder: epath.Path) -> str:
+    """The remedy clause for what lies in a run directory, or holds some."""
+    for outer in (folder.parent, folder.parent.parent):
+        if (outer / CONFIG).exists():
+            chosen = f", and --checkpoint {folder.name} chooses that one of it" if folder.parent.name == CHECKPOINTS else ""
+            return f"; the run directory is {outer}{chosen}"
+    inside = sorted(os.fspath(one.parent) for one in folder.glob(f"*/{CONFIG}"))
+    return f"; run directories in it: {', '.join(inside)}" if inside else ""
+
+
 def read_config_file(folder: epath.Path) -> Config:
     """The configuration of a run, or of several.
 
@@ -118,7 +128,7 @@ def read_config_file(folder: epath.Path) -> Config:
         UserError: there is none, or it is not one of this version's.
     """
     if not (folder / CONFIG).exists():
-        raise UserError(f"{folder} is not a run directory: it has no {CONFIG}; `train CONFIG --run-dir DIR` makes one")
+        raise UserError(f"{folder} is not a run directory: it has no {CONFIG}{_around(folder)}; `train CONFIG --run-dir DIR` makes one")
     try:
         return from_json((folder / CONFIG).read_bytes().decode())
     except UnicodeDecodeError as error:

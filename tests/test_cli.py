@@ -122,6 +122,13 @@ def test_a_preset_where_a_run_belongs_and_the_reverse(
     assert "no run directory runs/mime; did you mean 'runs/mine'?" in fails(capsys, "decode", "runs/mime")
     for verb in ("bench", "sweep", "verify-resume"):
         assert f"runs/mine is a folder, and {verb} needs a preset" in fails(capsys, verb, "runs/mine")
+    assert "runs/mine/config.json is a file, and decode takes run directories there; use runs/mine" in fails(
+        capsys, "decode", "runs/mine/config.json"
+    )
+    assert "no config.json; run directories in it: runs/mine; `train" in fails(capsys, "decode", "runs")
+    Path("runs/mine/checkpoints/20").mkdir(parents=True)
+    said = fails(capsys, "decode", "runs/mine/checkpoints/20")
+    assert "; the run directory is runs/mine, and --checkpoint 20 chooses that one of it; `train" in said
     write_run("runs/three")
     write_run("runs/three/seed-1")
     Path("runs/three/preset.py").touch()
