@@ -22,6 +22,7 @@ from flax_s2s.data.batching import rows_of
 from flax_s2s.decoding.stream import Sentences, make_lay_out, make_stream
 from flax_s2s.model.seq2seq import make_model
 from flax_s2s.parallel import devices_of
+from flax_s2s.rules import check
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import abstract_state, count_parameters
 from flax_s2s.training.step import abstract_batch, make_train_step
@@ -48,7 +49,7 @@ def chips(topology):
 
 
 def described(preset, devices):
-    config = load_preset(str(preset))
+    config = check(load_preset(str(preset)))
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute="bfloat16"))  # what auto means there
     sizes = (config.vocab.size, config.vocab.size)
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
