@@ -421,6 +421,8 @@ def _train(arguments: list[str]) -> int:
     run_dir = name if _is_folder(name) else f"runs/{_stem(name)}"
     config = _read_run(name) if _is_folder(name) else load_preset(name) if name else Config()
     given = _parse(Train, f"train {name or 'CONFIG|RUN_DIR'}", options, Train(config, run_dir))
+    if given.init_from:
+        _refuse_no_run(given.init_from, "--init-from")
     with job.listen():  # before the imports: they take seconds
         from flax_s2s.commands import train
 
@@ -485,6 +487,7 @@ def _runs(arguments: list[str], verb: str) -> tuple[list[str], list[str], Config
 
 
 def _refuse_no_run(name: str, verb: str) -> None:
+    """Says what it is that stands where a run directory belongs: a preset, or a file."""
     if name.endswith(".py") or (not os.path.exists(name) and is_preset(name)):
         raise UserError(
             f"{name} is a preset, and {verb} needs the run directory of a model, such as runs/{_stem(name)}, which `train {name}` makes"
@@ -535,6 +538,7 @@ def _score(arguments: list[str]) -> int:
 
 def _shortlist(arguments: list[str]) -> int:
     given = _parse(LearnShortlist, "shortlist", arguments)
+    _refuse_no_run(given.run_dir, "shortlist")
     from flax_s2s.commands import shortlist
 
     return shortlist.run(given.run_dir, given.data_folder)

@@ -115,6 +115,8 @@ def test_a_preset_where_a_run_belongs_and_the_reverse(
     for name in ("quickstart", DEBUG):
         said = fails(capsys, "evaluate", name)
         assert f"{name} is a preset, and evaluate needs the run directory of a model, such as runs/{Path(name).stem}, which `train" in said
+    assert "is a preset, and --init-from needs the run directory" in fails(capsys, "train", "debug", "--init-from=quickstart")
+    assert "is a preset, and shortlist needs the run directory" in fails(capsys, "shortlist", DEBUG)
     Path("lines.txt").touch()
     assert "lines.txt is a file, and decode takes run directories there" in fails(capsys, "decode", "lines.txt")
     write_run("runs/mine")
