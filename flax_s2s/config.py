@@ -405,10 +405,10 @@ def _convert(hint: Any, value: object, path: str) -> object:
         return _build(hint, value, path)
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
-        if type(value) is not str or value not in choices:
+        if not isinstance(value, str) or value not in choices:
             near = nearest(value, choices) if isinstance(value, str) else ""
             raise UserError(f"{path}={_shown(value)} is not one of {', '.join(choices)}{near}")
-        return value
+        return str(value)  # which another kind of string than Python's may be
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list):
             raise UserError(f"{path} must be a list, got {_shown(value)}")

@@ -280,6 +280,7 @@ class Text(str):
         ("model.attention", "genral", "model.attention='genral' is not one of none, dot, general, additive; did you mean 'general'?"),
         ("model.attention", None, "model.attention=None is not one of none, dot, general, additive"),
         ("model.attention", Text("luong"), "model.attention='luong' is not one of none, dot, general, additive"),
+        ("data.folder", Text("here"), "data.folder='here' must be of type str, got Text"),
         ("optimizer.schedule", "linear", "optimizer.schedule='linear' is not one of constant, inverse_sqrt, cosine, halving"),
         ("model.hidden_size", "192", "model.hidden_size='192' must be of type int, got str"),
         ("model.hidden_size", 192.0, "model.hidden_size=192.0 must be of type int, got float"),
@@ -315,6 +316,10 @@ def test_what_python_made_is_read_as_strictly_as_a_file(name, value, message):
 def test_what_is_right_comes_back_from_the_strict_reader(changes):
     config = changed(GOOD, changes)
     assert from_python(config) == config
+
+
+def test_a_choice_comes_back_as_python_s_string():
+    assert type(from_python(broken("model.attention", Text("dot"))).model.attention) is str
 
 
 def test_a_whole_number_of_a_preset_is_a_float_where_one_is_due():
