@@ -358,9 +358,11 @@ def _hint(word: str) -> str:
 
 def _parse(kind: type[T], verb: str, arguments: list[str], default: T | None = None) -> T:
     """Reads options into a dataclass; a mistake is tyro's box and exit code 2."""
-    if default is None:
-        return tyro.cli(kind, args=arguments, prog=f"flax-s2s {verb}")
-    return tyro.cli(kind, args=arguments, prog=f"flax-s2s {verb}", default=default)
+    prog = f"flax-s2s {verb}"
+    given = tyro.cli(kind, args=arguments, prog=prog) if default is None else tyro.cli(kind, args=arguments, prog=prog, default=default)
+    if getattr(given, "run_dir", None) == "":  # it would be the working directory
+        raise UserError("--run-dir is empty, perhaps because a shell variable is not set; name a folder, '.' for this one")
+    return given
 
 
 def _asks_for_help(arguments: list[str]) -> bool:

@@ -180,6 +180,7 @@ def test_what_train_is_given_first(capsys: pytest.CaptureFixture[str], tmp_path:
         (["--run-dir", "none"], f"{needs} (there is no run in none yet) as its first argument"),
         (["--run-dir", "none", DEBUG], f"the preset comes first, its options after it: train {DEBUG} ..."),
         (["--run-dir", "runs/mine", DEBUG], f"Unrecognized options: {DEBUG}"),
+        (["debug", "--run-dir="], "--run-dir is empty, perhaps because a shell variable is not set"),
         (["none"], "there is no preset 'none'; presets: "),
         (["runs"], "runs is not a run directory: it has no config.json"),
     ):
