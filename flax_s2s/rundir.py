@@ -7,8 +7,9 @@ shortlist.npz (made by `shortlist`)
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
 
@@ -44,6 +45,34 @@ def make_folder(folder: epath.Path) -> None:
         raise UserError(f"the run directory {folder} cannot be made: {error.strerror or error}; give another --run-dir") from None
 
 
+def is_stream(name: str) -> bool:
+    """Whether a name is that of a pipe, of a device or of a file that is open: what is read or written once, as it comes."""
+    if "://" in name:
+        return False
+    return _descriptor(name) is not None or (os.path.exists(name) and not (os.path.isfile(name) or os.path.isdir(name)))
+
+
+def open_stream(name: str, mode: Literal["rb", "wb"]) -> Any:
+    """Opens what `is_stream` says is one; a named pipe waits for its other end.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    number = _descriptor(name)
+    try:
+        return open(name, mode) if number is None else os.fdopen(os.dup(number), mode)
+    except OSError as error:
+        raise UserError(f"{name} cannot be {'read' if mode == 'rb' else 'written'}: {error.strerror or error}") from None
+
+
+def _descriptor(name: str) -> int | None:
+    """The number of an open file, of which the shell makes names; opened by its name, a file would be read and written from its start."""
+    if name in ("/dev/stdin", "/dev/stdout", "/dev/stderr"):
+        return ("/dev/stdin", "/dev/stdout", "/dev/stderr").index(name)
+    found = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d{1,9})", name, re.ASCII)
+    return int(found[1]) if found else None
+
+
 @contextlib.contextmanager
 def writing(name: str) -> Iterator[Any]:
     """A file for a result, open for bytes, that appears whole or not at all; a pipe or device is written to directly.
@@ -51,9 +80,12 @@ def writing(name: str) -> Iterator[Any]:
     Raises:
         UserError: it cannot be written; said before any work is done.
     """
+    if is_stream(name):
+        with open_stream(name, "wb") as file:
+            yield file
+        return
     path = make_path(name if "://" in name else os.path.realpath(name))  # a link is written through
-    special = "://" not in name and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
-    partial = path if special else path.parent / f".{path.name}.{os.getpid()}.partial"
+    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -63,11 +95,9 @@ def writing(name: str) -> Iterator[Any]:
     try:
         with file:
             yield file
-        if not special:
-            partial.replace(path)
+        partial.replace(path)
     finally:
-        if not special:
-            partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def write_config(folder: epath.Path, config: Config) -> None:

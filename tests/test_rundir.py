@@ -74,6 +74,32 @@ def test_a_link_is_written_through_and_a_pipe_stays_one(tmp_path: Path) -> None:
     assert Path("/dev/null").is_char_device()
 
 
+def test_what_comes_once_is_told_apart_from_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "file").write_text("a")
+    streams = [str(tmp_path / "pipe"), str(tmp_path / "link"), "/dev/null", "/dev/stdin", "/dev/fd/63", "/proc/self/fd/1"]
+    others = [str(tmp_path / "file"), str(tmp_path), str(tmp_path / "none"), "gs://bucket/pipe", "/dev/fd/x"]
+    assert [rundir.is_stream(name) for name in streams] == [True] * len(streams)
+    assert [rundir.is_stream(name) for name in others] == [False] * len(others)
+
+
+def test_an_open_file_is_read_and_written_from_where_it_is(tmp_path: Path) -> None:
+    """By its name Linux would open it anew: at its start, and cut to nothing."""
+    with open(tmp_path / "all", "wb") as file:
+        file.write(b"before ")
+        file.flush()
+        with rundir.writing(f"/dev/fd/{file.fileno()}") as one:
+            one.write(b"after")
+    assert (tmp_path / "all").read_bytes() == b"before after"
+    with open(tmp_path / "all", "rb", buffering=0) as file:
+        file.read(7)
+        with rundir.open_stream(f"/proc/self/fd/{file.fileno()}", "rb") as one:
+            assert one.read() == b"after"
+    with pytest.raises(UserError, match=r"^/dev/fd/987 cannot be written: Bad file descriptor$"), rundir.writing("/dev/fd/987"):
+        raise AssertionError("it was written")
+
+
 def test_where_nothing_can_be_written_is_said_before_the_work(tmp_path: Path) -> None:
     for name, why in ((tmp_path, "Is a directory"), (tmp_path / "none" / "out", "No such file or directory")):
         with pytest.raises(UserError, match=f"^{name} cannot be written: {why}$"), rundir.writing(str(name)):
