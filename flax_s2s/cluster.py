@@ -108,11 +108,8 @@ def find_share(environment: Mapping[str, str]) -> tuple[int, int]:
     Raises:
         UserError: what the environment says is no number, or is only a part.
     """
-    index, count = read_number(environment, "SLURM_ARRAY_TASK_ID"), read_number(environment, "SLURM_ARRAY_TASK_COUNT")
-    if index and count:
-        first = read_number(environment, "SLURM_ARRAY_TASK_MIN") or Number(0, "")
-        step = read_number(environment, "SLURM_ARRAY_TASK_STEP") or Number(1, "")
-        return (index.value - first.value) // max(1, step.value), count.value
+    if share := _find_task(environment):
+        return share
     count, index = _given_count(environment, Flags()), _given_index(environment, Flags())
     if found := places.find(environment):
         count, index = _combine(found, count, index)
@@ -124,6 +121,30 @@ def find_share(environment: Mapping[str, str]) -> tuple[int, int]:
     if not 0 <= index.value < count.value:
         raise _out_of_range(index, count)
     return index.value, count.value
+
+
+def _find_task(environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """The rank of a task of a Slurm array, and how many tasks it has: a task knows the least and the greatest number, and not all between."""
+    number, count, first, last, step = (
+        read_number(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT", "MIN", "MAX", "STEP")
+    )
+    if number is None:
+        return None
+    if count is None:
+        raise UserError(f"{number.source}={number.value} is only a part: SLURM_ARRAY_TASK_COUNT is not set; give --shard I/N")
+    begin, every = first.value if first else 0, max(1, step.value if step else 1)
+    if last and (last.value - begin) // every + 1 != count.value:
+        raise UserError(
+            f"the {count.value} tasks of the Slurm array, {begin} to {last.value} by steps of {every}, are no run of numbers, so that none "
+            f"knows its share; submit it with --array=0-{count.value - 1}, or give each task its --shard I/{count.value}"
+        )
+    index, rest = divmod(number.value - begin, every)
+    if rest or not 0 <= index < count.value:
+        raise UserError(
+            f"{number.source}={number.value} is none of the {count.value} numbers from {begin} by steps of {every} that Slurm says the array has; "
+            f"give each task its --shard I/{count.value}"
+        )
+    return index, count.value
 
 
 def bind_address(place: Place, environment: Mapping[str, str] = os.environ) -> str:

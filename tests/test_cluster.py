@@ -1,6 +1,7 @@
 """Where a process stands among those of its job: a table of environments; and what can be reached, with real sockets."""
 
 import dataclasses
+import re
 import socket
 import threading
 import time
@@ -271,3 +272,57 @@ def test_a_process_0_that_starts_later_is_waited_for():
 def test_every_flag_says_what_it_is():
     assert [field.name for field in dataclasses.fields(Flags)] == ["coordinator", "processes", "process", "connect_secs"]
     assert find({}, Flags()) == find({}) == cluster.ALONE
+
+
+# Shares of work that processes do apart
+
+
+def array(number, count, first=None, last=None, step=None):
+    named = {"ID": number, "COUNT": count, "MIN": first, "MAX": last, "STEP": step}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in named.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("environment", "share"),
+    [
+        ({}, (0, 1)),
+        (array(1, 4, 0), (1, 4)),
+        (array(7, 3, 3, 7, 2), (2, 3)),
+        (array(3, 3, 3, 7, 2), (0, 3)),
+        (array(8, 3, 2, 10, 3), (2, 3)),  # --array=2-10:3 has 2, 5 and 8
+        (array(5, 1, 5, 5, 1), (0, 1)),
+        ({**SLURM, **array(1, 4, 0, 3, 1)}, (1, 4)),
+        (SLURM, (1, 2)),
+        (OPEN_MPI, (1, 2)),
+        (KUBERNETES, (1, 2)),
+        (JAX, (2, 4)),
+        (BATCH, (0, 1)),
+    ],
+)
+def test_a_process_knows_its_share(environment, share):
+    assert cluster.find_share(environment) == share
+
+
+@pytest.mark.parametrize("number", [1, 3, 7])
+@pytest.mark.parametrize("step", [None, 1, 2])
+def test_an_array_that_is_no_run_of_numbers_has_no_shares(number, step):
+    """Of --array=1,3,7 the tasks counted as the first, the third and the seventh of three: two parts were made, and no output."""
+    with pytest.raises(UserError, match=r"submit it with --array=0-2, or give each task its --shard I/3"):
+        cluster.find_share(array(number, 3, 1, 7, step))
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (array(4, 4, 0, 3, 1), "SLURM_ARRAY_TASK_ID=4 is none of the 4 numbers from 0"),
+        (array(0, 4, 1), "is none of the 4 numbers from 1"),
+        (array(2, 3, 1, 5, 2), "is none of the 3 numbers from 1 by steps of 2"),
+        (array(2, None), "SLURM_ARRAY_TASK_ID=2 is only a part"),
+        (array("x", 3), "SLURM_ARRAY_TASK_ID=x must be a whole number"),
+        ({"JAX_PROCESS_ID": "1"}, "give --shard I/N"),
+        ({"JAX_PROCESS_ID": "4", "JAX_NUM_PROCESSES": "4"}, "must be below JAX_NUM_PROCESSES=4"),
+    ],
+)
+def test_what_is_no_share_is_refused(environment, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        cluster.find_share(environment)
