@@ -247,15 +247,18 @@ class Decode:
       --input FILE             files to read; else stdin
       --output FILE            file to write; else stdout
       --form jsonl             objects in and out, with scores, tokens and flags
+      --output-form nbest      another form of the output than of the input
       --beam-size 5            how wide the search is
       --n-best 5               how many translations of a line
       --length-penalty 1.0     larger: longer translations
       --temperature 1.0        sampling instead of search
-      --blocklist FILE         what is never said
       --checkpoint last        another checkpoint than the best one
       --shard 0/8              a part of a large job
     """
 
+    output_form: Literal["auto", "text", "jsonl", "nbest"] = "auto"
+    """Text, JSON objects, or an n-best list as of Moses (number ||| text ||| logp= tokens= ||| score); auto: as the input, or by the output's
+    ending .jsonl."""
     checkpoint: str = "best"
     """Checkpoint to use: best, last, or a step."""
     blocklist: str = ""
@@ -271,7 +274,7 @@ class Decode:
     picture_lines: tuple[int, ...] = tuple(range(1, 11))
     """Numbers of the lines that are drawn, from 1."""
     files: Annotated[Files, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Files)
-    """Of columns, the first is translated, and a second one is a reference: where every line has one, the summary has BLEU and chrF. Objects have a source, and by choice id, prefix, include, exclude, seed; objects answer them."""
+    """The target of columns is a reference: where every line has one, the summary has BLEU and chrF. Objects have a source, and by choice id, prefix, include, exclude, seed; objects answer them."""
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=DecodingConfig)
 
 
@@ -313,8 +316,8 @@ class Score:
     target: str = ""
     """File of as many target lines."""
     files: Annotated[Files, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Files)
-    """Of columns, the second is the target of the first; so is stdin, unless --form says jsonl. Objects have a source, and a target or a
-    list of candidates, or are what `decode --form jsonl` writes; objects answer them, the best candidate first."""
+    """stdin holds columns too, unless --form says otherwise. Objects have a source, and a target or a list of candidates, or are what
+    `decode` writes as JSONL; objects answer them, the best candidate first."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

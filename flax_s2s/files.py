@@ -1,18 +1,20 @@
-"""What the verbs that answer lines read and write: stdin, files or folders of files, in one of three forms, whole or a share of it."""
+"""What the verbs that answer lines read and write: stdin, files, pipes or folders of files, whole or a share of it."""
 
 import dataclasses
 import os
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from etils import epath
 
 from flax_s2s import cluster
 from flax_s2s.config import UserError
-from flax_s2s.rundir import make_path
+from flax_s2s.rundir import is_stream, make_path
 
-Form = Literal["text", "tsv", "jsonl"]
+Form: TypeAlias = Literal["text", "tsv", "csv", "jsonl"]
+OutputForm: TypeAlias = Literal["text", "jsonl", "nbest"]
 
 _LONGEST_WAIT_SECS = 3600
+_ENDINGS: dict[str, Form] = {"tsv": "tsv", "csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl"}
 
 
 @dataclasses.dataclass
@@ -20,13 +22,21 @@ class Files:
     """Lines in, and one line out for each."""
 
     input: tuple[str, ...] = ()
-    """Files to read, or folders of them; none: stdin, as its lines come."""
+    """Files or pipes to read, or folders of files; none: stdin, as its lines come."""
     output: str = ""
-    """File to write, or folder for the answers to several files; empty: stdout."""
-    form: Literal["auto", "text", "tsv", "jsonl"] = "auto"
-    """Lines of text, of columns, or of JSON objects; auto: by the file's ending, text for stdin."""
+    """File or pipe to write, or folder for the answers to several files; empty: stdout."""
+    form: Literal["auto", "text", "tsv", "csv", "jsonl"] = "auto"
+    """Lines of text, of columns (CSV: a record is one line), or of JSON objects; auto: by the file's ending, text for stdin."""
+    source_field: str = ""
+    """Where the source stands: a column's number (from 0) or name in the header, or a field of objects; empty: as the run was trained."""
+    target_field: str = ""
+    """Where the target stands, named like it."""
+    header: Literal["auto", "yes", "no"] = "auto"
+    """Whether the first row of columns holds their names; it is not read as a sentence. auto: as the run was trained."""
+    overwrite: bool = False
+    """Replace an output that was made, or begun, of another input or with other settings."""
     shard: str = ""
-    """I/N: this process makes every N-th part of the output, from the I-th, from 0; empty: as the place says, or all."""
+    """I/N: this process makes every N-th part of the output, from the I-th, from 0; auto: as its place says, as a Slurm array; empty: all."""
     part_bytes: int = 1 << 17
     """Bytes of input after which a part ends; what is killed begins again at a part."""
     batch_wait: float = 0.05
@@ -40,7 +50,7 @@ class Files:
 
 
 def find_inputs(files: Files) -> list[epath.Path]:
-    """The files to read; none for stdin.
+    """The files to read; none for stdin. A pipe is not opened: what it holds comes once.
 
     Raises:
         UserError: one cannot be read, or there is none.
@@ -49,7 +59,9 @@ def find_inputs(files: Files) -> list[epath.Path]:
     for name in files.input:
         path = make_path(name)
         try:
-            if path.is_dir():
+            if is_stream(name):
+                found.append(path)
+            elif path.is_dir():
                 found += sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
             else:
                 path.open("rb").close()
@@ -62,12 +74,12 @@ def find_inputs(files: Files) -> list[epath.Path]:
 
 
 def find_outputs(files: Files, inputs: list[epath.Path]) -> list[epath.Path]:
-    """A file for each input: the output itself, or one of the same name in the output folder; none for stdout.
+    """A file for each input: the output itself, or one of the same name in the output folder; one for all if it is a pipe; none for stdout.
 
     Raises:
         UserError: one cannot be written, or is an input.
     """
-    if not files.output or not inputs:
+    if not files.output or not inputs or is_stream(files.output):
         return [make_path(files.output)] if files.output else []
     output = make_path(files.output)
     into_folder = len(inputs) > 1 or make_path(files.input[0]).is_dir()
@@ -89,12 +101,15 @@ def find_outputs(files: Files, inputs: list[epath.Path]) -> list[epath.Path]:
     return outputs
 
 
-def find_form(files: Files, path: epath.Path | None) -> Form:
-    """The form of an input; None: stdin."""
-    if files.form != "auto":
-        return files.form
-    name = path.name.removesuffix(".gz") if path else ""
-    return "jsonl" if name.endswith(".jsonl") else "tsv" if name.endswith(".tsv") else "text"
+def find_form(files: Files, name: str) -> Form:
+    """The form of an input by its name; empty: stdin."""
+    return files.form if files.form != "auto" else _ENDINGS.get(ending(name), "text")
+
+
+def ending(name: str) -> str:
+    """What a name ends with, that of what is compressed in it: a/b.CSV.gz -> csv."""
+    name = name.rpartition("/")[2].lower().removesuffix(".gz")
+    return name.rpartition(".")[2] if "." in name else ""
 
 
 def find_shard(files: Files) -> tuple[int, int]:
@@ -104,8 +119,12 @@ def find_shard(files: Files) -> tuple[int, int]:
         UserError: what was given is no share, or the environment says half of one.
     """
     if not files.shard:
+        return 0, 1
+    if files.shard == "auto":
         return cluster.find_share(os.environ)
     index, slash, count = files.shard.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise UserError(f"--shard {files.shard} must be I/N, a number from 0 and how many there are, such as 0/4")
+        raise UserError(
+            f"--shard {files.shard} must be I/N, a number from 0 and how many there are, such as 0/4; or auto, as the place says that started it"
+        )
     return int(index), int(count)

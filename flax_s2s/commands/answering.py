@@ -1,12 +1,9 @@
 """What `decode` and `score` share: lines in, one answer out for each, as they come, or files as jobs that may be killed."""
 
 import contextlib
-import gzip
-import queue
+import os
 import sys
-import threading
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -14,31 +11,36 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from etils import epath
 from rich.console import Console
 
-from flax_s2s import job, manifests, rundir
+from flax_s2s import cluster, job, manifests, rundir
+from flax_s2s.commands import inputs
 from flax_s2s.commands.wiring import Opened, console
 from flax_s2s.config import UserError
 from flax_s2s.decoding import parts
-from flax_s2s.decoding.lines import Raw, raw_lines
-from flax_s2s.errors import PREEMPTED
-from flax_s2s.files import Files, Form, find_form, find_inputs, find_outputs, find_shard
-from flax_s2s.rundir import make_path, writing
+from flax_s2s.decoding.layout import FIRST_LINES, Layout
+from flax_s2s.decoding.lines import BLANK_LINES, CAUSES, HEADER_LINES, Raw, raw_lines, read_text
+from flax_s2s.errors import FAILURE, PREEMPTED
+from flax_s2s.files import Files, find_inputs, find_outputs, find_shard
+from flax_s2s.rundir import is_stream, make_path, writing
 
-_TOGETHER, _TOGETHER_BYTES = 1 << 13, 1 << 20  # lines read and answered together, so that memory does not grow with the file
+SKIPPED = "skipped"
+"""What lines are counted as that got no answer."""
+
 _SAY_EVERY_SECS = 10.0
 
 
 class Answers(NamedTuple):
     """To some lines."""
 
-    body: bytes  # as many lines
+    body: bytes  # as many lines, or in an n-best list more
     counts: Counter[str]  # what was seen
     beside: bytes = b""  # as many lines of the second output, where there is one
+    first_error: str = ""  # why the first line that was skipped was
 
 
 class Made(NamedTuple):
     """A whole output, and what it answers."""
 
-    form: Form
+    layout: Layout
     source: epath.Path
     output: epath.Path
 
@@ -47,11 +49,18 @@ class Made(NamedTuple):
 class Answerer(Protocol):
     """What a verb does with lines."""
 
-    def answer(self, read: Sequence[Raw], form: Form, first_line: int) -> Answers:
+    def answer(self, read: Sequence[Raw], layout: Layout, first_line: int) -> Answers:
         """The answers to lines, in their order; the first of them has this number, from 0."""
 
     def conclude(self, counts: Counter[str], made: Made | None) -> dict[str, Any]:
         """What is said of the whole, by name, the counts among it; `made` is None for what was streamed."""
+
+
+class Verb(NamedTuple):
+    """What a verb asks for, and what it makes."""
+
+    find_layout: Callable[[str, str, Sequence[str]], Layout]  # (name of the input, of the output, first lines) -> how they are read
+    open_answerer: Callable[[bool], tuple[Answerer, dict[str, Any]]]  # interactive -> (answerer, what the answers depend on)
 
 
 class Outcome(NamedTuple):
@@ -61,49 +70,89 @@ class Outcome(NamedTuple):
     whole: bool  # all outputs are there
 
 
-def run(files: Files, open_answerer: Callable[[bool], tuple[Answerer, dict[str, Any]]], *, aligned: str = "", beside: str = "") -> Outcome:
+def run(files: Files, verb: Verb, *, aligned: str = "", beside: str = "") -> Outcome:
     """Answers stdin, files or a folder of files.
 
     Args:
         files: what is read and written.
-        open_answerer: `interactive -> (answerer, what the answers depend on)`; called once what is read and written has been found good.
+        verb: its answerer is opened once what is read and written has been found good, as far as that can be seen.
         aligned: file of as many lines as the input, which are read together; empty: none.
         beside: file of as many lines as the output, which is written together with it; empty: none.
+
+    Raises:
+        UserError: what is read or written is no good; or no line of a file could be answered, which is said when all is written.
     """
-    inputs = find_inputs(files)
-    outputs = find_outputs(files, inputs)
-    second = _find_second(inputs, outputs, aligned, beside)
-    if inputs and outputs and not any(path.suffix == ".gz" for path in (*inputs, *second[:1]) if path):
-        shard = find_shard(files)
-        with job.listen():
-            answerer, made_with = open_answerer(False)
-            return _run_jobs(files, list(zip(inputs, outputs, strict=True)), second, answerer, made_with, shard)
-    if files.shard:
+    sources = find_inputs(files)
+    outputs = find_outputs(files, sources)
+    second = _find_second(sources, outputs, aligned, beside)
+    shard = find_shard(files)
+    layouts = [_look(path, _output_of(outputs, i), verb) for i, path in enumerate(sources)]
+    if second[0]:
+        _look(second[0], None, verb)
+    if _are_files(sources, outputs, second):
+        return _run_jobs(files, list(zip(sources, outputs, layouts, strict=True)), second, verb, shard)
+    if files.shard and (files.shard != "auto" or shard[1] > 1):
         raise UserError(
-            f"--shard {files.shard} cuts files that are written to files into parts; stdin, stdout and gzip files are streams: "
+            f"--shard {files.shard} cuts files that are written to files into parts; stdin, stdout, pipes and gzip files are streams: "
             "give --input and --output of plain files, or leave --shard out"
         )
-    interactive = not inputs and sys.stdin.isatty()
-    answerer, _ = open_answerer(interactive)
-    return _stream(files, inputs, outputs, second, answerer, interactive)
+    interactive = not sources and sys.stdin.isatty()
+    answerer, _ = verb.open_answerer(interactive)
+    _say_others(files)
+    return _stream(files, _Streams(sources or [None], outputs, layouts or [None], *second), verb, answerer, interactive)
 
 
 def _find_second(
-    inputs: Sequence[epath.Path], outputs: Sequence[epath.Path], aligned: str, beside: str
+    sources: Sequence[epath.Path], outputs: Sequence[epath.Path], aligned: str, beside: str
 ) -> tuple[epath.Path | None, epath.Path | None]:
     """The aligned file and the second output, checked."""
-    paths = [*(path.resolve() for path in (*inputs, *outputs))]
-    if (aligned or beside) and len(inputs) > 1:
-        raise UserError(f"{aligned or beside} belongs to one input, and {len(inputs)} are given; give one at a time")
+    paths = [*(path.resolve() for path in (*sources, *outputs))]
+    if (aligned or beside) and len(sources) > 1:
+        raise UserError(f"{aligned or beside} belongs to one input, and {len(sources)} are given; give one at a time")
     if aligned:
         find_inputs(Files(input=(aligned,)))
-        if make_path(aligned).is_dir() or make_path(aligned).resolve() in paths[len(inputs) :]:
+        if make_path(aligned).is_dir() or make_path(aligned).resolve() in paths[len(sources) :]:
             raise UserError(f"{aligned} must be a file of lines, and no output")
     if beside and make_path(beside).resolve() in paths:
         raise UserError(f"{beside} is read or written already; give another file")
-    if beside and (make_path(beside).is_dir() or not make_path(beside).parent.is_dir()):
+    if beside and not is_stream(beside) and (make_path(beside).is_dir() or not make_path(beside).parent.is_dir()):
         raise UserError(f"{beside} cannot be written: its folder is not there, or it is one itself")
     return make_path(aligned) if aligned else None, make_path(beside) if beside else None
+
+
+def _are_files(sources: Sequence[epath.Path], outputs: Sequence[epath.Path], second: tuple[epath.Path | None, epath.Path | None]) -> bool:
+    """Whether all that is read and written are files, whose parts can be read and written by themselves."""
+    read = [*sources, *([second[0]] if second[0] else [])]
+    written = [*outputs, *([second[1]] if second[1] else [])]
+    return bool(sources and outputs) and not any(_is_stream(path) for path in (*read, *written)) and not any(map(inputs.is_packed, read))
+
+
+def _is_stream(path: epath.Path) -> bool:
+    return is_stream(str(path))
+
+
+def _look(path: epath.Path, output: epath.Path | None, verb: Verb) -> Layout | None:
+    """The layout of a file, by its first lines; None for a stream, which is looked at when it comes."""
+    return None if _is_stream(path) else _find_layout(path, output, inputs.first_lines(path), verb)
+
+
+def _find_layout(path: epath.Path | None, output: epath.Path | None, first: Sequence[Raw], verb: Verb) -> Layout:
+    return verb.find_layout(str(path or ""), str(output or ""), [read_text(raw)[0] for raw in first[:FIRST_LINES]])
+
+
+def _output_of(outputs: Sequence[epath.Path], number: int) -> epath.Path | None:
+    """The output of an input: its own, or one for all; None: stdout."""
+    return outputs[number % len(outputs)] if outputs else None
+
+
+def _say_others(files: Files) -> None:
+    """Says it where several processes were started, as by mpirun, and nobody asked them to share the work."""
+    if files.shard:
+        return
+    with contextlib.suppress(UserError):
+        index, count = cluster.find_share(os.environ)
+        if count > 1:
+            console().print(f"this is process {index} of {count} by its environment, and makes all; with --shard auto each makes its share")
 
 
 def identify(opened: Opened, run_dirs: Sequence[str]) -> dict[str, Any]:
@@ -113,34 +162,97 @@ def identify(opened: Opened, run_dirs: Sequence[str]) -> dict[str, Any]:
     return {"states_sha256": states, "vocabulary_sha256": opened.vocabularies.sha256}
 
 
+# What could not be answered -------------------------------------------------------------------------------------------
+
+
+def first_error(asked: Iterable[Any], first_line: int) -> str:
+    """The first error of some lines, with its line's number, from 1; empty where there is none.
+
+    Args:
+        asked: what they ask for, with their `error`.
+        first_line: the number of the first, from 0.
+    """
+    return next((f"line {number}: {one.error}" for number, one in enumerate(asked, first_line + 1) if one.error), "")
+
+
+def _explain_unanswered(name: str, said: dict[str, Any]) -> str:
+    """What is wrong with an input of which no line could be answered; empty where one could, or all are blank.
+
+    Args:
+        name: of the input.
+        said: its summary.
+    """
+    asked = said["lines"] - said.get(BLANK_LINES, 0) - said.get(HEADER_LINES, 0)
+    if not said.get(SKIPPED) or said[SKIPPED] < asked or said.get("tokens"):
+        return ""
+    causes = [cause for cause in CAUSES if said.get(cause)]
+    why = " and ".join(f"{'are' if cause.startswith('no ') else 'come'} {cause}" for cause in causes) or "are too long"
+    return f"{name}: {asked:,} of {asked:,} lines {why}" + (f"; {said['first_error']}" if said.get("first_error") else "")
+
+
+def _refuse_unanswered(explained: Iterable[str]) -> None:
+    """Ends as an error, when all is written, where an input was none of the kind that it was read as."""
+    if found := [one for one in explained if one]:
+        raise UserError("; ".join(found))
+
+
 # Files, in parts ------------------------------------------------------------------------------------------------------
 
 
 def _run_jobs(
     files: Files,
-    pairs: Sequence[tuple[epath.Path, epath.Path]],
+    works: Sequence[tuple[epath.Path, epath.Path, Layout | None]],
     second: tuple[epath.Path | None, epath.Path | None],
-    answerer: Answerer,
-    made_with: dict[str, Any],
+    verb: Verb,
     shard: tuple[int, int],
 ) -> Outcome:
     """Makes this process' share of every file's parts."""
-    (index, count), out, before, whole = shard, console(), 0, True
-    for source, output in pairs:
-        form = find_form(files, source)
-        one = parts.open_job(source, output, files.part_bytes, {**made_with, "form": form}, aligned=second[0], beside=second[1])
-        begin, progress = time.monotonic(), _Progress(one, out)
-        for part in parts.missing(one):
-            if job.stop_requested():
-                out.print(f"stopped; {parts.done_lines(one):,} of {one.plan.lines:,} lines are made, the same command goes on from here")
+    if files.overwrite and shard[1] > 1:
+        raise UserError(
+            f"--overwrite is for one process, and --shard {files.shard} is one of {shard[1]}, which would remove each other's parts; "
+            f"remove {files.output}, its .summary.json and its .parts, or leave --shard out"
+        )
+    before, whole, explained = 0, True, []
+    with job.listen():
+        answerer, made_with = verb.open_answerer(False)
+        _say_others(files)
+        for source, output, layout in works:
+            assert layout  # they are files
+            one = parts.open_job(
+                source,
+                output,
+                files.part_bytes,
+                {**made_with, **layout.describe()},
+                aligned=second[0],
+                beside=second[1],
+                one_for_one=layout.output != "nbest",
+                overwrite=files.overwrite,
+            )
+            begin = time.monotonic()
+            if not _make_parts(one, layout, answerer, (shard[0] - before, shard[1])):
                 return Outcome(PREEMPTED, False)
-            if (before + part.number) % count == index:
-                answers = answerer.answer(_read_part(one, part), form, part.first_line)
-                parts.write_part(one, part, *answers)
-                progress.say()
-        whole &= _finish(one, answerer, out, time.monotonic() - begin, count)
-        before += len(one.plan.parts)
-    return Outcome(0, whole)
+            if _finish(one, layout, answerer, time.monotonic() - begin, shard[1]):
+                explained.append(_explain_unanswered(str(source), parts.read_summary(one)))
+            else:
+                whole = False
+            before += len(one.plan.parts)
+    _refuse_unanswered(explained)
+    return Outcome(0 if whole or shard[1] > 1 else FAILURE, whole)
+
+
+def _make_parts(one: parts.Job, layout: Layout, answerer: Answerer, shard: tuple[int, int]) -> bool:
+    """Makes this process' share of what is missing; False where it was stopped."""
+    out = console()
+    progress = _Progress(one, out)
+    for part in parts.missing(one):
+        if job.stop_requested():
+            out.print(f"stopped; {parts.done_lines(one):,} of {one.plan.lines:,} lines are made, the same command goes on from here")
+            return False
+        if (part.number - shard[0]) % shard[1] == 0:
+            answers = answerer.answer(_read_part(one, part), layout, part.first_line)
+            parts.write_part(one, part, *answers)
+            progress.say()
+    return True
 
 
 def _read_part(one: parts.Job, part: parts.Part) -> list[Raw]:
@@ -154,16 +266,20 @@ def _read_part(one: parts.Job, part: parts.Part) -> list[Raw]:
         return [raw._replace(beside=other) for raw, other in zip(found, raw_lines(file, part.aligned_end), strict=True)]
 
 
-def _finish(one: parts.Job, answerer: Answerer, out: Console, seconds: float, count: int) -> bool:
+def _finish(one: parts.Job, layout: Layout, answerer: Answerer, seconds: float, count: int) -> bool:
     """Puts the parts together if none is missing; whether the output is whole."""
+    out = console()
     if parts.is_whole(one):
         out.print(f"{one.output} is whole: {one.plan.lines:,} lines")
         return True
     if left := parts.missing(one):
-        out.print(f"{len(left)} of {len(one.plan.parts)} parts of {one.output} are left to the other {count - 1} shards")
+        told = f"{one.output} is not there yet: {len(left)} of {len(one.plan.parts)} parts"
+        if count > 1:
+            out.print(f"{told} are left to the other {count - 1} shards; who makes the last puts it together")
+        else:
+            out.print(f"{told} have gone from {one.folder} since they were made; the same command makes them again")
         return False
-    form: Form = one.identity["form"]
-    summary = parts.merge(one, round(seconds, 3), lambda counts, output: answerer.conclude(counts, Made(form, one.source, output)))
+    summary = parts.merge(one, round(seconds, 3), lambda counts, output: answerer.conclude(counts, Made(layout, one.source, output)))
     out.print(f"{one.output}: {_sentence({name: value for name, value in summary.items() if name != 'job'})}")
     return True
 
@@ -177,7 +293,7 @@ def _sentence(said: dict[str, Any]) -> str:
         elif isinstance(value, float):
             words.append(f"{name} {value:,.3f}")
         elif isinstance(value, str):
-            words.append(value)
+            words.append(f"first error: {value}" if name == "first_error" else value)
         elif value or name == "lines":
             words.append(f"{value:,} {name}")
     return ", ".join(words)
@@ -205,99 +321,62 @@ class _Progress:
 # As lines come --------------------------------------------------------------------------------------------------------
 
 
-def _stream(
-    files: Files,
-    inputs: Sequence[epath.Path],
-    outputs: Sequence[epath.Path],
-    second: tuple[epath.Path | None, epath.Path | None],
-    answerer: Answerer,
-    interactive: bool,
-) -> Outcome:
+class _Streams(NamedTuple):
+    """What is read and written as it comes."""
+
+    sources: Sequence[epath.Path | None]  # None: stdin
+    outputs: Sequence[epath.Path]  # one for each input, or one pipe for all; none: stdout
+    layouts: Sequence[Layout | None]  # None: seen when the first lines come
+    aligned: epath.Path | None
+    beside: epath.Path | None
+
+
+def _stream(files: Files, streams: _Streams, verb: Verb, answerer: Answerer, interactive: bool) -> Outcome:
     """From stdin or files to stdout, or to a file that appears whole or not at all."""
     counts: Counter[str] = Counter()
-    aligned, beside = second
+    explained, errors = [], []
+    own = len(streams.outputs) == len(streams.sources)
     try:
-        with writing(str(beside)) if beside else contextlib.nullcontext() as file_beside:
-            for i, source in enumerate(inputs or [None]):
-                name, first_line = str(outputs[i]) if outputs else "", 0
-                with contextlib.ExitStack() as stack:
-                    raws: Iterable[Raw] = raw_lines(stack.enter_context(_open_input(source)))
-                    if aligned:
-                        raws = _beside(raws, raw_lines(stack.enter_context(_open_input(aligned))), source, aligned)
-                    target = stack.enter_context(writing(name)) if name else sys.stdout.buffer
-                    form = find_form(files, source)
-                    for read in _batches(raws, files.batch_wait, interactive):
-                        answers = answerer.answer(read, form, first_line)
-                        first_line += len(read)
-                        counts.update({"lines": len(read), **answers.counts})
-                        target.write(answers.body)
-                        target.flush()
-                        if file_beside:
-                            file_beside.write(answers.beside)
+        with _open_output(streams.beside) if streams.beside else contextlib.nullcontext() as beside, contextlib.ExitStack() as stack:
+            shared = None if own else stack.enter_context(_open_output(_output_of(streams.outputs, 0)))
+            for i, source in enumerate(streams.sources):
+                with _open_output(streams.outputs[i]) if own else contextlib.nullcontext(shared) as target:
+                    counted, error = _answer_stream(files, streams, i, verb, answerer, (target, beside), interactive)
+                counts.update(counted)
+                errors.append(error)
+                explained.append(_explain_unanswered(str(source or "stdin"), {**counted, "first_error": error}))
     except BrokenPipeError:
         sys.stderr.close()  # the reader of stdout has left, as `head` does: nothing is wrong
         return Outcome(0, False)
-    said = answerer.conclude(counts, None)
-    if outputs or said.keys() - {"lines", "tokens"}:
+    said = answerer.conclude(counts, None) | ({"first_error": next(filter(None, errors))} if any(errors) else {})
+    if streams.outputs or said.keys() - {"lines", "tokens"}:
         console().print(_sentence(said))
+    _refuse_unanswered(explained)
     return Outcome(0, True)
 
 
-def _beside(raws: Iterable[Raw], others: Iterable[Raw], source: Any, aligned: Any) -> Iterator[Raw]:
-    """Lines of two files, each with the one at its place."""
-    lines = 0
-    rest = iter(others)
-    for raw in raws:
-        other = next(rest, None)
-        lines += 1
-        if other is None:
-            parts.refuse_different(source, lines + sum(1 for _ in raws), aligned, lines - 1)
-        yield raw._replace(beside=other)
-    parts.refuse_different(source, lines, aligned, lines + sum(1 for _ in rest))
+def _answer_stream(
+    files: Files, streams: _Streams, number: int, verb: Verb, answerer: Answerer, written: tuple[Any, Any], interactive: bool
+) -> tuple[Counter[str], str]:
+    """Answers one input; what was counted, and the first error."""
+    source, layout, error = streams.sources[number], streams.layouts[number], ""
+    counts = Counter({"lines": 0})
+    for read in inputs.batches(inputs.read(source, streams.aligned), files.batch_wait, interactive):
+        layout = layout or _find_layout(source, _output_of(streams.outputs, number), read, verb)
+        answers = answerer.answer(read, layout, counts["lines"])
+        counts.update({"lines": len(read), **answers.counts})
+        error = error or answers.first_error
+        written[0].write(answers.body)
+        written[0].flush()
+        if written[1]:
+            written[1].write(answers.beside)
+    return counts, error
 
 
 @contextlib.contextmanager
-def _open_input(path: epath.Path | None) -> Iterator[Any]:
+def _open_output(path: epath.Path | None) -> Iterator[Any]:
     if path is None:
-        yield sys.stdin.buffer
+        yield sys.stdout.buffer
         return
-    with path.open("rb") as file, gzip.open(file) if path.suffix == ".gz" else contextlib.nullcontext(file) as opened:
-        yield opened
-
-
-def _batches(raws: Iterable[Raw], wait: float, interactive: bool) -> Iterator[list[Raw]]:
-    """Lines that are there together: after the first, all that come within `wait` seconds. A thread reads, so that none is waited for."""
-    arrived: queue.Queue[Raw | Exception | None] = queue.Queue(64)  # few: each may have megabytes
-
-    def read() -> None:
-        try:
-            for raw in raws:
-                arrived.put(raw)
-            arrived.put(None)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            arrived.put(UserError(f"the input is not a whole gzip file: {error}; copy or compress it again"))
-        except Exception as error:
-            arrived.put(error)
-
-    threading.Thread(target=read, name="input", daemon=True).start()
-    while True:
-        if interactive:
-            print("> ", end="", file=sys.stderr, flush=True)
-        batch: list[Raw] = []
-        size = 0
-        end, deadline = arrived.get(), time.monotonic() + wait
-        while isinstance(end, Raw):
-            batch.append(end)
-            size += len(end.content)
-            if len(batch) == _TOGETHER or size >= _TOGETHER_BYTES:
-                break
-            try:
-                end = arrived.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                break
-        if isinstance(end, Exception):
-            raise end
-        if batch:
-            yield batch
-        if end is None:
-            return
+    with writing(str(path)) as file:
+        yield file

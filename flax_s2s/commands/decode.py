@@ -5,19 +5,21 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from flax_s2s import rundir
 from flax_s2s.commands import answering
-from flax_s2s.commands.answering import Answers, Made
+from flax_s2s.commands.answering import SKIPPED, Answers, Made
 from flax_s2s.commands.wiring import Opened, console, make_translator, open_runs
 from flax_s2s.config import EOS, DecodingConfig, UserError
 from flax_s2s.data.files import read_lines
 from flax_s2s.decoding import heatmap, lines
+from flax_s2s.decoding import layout as layouts
+from flax_s2s.decoding.layout import Layout
 from flax_s2s.decoding.lines import Raw, Translated
 from flax_s2s.decoding.score import score
-from flax_s2s.files import Files, Form, find_form, find_inputs
-from flax_s2s.rundir import make_path
+from flax_s2s.files import Files, find_form, find_inputs, find_outputs
+from flax_s2s.rundir import is_stream, make_path
 
 _MOST_SCORED_LINES = 1_000_000  # of an output with references: more are not held in memory
 
@@ -25,6 +27,7 @@ _MOST_SCORED_LINES = 1_000_000  # of an output with references: more are not hel
 class Options(NamedTuple):
     """What is asked of the translations."""
 
+    output_form: Literal["auto", "text", "jsonl", "nbest"]
     blocklist: str
     abstain_below: float
     placeholder: str
@@ -45,7 +48,12 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, file
         opened = open_runs(run_dirs, checkpoint, chosen, join=False)
         return _Answerer(opened, options, blocked), _identify(opened, run_dirs, options, blocked)
 
-    outcome = answering.run(files, open_answerer, beside=options.attention)
+    sides = layouts.find_sides(rundir.read_config(make_path(run_dirs[0])).data, files)
+
+    def find_layout(name: str, output: str, first: Sequence[str]) -> Layout:
+        return layouts.find(files, sides, name, first, asked=options.output_form, output=output)
+
+    outcome = answering.run(files, answering.Verb(find_layout, open_answerer), beside=options.attention)
     if outcome.whole and options.pictures:
         for said in heatmap.draw(make_path(options.attention), make_path(options.pictures), options.picture_lines):
             console().print(said)
@@ -60,9 +68,9 @@ class _Answerer:
         self._translator = make_translator(opened, blocked, attention=bool(options.attention))
         self._weights = self._translator.lay_out(opened.params)
 
-    def answer(self, read: Sequence[Raw], form: Form, first_line: int) -> Answers:
+    def answer(self, read: Sequence[Raw], layout: Layout, first_line: int) -> Answers:
         """The translations of lines, and what was seen in them."""
-        asked = [lines.ask(raw, form) for raw in read]
+        asked = [lines.ask(raw, layout) for raw in read]
         found = self._translator(self._weights, [one.request for one in asked])
         sources, pieces = self._opened.vocabularies.source, self._opened.vocabularies.target.pieces
         source_ids = sources.encode([one.request.source for one in asked])
@@ -74,6 +82,7 @@ class _Answerer:
             answers.append(Translated(one, translation, flags, translation.confidence, abstained))
             counts.update(one.problems)
             counts.update(flags)
+            counts[SKIPPED] += bool(one.error)
             counts["tokens"] += translation.tokens
             counts["cut sources"] += translation.cut_source
             counts["cut translations"] += translation.reason == "limit"
@@ -83,27 +92,28 @@ class _Answerer:
             if self._options.attention:
                 seen = [] if translation.attention is None else [*ids[: translation.attention.shape[1] - 1], EOS]
                 alignments.append(lines.write_alignment(number, answers[-1], sources.pieces(seen), pieces(translation.ids)))
-        body = b"".join(lines.write(answer, form, self._options.placeholder, pieces) for answer in answers)
-        return Answers(body, +counts, b"".join(alignments))
+        first = first_line - bool(layout.header)  # the header row is no sentence
+        body = [lines.write(one, layout, self._options.placeholder, pieces, number) for number, one in enumerate(answers, first)]
+        return Answers(b"".join(body), +counts, b"".join(alignments), answering.first_error(asked, first_line))
 
     def conclude(self, counts: Counter[str], made: Made | None) -> dict[str, Any]:
         """The counts, and how good the translations are where every line of a whole output has a reference."""
         said: dict[str, Any] = dict(counts)
-        if made is None or made.form != "tsv" or not counts["references"]:
+        if made is None or not counts["references"]:
             return said
         texts: list[str] = []
         references: list[str] = []
         with made.source.open("rb") as source, made.output.open("rb") as output:
-            for raw, text in zip(lines.raw_lines(source), output, strict=True):
-                reference = lines.ask(raw, "tsv").reference
+            found = lines.read_texts(output, made.layout)
+            for number, raw in enumerate(lines.raw_lines(source), 1):
+                asked = lines.ask(raw, made.layout)
+                if asked.is_header:
+                    continue
+                text, reference = next(found), asked.reference
                 if not reference.strip() or len(texts) == _MOST_SCORED_LINES:
-                    why = (
-                        f"there are more than {_MOST_SCORED_LINES:,} lines"
-                        if reference.strip()
-                        else f"line {len(texts) + 1} has no reference"
-                    )
+                    why = f"there are more than {_MOST_SCORED_LINES:,} lines" if reference.strip() else f"line {number} has no reference"
                     return said | {"unscored": f"not scored, since {why}"}
-                texts.append(text.decode().removesuffix("\n"))
+                texts.append(text)
                 references.append(reference)
         config = self._opened.config
         evaluation = dataclasses.replace(config.evaluation, metrics=tuple(dict.fromkeys(("bleu", "chrf", *config.evaluation.metrics))))
@@ -112,16 +122,23 @@ class _Answerer:
 
 
 def _check(options: Options, decoding: DecodingConfig, files: Files) -> None:
-    if decoding.n_best > 1 and any(find_form(files, source) != "jsonl" for source in find_inputs(files) or [None]):
-        raise UserError(f"n_best={decoding.n_best} needs --form jsonl, which has a place for the others")
-    if options.pictures and not options.attention:
-        raise UserError(f"--pictures {options.pictures} are drawn from what --attention FILE writes; give it too")
+    if decoding.n_best > 1 and "text" in _output_forms(options, files):
+        raise UserError(f"n_best={decoding.n_best} needs --output-form jsonl or nbest, which have a place for the others")
+    if options.pictures and (not options.attention or is_stream(options.attention)):
+        raise UserError(f"--pictures {options.pictures} are drawn from what --attention FILE writes; give it too, and no pipe")
     if any(number < 1 for number in options.picture_lines):
         raise UserError(f"--picture-lines {' '.join(map(str, options.picture_lines))} are numbers of lines, from 1")
     if not 0 <= options.abstain_below <= 1:
         raise UserError(f"--abstain-below {options.abstain_below} is a probability, from 0 to 1")
     if "\n" in options.placeholder:
         raise UserError("--placeholder must be one line")
+
+
+def _output_forms(options: Options, files: Files) -> set[str]:
+    inputs = find_inputs(files)
+    outputs = find_outputs(files, inputs)
+    named = [(str(path), str(outputs[i % len(outputs)]) if outputs else "") for i, path in enumerate(inputs)] or [("", files.output)]
+    return {layouts.find_output_form(options.output_form, find_form(files, name), output) for name, output in named}
 
 
 def _check_attention(run_dirs: Sequence[str]) -> None:

@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from etils import epath
-
 from flax_s2s.commands import answering
-from flax_s2s.commands.answering import Answers
+from flax_s2s.commands.answering import SKIPPED, Answers
 from flax_s2s.commands.wiring import Opened, open_runs
 from flax_s2s.config import EOS, DecodingConfig, UserError
+from flax_s2s.decoding import layout as layouts
 from flax_s2s.decoding import pairs
 from flax_s2s.decoding.forced import Forced, Scorer
+from flax_s2s.decoding.layout import Layout
 from flax_s2s.decoding.lines import Raw, one_line
-from flax_s2s.files import Files, Form, find_form, find_inputs
+from flax_s2s.files import Files
+from flax_s2s.rundir import make_path, read_config
 
 _NATS = "micronats"  # what is counted: minus log-probabilities in millionths of a nat, whole numbers, whose sum no order changes
 _NOTHING = Forced(0.0, 0.0)
@@ -31,29 +32,27 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, file
         settings = {name: getattr(opened.config.decoding, name) for name in names}
         return _Answerer(opened), {"verb": "score", **answering.identify(opened, run_dirs), **settings}
 
-    return answering.run(files, open_answerer, aligned=target).code
+    sides = layouts.find_sides(read_config(make_path(run_dirs[0])).data, files)
+
+    def find_layout(name: str, output: str, first: Sequence[str]) -> Layout:
+        return layouts.find(files, sides, name, first, pairs=True, aligned=bool(target))
+
+    return answering.run(files, answering.Verb(find_layout, open_answerer), aligned=target).code
 
 
 def _with_aligned(files: Files, source: str, target: str) -> Files:
     """What is read, checked: two aligned files, or lines that hold pairs."""
     if not source and not target:
-        files = files if files.form != "auto" or files.input else dataclasses.replace(files, form="tsv")
-        for path in find_inputs(files) or [None]:
-            if find_form(files, path) == "text":
-                raise UserError(
-                    f"{path or 'stdin'} would hold lines of text, not pairs; give --form tsv or jsonl, or --source and --target"
-                )
-        return files
+        return files if files.form != "auto" or files.input else dataclasses.replace(files, form="tsv")
     if not (source and target):
         raise UserError("--source and --target belong together: one file of sources, and one of as many targets")
     if files.input:
         raise UserError("--input and --source cannot both be given; give lines that hold pairs, or two aligned files")
     if files.form not in ("auto", "text"):
         raise UserError(f"--form {files.form} is for --input; --source and --target are files of text")
-    files = dataclasses.replace(files, input=(source,), form="text")
-    if epath.Path(source).is_dir():
+    if make_path(source).is_dir():
         raise UserError(f"--source {source} is a folder; give one file")
-    return files
+    return dataclasses.replace(files, input=(source,))
 
 
 class _Answerer:
@@ -64,19 +63,20 @@ class _Answerer:
         self._scorer = Scorer(opened.models, opened.vocabularies, opened.config.decoding, opened.devices)
         self._weights = self._scorer.lay_out(opened.params)
 
-    def answer(self, read: Sequence[Raw], form: Form, first_line: int) -> Answers:
+    def answer(self, read: Sequence[Raw], layout: Layout, first_line: int) -> Answers:
         """The scores of lines, and what was seen in them."""
-        asked = [pairs.ask(raw, form) for raw in read]
+        asked = [pairs.ask(raw, layout) for raw in read]
         counts: Counter[str] = Counter()
         found = self._score(asked)
         for one, forced in zip(asked, found, strict=True):
             counts.update(one.problems)
             for each in forced:
                 counts.update(self._count(each))
-            counts["skipped"] += bool(one.error) or None in forced
+            counts[SKIPPED] += bool(one.error) or None in forced
             counts["cut sources"] += any(each.cut_source for each in forced if each)
         pieces = self._opened.vocabularies.target.pieces
-        return Answers(b"".join(pairs.write(*each, form, pieces) for each in zip(asked, found, strict=True)), +counts)
+        body = b"".join(pairs.write(*each, layout, pieces) for each in zip(asked, found, strict=True))
+        return Answers(body, +counts, first_error=answering.first_error(asked, first_line))
 
     def conclude(self, counts: Counter[str], made: answering.Made | None) -> dict[str, Any]:
         """The counts, the sum of the log-probabilities, and the perplexity per token."""

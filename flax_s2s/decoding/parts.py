@@ -5,7 +5,8 @@ parts of about so many bytes; each part's result is written beside its place in 
 says what it was made of. Who comes again makes only what is missing; who finds nothing missing puts the parts together.
 
 Two things may come in pairs: the input, with an aligned file of as many lines; and the output, with a file beside it that has
-as many lines too. A part then holds a range of both.
+as many lines too. A part then holds a range of both. An output may have several lines for one of the input, as an n-best list has:
+its parts have as many as come out.
 """
 
 import contextlib
@@ -54,6 +55,7 @@ class Job(NamedTuple):
     plan: Plan
     aligned: epath.Path | None = None
     beside: epath.Path | None = None  # written beside the output, line for line
+    one_for_one: bool = True  # the output has as many lines as the input
 
     @property
     def folder(self) -> epath.Path:
@@ -129,6 +131,8 @@ def open_job(
     *,
     aligned: epath.Path | None = None,
     beside: epath.Path | None = None,
+    one_for_one: bool = True,
+    overwrite: bool = False,
 ) -> Job:
     """A job, new or begun before.
 
@@ -139,6 +143,8 @@ def open_job(
         made_with: what else the output depends on.
         aligned: a file of as many lines, read together with the input.
         beside: a second output.
+        one_for_one: whether the output has as many lines as the input.
+        overwrite: whether what is there goes where it was begun with something else.
 
     Raises:
         UserError: what is there was begun with something else, or the inputs have different numbers of lines.
@@ -148,10 +154,16 @@ def open_job(
     identity = {"input_sha256": plan.sha256, "lines": plan.lines, "part_bytes": part_bytes, **made_with}
     identity |= {"aligned_sha256": plan.aligned_sha256} if aligned else {}
     identity = json.loads(json.dumps(identity))
-    job = Job(source, output, identity, plan, aligned, beside)
-    for file, remedy in ((job.summary, f"{output} and {job.summary}"), (job.folder / "job.json", str(job.folder))):
+    job = Job(source, output, identity, plan, aligned, beside, one_for_one)
+    for file, there in ((job.summary, (output, job.summary)), (job.folder / "job.json", (job.folder,))):
         with contextlib.suppress(FileNotFoundError):
-            _refuse_other(json.loads(file.read_text())["job"], identity, output, remedy)
+            other = json.loads(file.read_text())["job"]
+            if other == identity:
+                continue
+            if not overwrite:
+                _refuse_other(other, identity, output, " and ".join(map(str, there)))
+            for path in reversed(there):  # the summary first: it says that the output is whole
+                path.rmtree() if path.is_dir() else path.unlink(missing_ok=True)
     if not is_whole(job):
         job.folder.mkdir(parents=True, exist_ok=True)
         _write(job.folder / "job.json", json.dumps({"job": identity}, indent=1).encode())
@@ -163,7 +175,7 @@ def _refuse_other(there: dict[str, Any], identity: dict[str, Any], output: epath
         if there.get(key) != identity.get(key):
             raise UserError(
                 f"{output} was begun with another {key} ({there.get(key)!r}, now {identity.get(key)!r}); "
-                f"give the same, or another --output, or remove {remedy}"
+                f"give the same, or another --output, or remove {remedy}, as --overwrite does"
             )
 
 
@@ -177,16 +189,24 @@ def missing(job: Job) -> list[Part]:
     return [] if is_whole(job) else [part for part in job.plan.parts if _read_part(job, part) is None]
 
 
-def write_part(job: Job, part: Part, body: bytes, counts: Counter[str], beside: bytes = b"") -> None:
+def write_part(job: Job, part: Part, body: bytes, counts: Counter[str], beside: bytes = b"", first_error: str = "") -> None:
     """Puts a part's result in its place, whole.
+
+    Args:
+        job: that it is a part of.
+        part: what was made.
+        body: the answers.
+        counts: what was seen in them.
+        beside: as many lines of the second output.
+        first_error: why the first line that could not be answered was not.
 
     Raises:
         RuntimeError: it has another number of lines than the part; a bug.
     """
-    for lines in (body.count(b"\n"), *([beside.count(b"\n")] if job.beside else [])):
+    for lines in (*([body.count(b"\n")] if job.one_for_one else []), *([beside.count(b"\n")] if job.beside else [])):
         if lines != part.lines:
             raise RuntimeError(f"part {part.number} has {part.lines} lines, and {lines} came out")
-    header = {"job": job.identity, "part": part._asdict(), "counts": counts, "bytes": len(body)}
+    header = {"job": job.identity, "part": part._asdict(), "counts": counts, "bytes": len(body), "first_error": first_error}
     header["sha256"] = hashlib.sha256(body + beside).hexdigest()
     _write(_place(job, part), json.dumps(header).encode() + b"\n" + body + beside)
 
@@ -203,6 +223,7 @@ def merge(job: Job, seconds: float, conclude_fn: Callable[[Counter[str], epath.P
         The summary, which is also written beside the output.
     """
     counts: Counter[str] = Counter()
+    first_error = ""
     targets = [job.output, *([job.beside] if job.beside else [])]
     partials = [target.parent / f".{target.name}.{uuid.uuid4().hex}.partial" for target in targets]
     try:
@@ -212,13 +233,15 @@ def merge(job: Job, seconds: float, conclude_fn: Callable[[Counter[str], epath.P
                 found = _read_part(job, part)
                 if found is None:
                     raise FileNotFoundError(str(_place(job, part)))
-                *bodies, counted = found
+                *bodies, counted, error = found
                 for file, body in zip(files, bodies, strict=False):
                     file.write(body)
                 counts.update(counted)
+                first_error = first_error or error
             for file in files:
                 _sync(file)
-        said = conclude_fn(counts, partials[0]) if conclude_fn else counts
+        said = conclude_fn(counts, partials[0]) if conclude_fn else dict(counts)
+        said |= {"first_error": first_error} if first_error else {}
         for partial, target in reversed(list(zip(partials, targets, strict=True))):  # the output last
             partial.replace(target)
         summary = {"job": job.identity, "lines": job.plan.lines, **said, "seconds": seconds}
@@ -250,8 +273,8 @@ def _place(job: Job, part: Part) -> epath.Path:
     return job.folder / f"{part.number:06d}"
 
 
-def _read_part(job: Job, part: Part) -> tuple[bytes, bytes, Counter[str]] | None:
-    """A part's result, and what goes beside it, if it is there and whole."""
+def _read_part(job: Job, part: Part) -> tuple[bytes, bytes, Counter[str], str] | None:
+    """A part's result, what goes beside it, what was counted and its first error, if it is there and whole."""
     try:
         head, _, body = _place(job, part).read_bytes().partition(b"\n")
         header = json.loads(head)
@@ -260,7 +283,7 @@ def _read_part(job: Job, part: Part) -> tuple[bytes, bytes, Counter[str]] | None
     same = header.get("job") == job.identity and header.get("part") == part._asdict()
     if not same or hashlib.sha256(body).hexdigest() != header.get("sha256"):
         return None
-    return body[: header["bytes"]], body[header["bytes"] :], Counter(header["counts"])
+    return body[: header["bytes"]], body[header["bytes"] :], Counter(header["counts"]), header.get("first_error", "")
 
 
 def _write(path: epath.Path, content: bytes) -> None:

@@ -42,7 +42,7 @@ def test_lines_keep_their_number_and_order(trained_run: Path, tmp_path: Path) ->
 
 
 def test_hostile_bytes_keep_the_number_of_lines(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = decode(trained_run, tmp_path, b"\xff\xfe\n\x00\nplain\r\n\xf0\x9f\x98\x80\n")
+    found = decode(trained_run, tmp_path, b"plain\r\n\xff\xfe\n\x00\n\xf0\x9f\x98\x80\n")
     assert len(found) == 4
     assert "4 lines" in capsys.readouterr().err.replace("\n", " ")
 
@@ -70,7 +70,7 @@ def test_stdin_to_stdout(trained_run: Path, capfdbinary: pytest.CaptureFixture[b
         (["--input", "{tmp}/in", "{tmp}/in", "--output", "{tmp}/new"], "two of the input files have one name"),
         (["--input", "{tmp}/in", "--output", "{tmp}/out", "--shard", "4/4"], "--shard 4/4 must be I/N"),
         (["--input", "{tmp}/in", "--output", "{tmp}/out", "--shard", "one"], "--shard one must be I/N"),
-        (["--input", "{tmp}/in", "--output", "{tmp}/out", "--n-best", "2"], "n_best=2 needs --form jsonl"),
+        (["--input", "{tmp}/in", "--output", "{tmp}/out", "--n-best", "2"], "n_best=2 needs --output-form jsonl or nbest"),
         (["--input", "{tmp}/in", "--output", "{tmp}/out", "--abstain-below", "2"], "--abstain-below 2.0 is a probability"),
         (["--input", "{tmp}/in", "--output", "{tmp}/out", "--blocklist", "{tmp}/none"], "there is no file"),
         (["--input", "{tmp}/in", "--output", "{tmp}/out", "--shortlist", "64"], "shortlist.npz is not there; make it once"),
@@ -78,6 +78,9 @@ def test_stdin_to_stdout(trained_run: Path, capfdbinary: pytest.CaptureFixture[b
         (["--max-length-ratio", "1e30"], "allow more than 1,000,000 tokens"),
         (["--max-length-extra", "99999999999"], "allow more than 1,000,000 tokens"),
         (["--batch-wait", "inf"], "--batch-wait inf must be 0 to 3600 seconds"),
+        (["--input", "{tmp}/in", "--source-field", "1"], "--source-field 1 is for columns and objects"),
+        (["--input", "{tmp}/in", "--n-best", "2", "--output-form", "text"], "n_best=2 needs --output-form jsonl or nbest"),
+        (["--input", "{tmp}/in", "--attention", "/dev/null", "--pictures", "{tmp}/p"], "give it too, and no pipe"),
         (["--shard", "0/2"], "--shard 0/2 cuts files that are written to files into parts"),
         (["--groups", "3"], "decoding.groups=3 must divide decoding.beam_size"),
         (["--input", "{tmp}/in", "--output", "{tmp}/in"], "--input and --output are both"),
@@ -222,6 +225,12 @@ def test_a_finished_job_is_left_and_another_in_its_place_refused(
     assert main(job_of(trained_run, tmp_path, "--length-penalty", "0.5")) == 2
     assert "was begun with another length_penalty (" in capsys.readouterr().err
     assert (tmp_path / "out").read_bytes() == wanted
+    assert main(job_of(trained_run, tmp_path, "--output-form", "jsonl")) == 2
+    assert "was begun with another output_form (None, now 'jsonl')" in capsys.readouterr().err
+    assert main(job_of(trained_run, tmp_path, "--output-form", "jsonl", "--overwrite", "--shard", "0/2")) == 2
+    assert "--overwrite is for one process" in capsys.readouterr().err
+    assert main(job_of(trained_run, tmp_path, "--output-form", "jsonl", "--overwrite")) == 0
+    assert json.loads((tmp_path / "out").read_text())["text"] == wanted.decode().removesuffix("\n")
 
 
 def test_a_shard_is_found_in_a_slurm_array(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,8 +242,10 @@ def test_a_shard_is_found_in_a_slurm_array(trained_run: Path, tmp_path: Path, mo
     for task in ("3", "1"):
         assert not (tmp_path / "out").exists()
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
-        assert main(job_of(trained_run, tmp_path)) == 0
+        assert main(job_of(trained_run, tmp_path, "--shard", "auto")) == 0
     assert (tmp_path / "out").read_bytes() == wanted
+    monkeypatch.setenv("SLURM_ARRAY_TASK_STEP", "1")
+    assert main(job_of(trained_run, tmp_path, "--shard", "auto")) == 2
 
 
 def test_a_job_that_is_killed_again_and_again_ends_with_the_same_bytes(trained_run: Path, tmp_path: Path) -> None:
@@ -264,7 +275,43 @@ def test_objects_with_prefix_and_phrases_and_what_is_wrong_with_some(trained_run
     assert "2" not in found[1]["text"] + found[1]["others"][0]["text"]
     assert (found[2]["text"], found[2]["reason"]) == ("", "blank")
     assert "Expecting value" in found[3]["error"]
-    assert json.loads((tmp_path / "out.summary.json").read_text())["bad JSON"] == 1
+    summary = json.loads((tmp_path / "out.summary.json").read_text())
+    assert (summary["no JSON objects"], summary["skipped"], summary["first_error"][:31]) == (1, 1, "line 4: a line must be a JSON o")
+
+
+def trained_with(run: Path, folder: Path, **data: object) -> Path:
+    """The run as if its corpus had another form."""
+    shutil.copytree(run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["data"] |= data
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_run_reads_columns_and_fields_as_it_was_trained(trained_run: Path, tmp_path: Path) -> None:
+    """Every run read columns 0 and 1, and the fields source and target: one of other columns translated its targets, unsaid."""
+    sources, options = ["3 hours", "May 5, 2023"], ("--beam-size", "1")
+    wanted = decode(trained_run, tmp_path, "\n".join(sources).encode(), *options)
+    table = trained_with(trained_run, tmp_path / "table", format="tsv", source="1", target="0")
+    objects = trained_with(trained_run, tmp_path / "objects", format="jsonl", source="pair.en", target="pair.zh")
+    columns = "".join(f"一\t{source}\n" for source in sources).encode()
+    records = "".join(json.dumps({"pair": {"en": source}}) + "\n" for source in sources).encode()
+    assert decode(table, tmp_path, columns, "--form", "tsv", *options) == wanted
+    assert json.loads((tmp_path / "out.summary.json").read_text())["references"] == 2
+    assert decode(trained_run, tmp_path, columns, "--form", "tsv", "--source-field", "1", "--target-field", "0", *options) == wanted
+    assert [json.loads(line)["text"] for line in decode(objects, tmp_path, records, "--form", "jsonl", *options)] == wanted
+    assert decode(objects, tmp_path, records, "--form", "jsonl", "--output-form", "text", *options) == wanted
+
+
+def test_an_n_best_list_of_plain_text_is_that_of_the_objects(trained_run: Path, tmp_path: Path) -> None:
+    options, content = ("--beam-size", "2", "--n-best", "2", "--part-bytes", "9"), b"3 hours\n\nMay 5, 2023\n"
+    objects = [json.loads(line) for line in decode(trained_run, tmp_path, content, "--output-form", "jsonl", *options)]
+    listed = [line.split(" ||| ") for line in decode(trained_run, tmp_path, content, "--output-form", "nbest", *options)]
+    found = [(i, one) for i, record in enumerate(objects) for one in (record, *record["others"])]
+    assert [(int(number), text, float(score)) for number, text, _, score in listed] == [
+        (i, one["text"], pytest.approx(one["score"], abs=1e-6)) for i, one in found
+    ]
+    assert len(listed) == 5 and json.loads((tmp_path / "out.summary.json").read_text())["lines"] == 3
 
 
 def test_abstaining_and_a_blocklist_are_counted_and_kept(trained_run: Path, tmp_path: Path) -> None:

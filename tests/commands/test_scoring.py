@@ -4,6 +4,7 @@ import io
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,17 @@ def test_the_forms_agree_and_the_total_is_that_of_the_lines(trained_run: Path, t
     assert f"perplexity {summary['perplexity']:.3f}" in printed.err
 
 
+def test_a_run_of_other_columns_scores_those(trained_run: Path, tmp_path: Path) -> None:
+    wanted, _ = score(trained_run, tmp_path, as_columns(PAIRS))
+    shutil.copytree(trained_run, tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["data"] |= {"format": "csv", "source": "of", "target": "to", "header": True}
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    rows = "to,of\n" + "".join(f'"{target}","{source}"\n' for source, target in PAIRS)
+    found, summary = score(tmp_path / "run", tmp_path, rows.encode(), ending="csv")
+    assert found == ["logp", *wanted] and (summary["lines"], summary["header lines"], summary["targets"]) == (5, 1, 4)
+
+
 def test_two_equal_runs_score_as_one(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And what they say is the mean; that different ones do too is tested in tests/decoding."""
     wanted, _ = score(trained_run, tmp_path, as_columns(PAIRS))
@@ -119,10 +131,10 @@ def test_shards_restarts_order_and_neighbors_change_no_byte_and_no_total(trained
 def test_odd_lines_are_answered_in_their_place_and_counted(trained_run: Path, tmp_path: Path) -> None:
     lines = [b"3 hours\t3", b"no target", b"", b"\t", b"\tx", b"\xff\t\xfe", b"a\x00\tb\x00", b"x\t" + b"y " * 9999, b"3 hours\t3\tmore"]
     found, summary = score(trained_run, tmp_path, b"\n".join(lines))
-    assert [bool(line) for line in found] == [True, False, False, True, False, True, True, False, True]
-    assert found[0] == found[8] and float(found[3]) == 0
-    assert (summary["skipped"], summary["without target"], summary["without source"], summary["too long"]) == (4, 2, 1, 1)
-    assert (summary["blank lines"], summary["invalid UTF-8"]) == (1, 1)
+    assert [bool(line) for line in found] == [True, False, True, True, False, True, True, False, True]
+    assert found[0] == found[8] and float(found[2]) == float(found[3]) == 0
+    assert (summary["skipped"], summary["without target"], summary["without source"], summary["too long"]) == (3, 1, 1, 1)
+    assert (summary["blank lines"], summary["invalid UTF-8"], summary["first_error"][:25]) == (2, 1, "line 2: there is no colum")
     objects = [
         b'{"source": "3 hours", "candidates": ["3", "' + b"y " * 9999 + b'"]}',
         b'{"id": 7, "source": "3 hours"}',
@@ -137,10 +149,12 @@ def test_odd_lines_are_answered_in_their_place_and_counted(trained_run: Path, tm
     records = [json.loads(line) for line in found]
     assert [one["index"] for one in records[0]["candidates"]] == [0, 1]
     assert "more tokens than any source" in records[0]["candidates"][1]["error"]
-    assert records[1] == {"id": 7, "error": "target must be a string, got nothing"}
+    assert records[1] == {"id": 7, "error": "there is no field 'target', only 'id', 'source'"}
     assert ["error" in one for one in records[1:]] == [True] * 6 + [False]
     assert records[7]["logp"] == pytest.approx(records[0]["candidates"][0]["logp"], abs=1e-5)
-    assert (summary["skipped"], summary["bad JSON"], summary["targets"]) == (7, 6, 2)
+    assert (summary["skipped"], summary["targets"]) == (7, 2)
+    causes = ("no JSON objects", "without source", "without target", "with invalid fields")
+    assert [summary[cause] for cause in causes] == [1, 1, 2, 2]
 
 
 def test_columns_come_from_stdin(trained_run: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,9 +29,9 @@ def decode(job, part):
     return body.upper() + (b"" if body.endswith(b"\n") else b"\n"), Counter(lines=part.lines)
 
 
-def work(source, chosen=lambda part: True, part_bytes=50, **changed):
+def work(source, chosen=lambda part: True, part_bytes=50, overwrite=False, **changed):
     """Makes some of the parts, and puts all together if none is missing."""
-    job = parts.open_job(source, source.parent / "out", part_bytes, MADE_WITH | changed)
+    job = parts.open_job(source, source.parent / "out", part_bytes, MADE_WITH | changed, overwrite=overwrite)
     for part in parts.missing(job):
         if chosen(part):
             parts.write_part(job, part, *decode(job, part))
@@ -128,8 +128,44 @@ def test_another_job_in_the_same_place_is_refused(source, finished, change, name
     with pytest.raises(UserError) as error:
         work(source, **change)
     assert names in str(error.value)
-    assert "or another --output, or remove" in str(error.value)
+    assert "or another --output, or remove" in str(error.value) and "as --overwrite does" in str(error.value)
     assert {path.name: path.read_bytes() for path in source.parent.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("change", [{"beam_size": 4}, {"part_bytes": 60}, {}])
+def test_another_job_in_the_same_place_is_overwritten_where_that_is_asked_for(source, finished, change):
+    work(source, lambda part: finished or part.number == 0)
+    if not change:
+        source.write_bytes(source.read_bytes() + b"more\n")
+    job = work(source, lambda part: False, overwrite=True, **change)
+    assert [part.number for part in parts.missing(job)] == list(range(len(job.plan.parts)))  # nothing that is there is of the other
+    assert not (source.parent / "out").exists() and not (source.parent / "out.summary.json").exists()
+    work(source, overwrite=True, **change)
+    assert (source.parent / "out").read_bytes() == source.read_bytes().upper()
+    assert parts.is_whole(work(source, lambda part: pytest.fail("nothing is missing"), overwrite=True, **change))  # the same job stays
+
+
+def test_an_output_with_several_lines_for_one_is_put_together(source):
+    def write(one_for_one):
+        job = parts.open_job(source, source.parent / "out", 50, MADE_WITH, one_for_one=one_for_one)
+        for part in parts.missing(job):
+            body, counts = decode(job, part)
+            parts.write_part(job, part, body + b"and another\n", counts)
+        return parts.merge(job, 1.0)
+
+    with pytest.raises(RuntimeError, match="came out"):
+        write(one_for_one=True)
+    assert write(one_for_one=False)["lines"] == len(LINES)
+    many = len(parts.make_plan(source, 50).parts)
+    assert (source.parent / "out").read_bytes().count(b"\n") == len(LINES) + many
+
+
+def test_the_first_error_of_all_parts_is_said(source):
+    job = parts.open_job(source, source.parent / "out", 50, MADE_WITH)
+    for part in reversed(parts.missing(job)):
+        parts.write_part(job, part, *decode(job, part), first_error=f"line {part.first_line + 1}: no" if part.number in (1, 3) else "")
+    assert parts.merge(job, 1.0)["first_error"] == f"line {job.plan.parts[1].first_line + 1}: no"
 
 
 def test_a_finished_job_is_not_done_again(source):

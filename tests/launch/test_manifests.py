@@ -140,6 +140,7 @@ def test_each_pod_that_decodes_has_its_share():
     shares = [cluster.find_share({**variables, "JOB_COMPLETION_INDEX": str(index)}) for index in range(job["completions"])]
     assert shares == [(index, job["completions"]) for index in range(job["completions"])]
     assert job["completionMode"] == "Indexed" and container["command"][:4] == ["python", "-m", "flax_s2s", "decode"]
+    assert container["command"][-2:] == ["--shard", "auto"]
     codes = {rule["onExitCodes"]["values"][0]: rule["action"] for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule}
     assert codes == {2: "FailJob", 75: "Ignore"}
     assert {rule["onExitCodes"]["containerName"] for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule} == {

@@ -70,7 +70,7 @@ def test_a_task_that_decodes_goes_back_into_the_queue(stand_ins, code, restarts,
     stand_ins.add("scontrol", CALLED)
     told = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": restarts, "SLURM_ARRAY_TASK_ID": "1"}
     done = stand_ins.run(str(LAUNCH / "decode.sbatch"), "runs/x", "--input", "a b", **told)
-    assert stand_ins.calls[0] == "srun python-of-mine -m flax_s2s decode runs/x --input a b"
+    assert stand_ins.calls[0] == "srun python-of-mine -m flax_s2s decode runs/x --input a b --shard auto"
     assert stand_ins.calls[1:] == (["scontrol requeue 7"] if requeued else [])
     assert done.returncode == (0 if requeued else code)
 
