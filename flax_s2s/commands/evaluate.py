@@ -7,15 +7,17 @@ import numpy as np
 from rich.table import Table
 
 from flax_s2s.commands.wiring import Opened, choose_metrics, console, load_split, make_translator, open_runs, optional_file, write_json
-from flax_s2s.config import Config, DecodingConfig, Metric, UserError
-from flax_s2s.data import corpus
+from flax_s2s.config import Config, DataConfig, DecodingConfig, Metric, UserError
+from flax_s2s.data import corpus, rows
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.files import read_lines
+from flax_s2s.decoding import layout as layouts
 from flax_s2s.decoding import reliability
 from flax_s2s.decoding.calibration import Forecaster, Group, Reliability, calibrate, group_by_confidence, spearman
 from flax_s2s.decoding.evaluate import Example, family_scores, make_examples, show, spread, translate_together
 from flax_s2s.decoding.score import Score, measure, score
 from flax_s2s.decoding.translate import Translation
+from flax_s2s.files import Files, ending
 from flax_s2s.rundir import make_path, read_config
 from flax_s2s.runlog import make_console
 
@@ -167,7 +169,7 @@ def load_examples(config: Config, options: Options) -> tuple[corpus.Corpus, list
     """
     chosen = load_split(config, options.split, options.data_folder)
     others = [
-        read_targets(name, chosen.pairs) if name.endswith((".tsv", ".tsv.gz")) else [[line] for line in read_lines(name)]
+        read_targets(name, chosen.pairs, config.data) if ending(name) in ("tsv", "csv") else [[line] for line in read_lines(name)]
         for name in options.references
     ]
     for name, lines in zip(options.references, others, strict=True):
@@ -179,17 +181,26 @@ def load_examples(config: Config, options: Options) -> tuple[corpus.Corpus, list
     return chosen, make_examples(chosen.pairs, config.evaluation.merge_sources, chosen.families, others)
 
 
-def read_targets(name: str, pairs: Sequence[Pair]) -> list[list[str]]:
-    """Of each pair the targets that a file of two columns has for its source."""
+def read_targets(name: str, pairs: Sequence[Pair], data: DataConfig) -> list[list[str]]:
+    """Of each pair the targets that a file of columns, which stand as in the run's own data, has for its source."""
     found: dict[str, list[str]] = {}
-    for number, line in enumerate(read_lines(name), 1):
-        columns = line.split("\t")
-        if len(columns) != 2:
+    lines, files = read_lines(name), Files()
+    sides = layouts.find_sides(data, files)
+    layout = layouts.find(files, sides, name, lines[: layouts.FIRST_LINES], pairs=True)
+    source, target = layout.source, layout.target or 0
+    for number, line in enumerate(lines, 1):
+        if (number == 1 and layout.header) or not line.strip():
+            continue
+        try:
+            cells = rows.split(line, "csv" if layout.form == "csv" else "tsv")
+        except ValueError as error:
+            raise UserError(f"{name} line {number}: {error}") from None
+        if len(cells) <= max(source, target) or (len(cells) != 2 and not sides.table):
             raise UserError(
-                f"{name} line {number} has {len(columns)} columns; a .tsv file of references has lines of a source, a tab and a right target"
+                f"{name} line {number} has {len(cells)} columns; references stand where the run's data have them, here a source in column "
+                f"{source} and a right target in column {target}, from 0, and are two columns where the run was trained on none"
             )
-        source, target = columns
-        found.setdefault(source, []).append(target)
+        found.setdefault(cells[source], []).append(cells[target])
     if not any(pair.source in found for pair in pairs):
         raise UserError(f"{name} has no source of the split; give the file that belongs to it")
     return [found.get(pair.source, []) for pair in pairs]

@@ -11,6 +11,7 @@ from tiny import DEBUG, REPOSITORY, TINY
 
 from flax_s2s.cli import main
 from flax_s2s.commands.evaluate import read_targets
+from flax_s2s.config import DataConfig
 from flax_s2s.data.corpus import Pair, load
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.rundir import read_config, write_config
@@ -66,8 +67,16 @@ def test_evaluate_takes_further_references(trained_run: Path, tmp_path: Path, ca
 
 def test_a_file_of_two_columns_has_right_targets_of_a_source_in_any_order(tmp_path: Path) -> None:
     (tmp_path / "alt.tsv").write_text("b\tB 1\nelse\tE\na\tA 1\nb\tB 2\n")
-    found = read_targets(str(tmp_path / "alt.tsv"), [Pair("a", "x"), Pair("c", "x"), Pair("b", "x"), Pair("a", "y")])
+    found = read_targets(str(tmp_path / "alt.tsv"), [Pair("a", "x"), Pair("c", "x"), Pair("b", "x"), Pair("a", "y")], DataConfig())
     assert found == [["A 1"], [], ["B 1", "B 2"], ["A 1"]]
+
+
+def test_references_stand_where_the_run_has_its_sides(tmp_path: Path) -> None:
+    (tmp_path / "alt.tsv").write_text("n\tto\tof\n1\tA 1\ta\n\n2\tA 2\ta\n")
+    (tmp_path / "alt.csv").write_text('"A, 1",a\n')
+    by_name, by_number = ({"source": "of", "target": "to", "header": True}, {"source": "1", "target": "0"})
+    for name, fields, wanted in (("alt.tsv", by_name, ["A 1", "A 2"]), ("alt.csv", by_number, ["A, 1"])):
+        assert read_targets(str(tmp_path / name), [Pair("a", "x")], DataConfig(format="tsv", **fields)) == [wanted]
 
 
 def test_evaluate_calibrates_and_draws(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
