@@ -10,9 +10,11 @@ its parts have as many as come out.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from etils import epath
 from flax_s2s.config import UserError
 
 _BLOCK = 1 << 20
+_TRIES, _RETRY_SECS = 50, 0.02  # while another process ends the part that it is writing
 
 
 class Part(NamedTuple):
@@ -190,7 +193,7 @@ def missing(job: Job) -> list[Part]:
 
 
 def write_part(job: Job, part: Part, body: bytes, counts: Counter[str], beside: bytes = b"", first_error: str = "") -> None:
-    """Puts a part's result in its place, whole.
+    """Puts a part's result in its place, whole; it is not needed any more where another process has put the parts together meanwhile.
 
     Args:
         job: that it is a part of.
@@ -208,7 +211,11 @@ def write_part(job: Job, part: Part, body: bytes, counts: Counter[str], beside: 
             raise RuntimeError(f"part {part.number} has {part.lines} lines, and {lines} came out")
     header = {"job": job.identity, "part": part._asdict(), "counts": counts, "bytes": len(body), "first_error": first_error}
     header["sha256"] = hashlib.sha256(body + beside).hexdigest()
-    _write(_place(job, part), json.dumps(header).encode() + b"\n" + body + beside)
+    try:
+        _write(_place(job, part), json.dumps(header).encode() + b"\n" + body + beside)
+    except FileNotFoundError:
+        if not is_whole(job):
+            raise
 
 
 def merge(job: Job, seconds: float, conclude_fn: Callable[[Counter[str], epath.Path], dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -246,7 +253,7 @@ def merge(job: Job, seconds: float, conclude_fn: Callable[[Counter[str], epath.P
             partial.replace(target)
         summary = {"job": job.identity, "lines": job.plan.lines, **said, "seconds": seconds}
         _write(job.summary, (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
-        job.folder.rmtree()
+        _remove(job.folder)
     except FileNotFoundError:
         if not is_whole(job):  # else another process was faster
             raise
@@ -295,6 +302,20 @@ def _write(path: epath.Path, content: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _remove(folder: epath.Path) -> None:
+    """Removes the parts; another process may put one more there in this moment."""
+    for _ in range(_TRIES):
+        try:
+            return folder.rmtree()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            time.sleep(_RETRY_SECS)
+    folder.rmtree()
 
 
 def _sync(file: Any) -> None:

@@ -1,3 +1,4 @@
+import errno
 import itertools
 import json
 import random
@@ -196,6 +197,31 @@ def test_two_processes_that_put_the_parts_together_do_not_disturb_each_other(sou
     assert parts.merge(job, 1.0)["seconds"] == 2.0
     assert (source.parent / "out").read_bytes() == source.read_bytes().upper()
     assert sorted(path.name for path in source.parent.iterdir()) == ["in", "out", "out.summary.json"]
+
+
+def test_a_process_that_is_overtaken_while_it_makes_a_part_goes_on(source):
+    """Of two that each make all parts, the slower one ended with an error: its part had no folder any more."""
+    slow = parts.open_job(source, source.parent / "out", 50, MADE_WITH)
+    work(source)
+    last = slow.plan.parts[-1]
+    parts.write_part(slow, last, *decode(slow, last))
+    assert parts.is_whole(slow) and parts.missing(slow) == []
+    assert sorted(path.name for path in source.parent.iterdir()) == ["in", "out", "out.summary.json"]
+
+
+def test_a_part_that_comes_while_the_parts_are_removed_is_removed_too(source, monkeypatch):
+    job = work(source, lambda part: False)
+    remove, seen = type(job.folder).rmtree, []
+
+    def overtaken(folder, *args):
+        if not seen:
+            seen.append(folder)
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        return remove(folder, *args)
+
+    monkeypatch.setattr(type(job.folder), "rmtree", overtaken)
+    work(source)
+    assert seen == [job.folder] and not job.folder.exists()
 
 
 def test_progress_counts_the_lines_of_all(source):
