@@ -109,7 +109,7 @@ def pipe(tmp_path):
     held = []
 
     def write(content):
-        writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,))
+        writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,), daemon=True)
         writer.start()
         held.append(writer)
         return tmp_path / "pipe"
@@ -120,7 +120,7 @@ def pipe(tmp_path):
         assert not writer.is_alive()
 
 
-@pytest.mark.parametrize("content", [TEXT, gzip.compress(TEXT)])
+@pytest.mark.parametrize("content", [TEXT, gzip.compress(TEXT)], ids=["plain", "gzipped"])
 def test_lines_are_read_from_a_pipe(pipe, content):
     assert files.read_lines(str(pipe(content))) == ["a\tb", "c\td"]
 
