@@ -23,7 +23,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 from flax_s2s.data import rows
 from flax_s2s.decoding.layout import Layout
@@ -123,8 +123,13 @@ def read_row(line: str, layout: Layout) -> tuple[str, str | None]:
     Raises:
         LineError: it is no row, or has no source.
     """
+    match layout.form:
+        case "tsv" | "csv":
+            form = layout.form
+        case _:
+            raise AssertionError(f"lines of the form {layout.form!r} are no rows")
     try:
-        cells = rows.split(line, "csv" if layout.form == "csv" else "tsv")
+        cells = rows.split(line, form)
     except ValueError:
         raise LineError(
             NO_ROW, f"{_RECORD}: a quotation mark opens a cell, and none closes it, or text follows the one that does"
@@ -264,6 +269,8 @@ def write(answer: Translated, layout: Layout, placeholder: str, pieces: Any, num
     if layout.output == "nbest":
         hypotheses = [(text, answer.translation), *((one_line(other.text), other) for other in answer.translation.others)]
         return "".join(_listed(number, *hypothesis) for hypothesis in hypotheses).encode()
+    if layout.output != "jsonl":
+        assert_never(layout.output)
     if answer.asked.error:
         record: dict[str, Any] = {"id": answer.asked.id, "error": answer.asked.error}
     else:

@@ -132,8 +132,10 @@ def write(asked: Asked, found: Sequence[Forced | None], layout: Layout, pieces: 
     """
     if asked.is_header:
         return b"logp\n"
-    if layout.output != "jsonl":
+    if layout.output == "text":
         return (f"{found[0].logp:.6f}\n" if found and found[0] else "\n").encode()
+    if layout.output != "jsonl":
+        raise AssertionError(f"pairs are not answered in the form {layout.output!r}")
     if asked.error or not asked.is_list:
         return to_json({"id": asked.id, **({"error": asked.error} if asked.error else _described(found[0], pieces))})
     ranked = sorted(range(len(found)), key=lambda i: (-one.score if (one := found[i]) else float("inf"), i))
