@@ -34,7 +34,6 @@ from tiny import DEBUG, TINY  # noqa: E402
 from flax_s2s import rundir  # noqa: E402
 from flax_s2s.checkpoint import Checkpoints  # noqa: E402
 from flax_s2s.data import vocab  # noqa: E402
-from flax_s2s.manifests import Bound  # noqa: E402
 from flax_s2s.parallel import make_devices  # noqa: E402
 from flax_s2s.training.optimizer import make_optimizer  # noqa: E402
 from flax_s2s.training.state import TrainState, abstract_state, not_finite  # noqa: E402
@@ -365,8 +364,7 @@ def harm(checkpoint: Path, kind: str, draw: random.Random) -> str:
 def fallen_back(folder: Path) -> bool:
     """Restores as a continued run does, in this process: the state of step 6."""
     (checkpoints, abstract), said = open_run(folder), list[str]()
-    bound = checkpoints.manifest(6).bound
-    state = checkpoints.restore(abstract, Bound("{}", bound.vocab_sha256, bound.corpus_sha256), said.append)
+    state = checkpoints.restore(abstract, checkpoints.manifest(6).bound, said.append)
     checkpoints.close()
     return state is not None and int(state.step) == 6 and ("12 is damaged and passed over" in said[0] or "12 has no manifest" in said[0])
 
