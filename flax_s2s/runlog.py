@@ -70,8 +70,7 @@ class RunLog:
         (self.folder / "tensorboard").mkdir(parents=True, exist_ok=True)
         # Not SummaryWriter: its thread ends at the first error of the disk, and the training then waits for its queue for ever.
         self._board = EventsWriter(str(self.folder / "tensorboard" / "events"))
-        if done:  # what was said after this step is said again
-            self._board.write_event(Event(step=done, session_log=SessionLog(status=SessionLog.START)))
+        self._go_on_behind(done)
         if self.console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
             self._progress = Progress(*columns, console=self.console)
@@ -90,7 +89,11 @@ class RunLog:
         cut_metrics(self.folder, step)
         self.advance(step)
         if self._board:
-            self._board.write_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+            self._go_on_behind(step)
+
+    def _go_on_behind(self, step: int) -> None:
+        """What was said after a step is said again: TensorBoard drops all points at and behind the step that a start carries."""
+        self._board.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def metrics(self, step: int, split: str, values: Mapping[str, float | int | str]) -> None:
         """Appends a line to `metrics.jsonl` and the numbers to TensorBoard."""

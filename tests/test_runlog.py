@@ -1,10 +1,12 @@
 """What a run says and keeps."""
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
 from etils import epath
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from flax_s2s.runlog import Meter, RunLog, cut_metrics, duration, gain
 
@@ -48,15 +50,47 @@ def test_going_back_takes_back_what_was_measured_since(tmp_path: Path) -> None:
     log.start(0, 10)
     for step in (1, 2, 3):
         log.metrics(step, "train", {"loss": 2.5})
-    before = next((tmp_path / "tensorboard").iterdir()).stat().st_size
     log.rewind(2)
     log.metrics(3, "train", {"loss": 1.5})
     log.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 2.5), (2, 2.5), (3, 1.5)]
-    assert next((tmp_path / "tensorboard").iterdir()).stat().st_size > before
+    assert shown(tmp_path, "train/loss") == [(1, 2.5), (2, 2.5), (3, 1.5)]
     RunLog(epath.Path(tmp_path), 1).rewind(0)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(("done", "expected"), [(2, [1, 2, 3, 4]), (0, [1, 2, 3, 4])])
+def test_tensorboard_shows_each_step_once_where_a_run_goes_on(tmp_path: Path, monkeypatch, done: int, expected: list[int]) -> None:
+    """From a checkpoint, and from the beginning where a run was killed before its first one."""
+    now = iter((1e9, 1e9 + 60))  # a file is named by the second
+    for begin, end in ((0, 3), (done, 4)):
+        log = RunLog(epath.Path(tmp_path))
+        with monkeypatch.context() as patch:
+            patch.setattr("tensorboardX.event_file_writer.time.time", lambda second=next(now): second)
+            log.start(begin, 4)
+        for step in range(begin + 1, end + 1):
+            log.metrics(step, "train", {"loss": float(begin)})
+        log.close()
+    points = shown(tmp_path, "train/loss")
+    assert [step for step, _ in points] == expected
+    assert {value for step, value in points if step > done} == {float(done)}
+
+
+def shown(folder: Path, name: str) -> list[tuple[int, float]]:
+    """The points of a curve that TensorBoard shows: it drops those that are at or behind the step of a start, as 2.21 does
+    (tensorboard/backend/event_processing/event_accumulator.py, `_CheckForRestartAndMaybePurge` and `_Purge`)."""
+    kept: list[tuple[int, float]] = []
+    for file in sorted((folder / "tensorboard").iterdir()):
+        data = file.read_bytes()
+        while data:  # the length and its checksum, the event and its checksum
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            if event.session_log.status == SessionLog.START:
+                kept = [(step, value) for step, value in kept if step < event.step]
+            kept += [(event.step, value.simple_value) for value in event.summary.value if value.tag == name]
+    return kept
 
 
 def test_the_meter_counts_tokens_and_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
