@@ -87,7 +87,17 @@ class Checkpoints:
             speaks: True on process 0, which writes manifests and deletes.
             confirm: asked before anything becomes valid or is deleted: the fence of the lease on the run directory, or an error.
             verify: compare the content of every file with the manifest before it is used; else only that every file is there.
+
+        Raises:
+            UserError: the folder's name is no UTF-8, which is all that orbax can write.
         """
+        try:
+            os.fspath(folder.resolve()).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{folder.parent} cannot be a run directory: its name is no text in {sys.getfilesystemencoding()}, the encoding of this "
+                "system; use a name of ASCII characters, or set PYTHONUTF8=1 where the name is UTF-8"
+            ) from error
         self.folder, self.metric, self.keep_last, self.keep_best, self.speaks = folder.resolve(), metric, keep_last, keep_best, speaks
         self._confirm, self._compares_content = confirm or (lambda: 0), verify
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
-from flax_s2s import __version__, job, processor
+from flax_s2s import __version__, errors, job, processor
 from flax_s2s.cluster import Flags
 from flax_s2s.config import Config, DecodingConfig, Metric, UserError, is_preset, load_preset, nearest
 from flax_s2s.files import Files
@@ -324,8 +324,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     processor.share_heap()
+    errors.prepare_streams()
     try:
-        return job.end(_dispatch(arguments))
+        code = job.end(_dispatch(arguments))
+        sys.stdout.flush()  # at Python's own end a full disk is a traceback
+        return code
     except BrokenPipeError:  # the reader of stdout has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more when it ends
         return 0

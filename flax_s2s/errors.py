@@ -5,11 +5,24 @@ Exit codes: 0 done; 1 something failed that may work when tried again; 2 only th
 """
 
 import errno
+import io
+import os
 import sys
 
 from flax_s2s.config import Failure, UserError
 
 DONE, FAILURE, USER_ERROR, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
+
+
+def prepare_streams() -> None:
+    """Lets any console take any text: it shows the number of a character that it cannot show; one that is closed swallows all."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed, as by `>&-`
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115  # for as long as the process lives
+            setattr(sys, name, stream)
+        if mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def explain(error: BaseException) -> tuple[int, str]:

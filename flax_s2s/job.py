@@ -164,7 +164,7 @@ class _Job:
     def keep(self, line: str) -> None:
         """Writes a line to this process' log, once it has one."""
         if self.log.name:
-            with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as file:
+            with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     # Watching ------------------------------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ def _machine() -> str:
 def _born(process: int) -> str:
     """When a process of this machine started; empty when there is none, or it has ended and nobody has asked for its status yet."""
     try:
-        name, _, rest = Path(f"/proc/{process}/stat").read_text().rpartition(") ")
+        name, _, rest = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(") ")
     except OSError:
         return "" if os.path.isdir("/proc/self") or not _answers(process) else "unknown"
     fields = rest.split()

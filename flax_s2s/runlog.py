@@ -34,11 +34,18 @@ def gain(metric: str, value: float) -> float:
     return -value if metric in LOWER_IS_BETTER else value
 
 
+class _Console(Console):
+    """rich's own ends the process where the reader of a pipe has left."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # it is called where the error is handled
+
+
 def make_console(stderr: bool, speaks: bool = True) -> Console:
     """A console on stderr or stdout that prints text as it is: `[b]` and `:smile:` may be data."""
     file = sys.stderr if stderr else sys.stdout
     width = None if file.isatty() else _WIDTH_OF_A_FILE
-    return Console(file=file, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=not speaks)
+    return _Console(file=file, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=not speaks)
 
 
 class RunLog:
@@ -54,14 +61,15 @@ class RunLog:
 
     def line(self, text: str) -> None:
         """One line, or several, above the progress bar."""
-        self.console.print(text)
+        with contextlib.suppress(OSError):  # a console that has gone, or is full, ends no training
+            self.console.print(text)
         self.note(text)
 
     def note(self, text: str) -> None:
         """A line of the file alone."""
         if self.file.parent.exists():
-            with contextlib.suppress(OSError), self.file.open("a") as file:  # a full disk is said where something is lost by it
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            with contextlib.suppress(OSError), self.file.open("ab") as file:  # a full disk is said where something is lost by it
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode(errors="backslashreplace"))
 
     def start(self, done: int, steps: int) -> None:
         """Opens the progress bar (on a terminal) and the TensorBoard file."""

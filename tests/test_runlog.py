@@ -63,11 +63,10 @@ def test_going_back_takes_back_what_was_measured_since(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("done", "expected"), [(2, [1, 2, 3, 4]), (0, [1, 2, 3, 4])])
 def test_tensorboard_shows_each_step_once_where_a_run_goes_on(tmp_path: Path, monkeypatch, done: int, expected: list[int]) -> None:
     """From a checkpoint, and from the beginning where a run was killed before its first one."""
-    now = iter((1e9, 1e9 + 60))  # a file is named by the second
-    for begin, end in ((0, 3), (done, 4)):
+    for now, begin, end in ((1e9, 0, 3), (1e9 + 60, done, 4)):  # a file is named by the second
         log = RunLog(epath.Path(tmp_path))
         with monkeypatch.context() as patch:
-            patch.setattr("tensorboardX.event_file_writer.time.time", lambda second=next(now): second)
+            patch.setattr("tensorboardX.event_file_writer.time.time", lambda second=now: second)
             log.start(begin, 4)
         for step in range(begin + 1, end + 1):
             log.metrics(step, "train", {"loss": float(begin)})

@@ -13,13 +13,13 @@ from flax_s2s.config import from_json
 
 
 def config():
-    return from_json(Path(__file__).with_name("config.json").read_text())
+    return from_json(Path(__file__).with_name("config.json").read_text("utf-8"))
 """
 
 
 def write(folder: Any, config: Config) -> None:
     """Writes `preset.py`, and then the `config.json` that it reads: where that is there, both are whole."""
-    (folder / rundir.PRESET).write_text(_PRESET)
+    (folder / rundir.PRESET).write_text(_PRESET, "utf-8")
     rundir.write_config(folder, config)
 
 

@@ -155,7 +155,7 @@ def _write(folder: Path, reader: Reader, vocabularies: Vocabularies, config: Dat
         "counts": reader.counts._asdict(),
         "keeping": remedy,
     }
-    (folder / "description.json").write_text(json.dumps(described))
+    (folder / "description.json").write_text(json.dumps(described), "utf-8")
 
 
 @contextlib.contextmanager
@@ -166,7 +166,7 @@ def _files(folder: Path, kind: str) -> Iterator[dict[str, BinaryIO]]:
 
 
 def _open(folder: Path) -> Tokens:
-    described: dict[str, Any] = json.loads((folder / "description.json").read_text())
+    described: dict[str, Any] = json.loads((folder / "description.json").read_text("utf-8"))
     sides = []
     for side in _SIDES:
         lengths = np.fromfile(folder / f"{side}.lengths", np.int32)
