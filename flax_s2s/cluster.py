@@ -3,8 +3,8 @@
 Enters: the environment and the flags of the command line. Leaves: a `Place`. Looked at in this order:
 
 * the flags, then `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`: each wins over what follows;
-* the place that started the process: Open MPI (first: its `mpirun` may itself be started by Slurm), Slurm, a Cloud TPU,
-  an indexed Job of Kubernetes.
+* the place that started the process: Open MPI and MPICH (first: they may themselves be started by Slurm), Slurm, other PMI,
+  a Cloud TPU, an indexed Job of Kubernetes.
 
 A count of 1, given or found, is a process alone.
 """
@@ -50,7 +50,7 @@ class Place:
     """Where a process stands among the processes of its job."""
 
     name: str
-    """What said so: alone, flags, environment, Slurm, Open MPI, Kubernetes or Cloud TPU."""
+    """What said so: alone, flags, environment, Slurm, Open MPI, MPICH, PMI, Kubernetes or Cloud TPU."""
     coordinator: str
     """HOST:PORT of process 0; empty when alone."""
     count: int

@@ -1,12 +1,14 @@
-"""The places that start processes, and what each tells a process of where it stands: Open MPI, Slurm, a Cloud TPU, Kubernetes.
+"""The places that start processes, and what each tells a process of where it stands: Open MPI, MPICH, Slurm, a Cloud TPU, Kubernetes.
 
 Enters: the environment. Leaves: what the place says, which may lack the number of processes or the address of process 0.
 """
 
 import dataclasses
+import os
 import re
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from flax_s2s.config import UserError
@@ -40,7 +42,7 @@ def find(environment: Mapping[str, str]) -> Found | None:
     Raises:
         UserError: what it says is no number, or is only a part.
     """
-    for look in (_open_mpi, _slurm, _cloud_tpu, _kubernetes):
+    for look in (_open_mpi, _hydra, _slurm, _pmi, _cloud_tpu, _kubernetes):
         if (found := look(environment)) and not (found.count and found.count.value == 1):
             return found
     return None
@@ -59,6 +61,36 @@ def _open_mpi(environment: Mapping[str, str]) -> Found | None:
     coordinator = f"127.0.0.1:{port}" if here and here.value == count.value else join_address(match[1] or match[2], port) if match else ""
     remedy = f"mpirun does not say on which machine process 0 is: mpirun -x {ADDRESS}=HOST:PORT ..., its machine and a free port"
     return Found("Open MPI", index, count, coordinator, remedy)
+
+
+def _hydra(environment: Mapping[str, str]) -> Found | None:
+    """Processes of the `mpiexec` of MPICH or Intel MPI, which may start its proxies by Slurm, whose numbers are then those of the proxies."""
+    return _pmi(environment, "MPICH") if "MPI_LOCALNRANKS" in environment else None
+
+
+def _pmi(environment: Mapping[str, str], name: str = "PMI") -> Found | None:
+    """Processes of anything that speaks PMI, as Cray's launchers and `srun --mpi=pmi2` do; on one machine they meet at its loopback."""
+    index = read_number(environment, "PMI_RANK") or read_number(environment, "PMI_ID")  # the latter with mpiexec -pmi-port
+    if index is None:
+        return None
+    count, here = read_number(environment, "PMI_SIZE"), read_number(environment, "MPI_LOCALNRANKS")
+    proxy = _parent_of_session() if here and count and here.value == count.value else 0
+    coordinator = f"127.0.0.1:{port_of(str(proxy))}" if proxy else ""
+    remedy = f"mpiexec does not say it: mpiexec -genv {ADDRESS} HOST:PORT ..., the machine of process 0 and a free port"
+    if count is None:
+        remedy = f"mpiexec -genv {COUNT} N ... says it"
+    return Found(name, index, count, coordinator, remedy)
+
+
+def _parent_of_session() -> int:
+    """Of MPICH's processes, each of which leads a session: the proxy that has started all of this machine; 0: it cannot be found."""
+    leader = os.getsid(0)
+    if leader == os.getpid():
+        return os.getppid()
+    try:
+        return int(Path(f"/proc/{leader}/stat").read_text(errors="replace").rpartition(") ")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def _slurm(environment: Mapping[str, str]) -> Found | None:

@@ -3,7 +3,7 @@
 # whatever fails; the exit status is 0 only if nothing did. Arguments go to pytest:
 #
 #   bash tests/run.sh -k beam
-#   bash tests/run.sh --launch      # the tests with a live Slurm and Open MPI, which it installs by apt (needs root)
+#   bash tests/run.sh --launch      # the tests with a live Slurm, Open MPI and MPICH, which it installs by apt (needs root)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
@@ -11,7 +11,7 @@ source launch/environment.sh
 # Debian's and Ubuntu's packages; nothing is asked of apt where the programs are there.
 install_launchers() {
   local missing=() pair
-  for pair in slurmctld:slurm-wlm munged:munge mpirun:openmpi-bin; do
+  for pair in slurmctld:slurm-wlm munged:munge mpirun:openmpi-bin mpiexec.hydra:mpich; do
     PATH="$PATH:/usr/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
   done
   if ((${#missing[@]})); then

@@ -1,12 +1,16 @@
 """Where a process stands among those of its job: a table of environments; and what can be reached, with real sockets."""
 
 import dataclasses
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
+from tiny import REPOSITORY
 
 from flax_s2s import cluster, places
 from flax_s2s.cluster import Flags, Place, find
@@ -32,6 +36,14 @@ OPEN_MPI = {
 }
 SPREAD = {**OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}
 SPREAD_IPV6 = {**SPREAD, "OMPI_MCA_orte_hnp_uri": "1314521088.0;tcp6://[fe80::b9b:ac5d,2620:10d::2]:43370"}
+# What MPICH 5.0.2's mpiexec sets (as 4.0 and Intel MPI do), seen by `mpiexec -n 2 env`.
+MPICH = {"PMI_RANK": "1", "PMI_SIZE": "2", "PMI_FD": "9", "MPI_LOCALNRANKS": "2", "MPI_LOCALRANKID": "1", "PMI_HOSTNAME": "vm"}
+MPICH_SPREAD = {**MPICH, "MPI_LOCALNRANKS": "1", "MPI_LOCALRANKID": "0"}
+MPICH_PORT = {"PMI_PORT": "vm:42759", "PMI_ID": "1", "MPI_LOCALNRANKS": "2", "MPI_LOCALRANKID": "1"}  # mpiexec -pmi-port
+# Slurm 23's plugin mpi/pmi2 sets these in each task besides its own.
+SRUN_PMI2 = {**SLURM, "PMI_RANK": "1", "PMI_SIZE": "2", "PMI_FD": "15", "PMI_JOBID": "812.0"}
+# By `mpiexec` in an allocation of two nodes: Slurm's numbers are those of two proxies, of four processes each.
+MPICH_IN_SLURM = {**SLURM, **MPICH, "PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALNRANKS": "4", "JAX_COORDINATOR_ADDRESS": "node007:5000"}
 KUBERNETES = {"JOB_COMPLETION_INDEX": "1", "JAX_COORDINATOR_ADDRESS": "train-0.train:8476", "JAX_NUM_PROCESSES": "2"}
 TPU = {"TPU_WORKER_HOSTNAMES": "10.0.0.2,10.0.0.3", "TPU_WORKER_ID": "1"}
 
@@ -64,6 +76,25 @@ FOUND = {
     ),
     "mpirun of one": ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, Flags(), cluster.ALONE),
     "mpirun inside Slurm": ({**SLURM, **OPEN_MPI}, Flags(), find(OPEN_MPI)),
+    "mpiexec": (MPICH, Flags(), Place("MPICH", f"127.0.0.1:{places.port_of('77')}", 2, 1, 30.0)),
+    "mpiexec with an address": (
+        {**MPICH_SPREAD, "JAX_COORDINATOR_ADDRESS": "node1:8476"},
+        Flags(),
+        Place("MPICH", "node1:8476", 2, 1, 300.0),
+    ),
+    "mpiexec by ports": (
+        {**MPICH_PORT, "JAX_NUM_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": "node1:8476"},
+        Flags(),
+        Place("MPICH", "node1:8476", 2, 1, 300.0),
+    ),
+    "mpiexec of one": ({**MPICH, "PMI_SIZE": "1", "PMI_RANK": "0", "MPI_LOCALNRANKS": "1"}, Flags(), cluster.ALONE),
+    "mpiexec inside Slurm": (MPICH_IN_SLURM, Flags(), Place("MPICH", "node007:5000", 8, 5, 300.0)),
+    "srun --mpi=pmi2": (SRUN_PMI2, Flags(), find(SLURM)),
+    "PMI alone": (
+        {"PMI_RANK": "1", "PMI_SIZE": "2", "JAX_COORDINATOR_ADDRESS": "node1:8476"},
+        Flags(),
+        Place("PMI", "node1:8476", 2, 1, 300.0),
+    ),
     "an indexed Job": (KUBERNETES, Flags(), Place("Kubernetes", "train-0.train:8476", 2, 1, 300.0)),
     "an indexed Job of lone pods": ({"JOB_COMPLETION_INDEX": "5", "JAX_NUM_PROCESSES": "1"}, Flags(), cluster.ALONE),
     "hosts of a TPU": (TPU, Flags(), Place("Cloud TPU", "10.0.0.2:8476", 2, 1, 300.0)),
@@ -97,6 +128,9 @@ WRONG = {
         Flags(),
         "the address of process 0 lacks; mpirun does not say .* mpirun -x JAX_COORDINATOR_ADDRESS=HOST:PORT",
     ),
+    "mpiexec on machines": (MPICH_SPREAD, Flags(), "the address of process 0 lacks; mpiexec does not say it: mpiexec -genv JAX_COORDINATOR_ADDRESS"),
+    "mpiexec by ports, and no number": (MPICH_PORT, Flags(), "PMI_ID=1 is only a part: the number of processes lacks; mpiexec -genv JAX_NUM_PROC"),
+    "PMI without an address": ({"PMI_RANK": "0", "PMI_SIZE": "2"}, Flags(), "PMI_RANK=0 is only a part: the address of process 0 lacks"),
     "a Job that says nothing": ({"JOB_COMPLETION_INDEX": "0"}, Flags(), "JOB_COMPLETION_INDEX=0 is only a part.* JAX_NUM_PROCESSES=1 where each pod"),
     "a Job with more pods than said": ({**KUBERNETES, "JOB_COMPLETION_INDEX": "2"}, Flags(), "JOB_COMPLETION_INDEX=2 must be below JAX_NUM_PROCESSES=2"),
     "a TPU without a number": ({"TPU_WORKER_HOSTNAMES": "a,b"}, Flags(), "names 2 hosts, but TPU_WORKER_ID is not set"),
@@ -105,8 +139,18 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("environment", "flags", "place"), FOUND.values(), ids=FOUND)
-def test_a_place_is_found(environment, flags, place):
+def test_a_place_is_found(environment, flags, place, monkeypatch):
+    monkeypatch.setattr(places, "_parent_of_session", lambda: 77)
     assert find(environment, flags) == place
+
+
+def test_processes_of_one_launcher_find_it_through_a_shell_too():
+    """MPICH starts each in a session of its own (`setsid`), whether the program stands in a script or not."""
+    program = [sys.executable, "-c", "from flax_s2s import places; print(places._parent_of_session())"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    for command in (program, ["sh", "-c", '"$@"; true', "sh", *program]):
+        done = subprocess.run(command, start_new_session=True, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{os.getpid()}\n"
 
 
 @pytest.mark.parametrize(("environment", "flags", "message"), WRONG.values(), ids=WRONG)

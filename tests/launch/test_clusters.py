@@ -1,4 +1,4 @@
-"""launch/mpirun.sh and launch/slurm.sbatch with the real thing: Open MPI, and a Slurm of two nodes on this machine."""
+"""launch/mpirun.sh and launch/slurm.sbatch with the real thing: Open MPI, and a Slurm of two nodes on this machine; MPICH too."""
 
 import contextlib
 import os
@@ -59,6 +59,16 @@ def test_mpirun_trains_stops_and_goes_on(tmp_path, environment, expected):
     assert "in 2 process(es)" in log.read_text()
     assert re.search(r"stopped and saved at step \d+", log.read_text())
     assert newest(run_dir) == expected
+
+
+def test_mpiexec_trains(tmp_path, environment, expected):
+    """MPICH 4.0 (Debian) and 5.0 (PyPI) say PMI_RANK and PMI_SIZE to each process: it is not alone."""
+    assert shutil.which("mpiexec.hydra"), "MPICH is not installed; `bash tests/run.sh --launch` does it"
+    command = ["mpiexec.hydra", "-n", "2", environment["PYTHON"], "-m", "flax_s2s", *train_arguments(tmp_path, STEPS, SAVE_EVERY)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("in 2 process(es)") == 1, done.stderr
+    assert newest(tmp_path) == expected
 
 
 def free_ports(count: int) -> list[int]:

@@ -17,7 +17,7 @@ OPTIONS = [
     "--training.log-every-steps=1",
     "--training.devices=0",
 ]
-PLACES = ("JAX_", "SLURM_", "OMPI_", "PMIX_", "TPU_", "JOB_COMPLETION")
+PLACES = ("JAX_", "SLURM_", "OMPI_", "PMIX_", "PMI_", "MPI_", "TPU_", "JOB_COMPLETION")
 COMPILED = "JAX_COMPILATION_CACHE_DIR"
 
 
