@@ -142,7 +142,20 @@ class Checkpoints:
         self._make_sure_of_space(state)
         step = int(state.step)
         copy = jax.tree.map(lambda leaf: np.array(leaf), state) if self.speaks else None
-        manifest = Manifest(step, score, "", {}, bound, manifests.versions(), {}, self.metric, 0, int(state.bad_in_a_row), regular)
+        manifest = Manifest(
+            step,
+            score,
+            "",
+            {},
+            bound,
+            manifests.versions(),
+            {},
+            self.metric,
+            0,
+            int(state.bad_in_a_row),
+            regular,
+            manifests.computing_cores(),
+        )
         with _disk_errors(self.folder):
             response = ocp.save_checkpointables_async(self.folder / str(step), _parts(state), overwrite=True)
         self._pending = self._background.submit(self._finish, response, copy, manifest, on_saved)
@@ -284,6 +297,8 @@ class Checkpoints:
             return None
         manifest = self.manifest(chosen)
         manifests.refuse_others(manifest, self.folder.parent, bound, describe_leaves(_parts(abstract)))
+        if other := manifests.describe_other_means(manifest):
+            say(f"WARNING: {self.folder / str(chosen)} was computed by other means ({other}); training goes on, but not to the same bits")
         state = self._load(manifest, abstract, say)
         if damaged:
             self._confirm()

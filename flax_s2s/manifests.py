@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from flax_s2s import __version__
+from flax_s2s import __version__, processor
 from flax_s2s.config import UserError, differences, from_json
 
 FILE = "manifest.json"
@@ -41,6 +41,7 @@ class Manifest(NamedTuple):
     fence: int = 0  # of the lease that it was written under
     bad_in_a_row: int = 0  # bad updates that end with this step
     regular: bool = True  # saved by every run with these settings: not only because it was stopped here
+    cores: int = 0  # that process 0 computed with; 0: it was no CPU that did
 
     @property
     def good(self) -> bool:
@@ -85,6 +86,19 @@ def verify(checkpoint: epath.Path, content: bool = True) -> tuple[Manifest | Non
         if name not in found or name not in manifest.files or (content and manifest.files[name] != found[name]):
             return None, f"{name} is {'missing' if name not in found else 'not the file that was written'}"
     return manifest, ""
+
+
+def describe_other_means(manifest: Manifest) -> str:
+    """What computes here otherwise than what made a checkpoint, to other bits; empty where nothing is known to."""
+    cores, jax_there, jax_here = computing_cores(), manifest.versions.get("jax", ""), versions()["jax"]
+    other = [f"cores {manifest.cores} there and {cores} here"] if manifest.cores and cores and manifest.cores != cores else []
+    other += [f"jax {jax_there} there and {jax_here} here"] if jax_there and jax_there != jax_here else []
+    return ", ".join(other)
+
+
+def computing_cores() -> int:
+    """Cores that this process computes with; 0 where it is not a CPU that does."""
+    return processor.cores() if jax.default_backend() == "cpu" else 0
 
 
 def refuse_others(manifest: Manifest, run: epath.Path, bound: Bound, leaves: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 """The processor of this machine: what it can do, and how it is kept from losing time."""
 
 import ctypes
+import os
 import platform
 from pathlib import Path
 
@@ -19,6 +20,18 @@ def features() -> str:
 def multiplies_bfloat16() -> bool:
     """Whether it says that it has instructions for products in bfloat16, of which those in float32 take about twice the time."""
     return any(feature in features() for feature in ("avx512_bf16", "amx_bf16"))
+
+
+def cores() -> int:
+    """Cores that XLA computes with on a CPU, on whose number the order of its sums depends, and so the last bits of a gradient.
+
+    XLA of jax 0.10.2 counts those that the process may run on (`taskset`, a container's cpuset, but not its share of time), unless
+    NPROC gives another number (xla/pjrt/utils.cc, `DefaultThreadPoolSize`).
+    """
+    given = os.environ.get("NPROC", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_heap() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,33 @@ def test_another_corpus_or_vocabulary_is_refused(tmp_path: Path, bound: Bound, m
     save(tmp_path, [1])
     with pytest.raises(UserError, match=message):
         Checkpoints(epath.Path(tmp_path)).restore(abstract(), bound, silent)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "said"),
+    [
+        ((2, "0.10.2"), (1, "0.10.2"), ["cores 2 there and 1 here"]),
+        ((2, "0.10.2"), (2, "0.11.0"), ["jax 0.10.2 there and 0.11.0 here"]),
+        ((2, "0.10.2"), (8, "0.11.0"), ["cores 2 there and 8 here, jax 0.10.2 there and 0.11.0 here"]),
+        ((2, "0.10.2"), (2, "0.10.2"), []),
+        ((0, "0.10.2"), (2, "0.10.2"), []),  # of an accelerator, or of before this was kept
+    ],
+)
+def test_what_computes_to_other_bits_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: tuple[int, str], now: tuple[int, str], said: list[str]
+) -> None:
+    """jax 0.10.2 sums gradients on a CPU in as many parts as there are cores."""
+    lines: list[str] = []
+    for means in (then, now):
+        monkeypatch.setattr("flax_s2s.manifests.computing_cores", lambda cores=means[0]: cores)
+        monkeypatch.setattr("flax_s2s.manifests.versions", lambda jax=means[1]: {"jax": jax})
+        if means is then:
+            save(tmp_path, [7])
+    assert Checkpoints(epath.Path(tmp_path)).restore(abstract(), BOUND, lines.append) is not None
+    warned = [
+        re.sub(r".*by other means \((.*)\); training goes on, but not to the same bits", r"\1", line) for line in lines if "WARNING" in line
+    ]
+    assert warned == said
 
 
 def test_another_configuration_of_what_is_learned_is_refused_with_the_differing_key(tmp_path: Path) -> None:

@@ -7,6 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from flax_s2s import processor
+
+
+def test_cores_are_those_that_the_process_may_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen with jax 0.10.2: a training under `taskset -c 0` and one with NPROC=1 end with one hash, on two cores with another."""
+    monkeypatch.delenv("NPROC", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {4, 7, 9}, raising=False)
+    assert processor.cores() == 3
+    monkeypatch.setenv("NPROC", "5")
+    assert processor.cores() == 5
+    for nothing in ("", "0", "many"):
+        monkeypatch.setenv("NPROC", nothing)
+        assert processor.cores() == 3
+
+
 FAULTS = """
 import resource, sys, threading
 from flax_s2s import processor
