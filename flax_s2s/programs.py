@@ -1,5 +1,6 @@
 """Compiled programs: kept on disk from one start to the next, and compiled ahead for a closed set of shapes."""
 
+import functools
 import hashlib
 import itertools
 import os
@@ -14,6 +15,7 @@ import jax
 from flax_s2s import caches, processor
 from flax_s2s.parallel import meet
 
+_EVENTS = "/jax/core/compile/"  # of jax: tracing, lowering, and compiling or fetching what was compiled before
 _AT_ONCE = 4  # programs compiled at the same time: each takes a core and some hundred megabytes
 _numbers = itertools.count()
 _WORTH_KEEPING_SECS = 0.1  # a program that compiles faster is not kept
@@ -36,6 +38,26 @@ def keep() -> None:
 def _processor() -> str:
     """Names the kind of processor: a program made for one with more instructions would crash another that shares the folder."""
     return f"{platform.machine()}-{hashlib.sha256(processor.features().encode()).hexdigest()[:12]}"
+
+
+class _Clock:
+    """Counts from the first use on, for as long as the process lives."""
+
+    def __init__(self) -> None:
+        self.secs = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._add)
+
+    def _add(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event.startswith(_EVENTS):
+            self.secs += duration_secs
+
+
+_clock = functools.cache(_Clock)
+
+
+def compile_secs() -> float:
+    """Seconds that this process has spent in making programs since this was first asked, whoever made them."""
+    return _clock().secs
 
 
 class Programs:
@@ -93,6 +115,15 @@ class Programs:
 
     def _compile(self, shape: Any) -> Any:
         return self._function.lower(*self._arguments[shape]).compile()
+
+    def progress(self) -> tuple[int, int]:
+        """How many shapes are compiled, and how many there are."""
+        return sum(future.done() for future in self._compiling.values()), len(self._arguments)
+
+    @property
+    def idle(self) -> bool:
+        """Whether none is being compiled, or about to be."""
+        return all(future.done() for future in self._compiling.values())
 
     def close(self) -> None:
         """Compiles nothing more, and waits for nothing: what is being compiled may take minutes."""

@@ -7,17 +7,22 @@ import contextlib
 import json
 import math
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from flax_s2s.config import TrainingConfig
+
+_SILENCE_SECS = 8.0  # after which it is said what goes on
+_WARM_STEPS = 10  # as many say how long a step takes
 _WIDTH_OF_A_FILE = 160  # of tables; lines are never wrapped
 LOWER_IS_BETTER = ("loss", "perplexity", "wer", "ter", "per", "ser")
 
@@ -58,9 +63,12 @@ class RunLog:
         self.console = make_console(stderr=True, speaks=self.speaks)
         self._progress: Progress | None = None
         self._board: Any = None
+        self._doing: str | Callable[[], str] = ""
+        self._said = time.monotonic()
 
     def line(self, text: str) -> None:
         """One line, or several, above the progress bar."""
+        self._said = time.monotonic()
         with contextlib.suppress(OSError):  # a console that has gone, or is full, ends no training
             self.console.print(text)
         self.note(text)
@@ -71,6 +79,33 @@ class RunLog:
             with contextlib.suppress(OSError), self.file.open("ab") as file:  # a full disk is said where something is lost by it
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode(errors="backslashreplace"))
 
+    @contextlib.contextmanager
+    def doing(self, what: str | Callable[[], str]) -> Iterator[None]:
+        """Says what goes on while it does: in the bar, or, where there is none, in a line whenever nothing was said for a while."""
+        before, self._doing = self._doing, what
+        begin, over = time.monotonic(), threading.Event()
+
+        def tell() -> None:
+            while not over.wait(min(1.0, _SILENCE_SECS)):
+                if self._doing is not what:  # something inside of it
+                    continue
+                text = f"{what if isinstance(what, str) else what()}, for {time.monotonic() - begin:.0f} s"
+                if self._progress:
+                    self._progress.update(self._task, doing=text)
+                elif time.monotonic() - self._said >= _SILENCE_SECS:
+                    self.line(f"... {text}")
+
+        thread = threading.Thread(target=tell, name="doing", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            self._doing = before
+            if self._progress:
+                self._progress.update(self._task, doing="")
+
     def start(self, done: int, steps: int) -> None:
         """Opens the progress bar (on a terminal) and the TensorBoard file."""
         if not self.speaks:
@@ -80,15 +115,15 @@ class RunLog:
         self._board = EventsWriter(str(self.folder / "tensorboard" / "events"))
         self._go_on_behind(done)
         if self.console.is_terminal:
-            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
-            self._progress = Progress(*columns, console=self.console)
-            self._task = self._progress.add_task("training", total=steps, completed=done)
+            ends = TextColumn("ETA {task.fields[left]} {task.fields[doing]}")
+            self._progress = Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), ends, console=self.console)
+            self._task = self._progress.add_task("training", total=steps, completed=done, left=duration(math.nan), doing="")
             self._progress.start()
 
-    def advance(self, step: int) -> None:
+    def advance(self, step: int, left_secs: float = math.nan) -> None:
         """Moves the progress bar."""
         if self._progress:
-            self._progress.update(self._task, completed=step)
+            self._progress.update(self._task, completed=step, left=duration(left_secs))
 
     def rewind(self, step: int) -> None:
         """Takes back what was measured after `step`: it will be measured anew."""
@@ -151,33 +186,78 @@ def _step_of(line: str) -> float:
 
 
 class Meter:
-    """Rates since the last reading, and the time that is left."""
+    """Rates since the last reading, and the time that is left.
 
-    def __init__(self, step: int, steps: int) -> None:
-        """Starts at `step` of `steps`."""
-        self.steps, self._tokens = steps, 0
-        self._since = self._begin = time.perf_counter()
-        self._first = step
+    A step is warm when nothing was compiled beside it: others say nothing of the steps to come. What is not training is neither in
+    the rates nor in a step's time, but in the time that is left as often as it is to come.
+    """
 
-    def add(self, tokens: int) -> None:
-        """Counts real tokens of both sides."""
+    def __init__(self, step: int, config: TrainingConfig) -> None:
+        """Starts at `step`."""
+        self.steps, self._config, self._tokens = config.steps, config, 0
+        self._since = self._last = time.perf_counter()
+        self._warm, self._warm_steps, self._warm_secs = False, 0, 0.0
+        self._waited_secs, self._evaluation_secs, self._save_secs = 0.0, math.nan, 0.0
+
+    def add(self, tokens: int, warm: bool = True) -> None:
+        """A step: real tokens of both sides; whether nothing is being compiled now."""
+        now = time.perf_counter()
+        if warm and self._warm:
+            self._warm_steps += 1
+            self._warm_secs += now - self._last
+        self._warm, self._last = warm, now
         self._tokens += tokens
 
-    def pause(self, seconds: float) -> None:
-        """Leaves out time that was not training."""
+    def waited(self, seconds: float) -> None:
+        """Leaves out that a step waited for its program."""
+        self._waited_secs += seconds
+        self._pause(seconds)
+
+    def evaluated(self, seconds: float, compiling_secs: float) -> None:
+        """Leaves out an evaluation; the next one takes as long, but for what was compiled."""
+        self._evaluation_secs = max(seconds - compiling_secs, 0.0)
+        self._pause(seconds)
+
+    def saved(self, seconds: float) -> None:
+        """Leaves out a save; the next one takes as long."""
+        self._save_secs = seconds
+        self._pause(seconds)
+
+    def _pause(self, seconds: float) -> None:
         self._since += seconds
-        self._begin += seconds
+        self._last += seconds
 
     def read(self, step: int) -> dict[str, float]:
-        """Tokens per second since the last reading, and the seconds left at the mean pace so far."""
+        """Tokens per second since the last reading, and the seconds left, see `left_secs`."""
         now = time.perf_counter()
         rate = self._tokens / max(now - self._since, 1e-9)
-        left = (self.steps - step) * (now - self._begin) / max(step - self._first, 1)
         self._since, self._tokens = now, 0
-        return {"tokens_per_sec": rate, "eta_secs": left}
+        return {"tokens_per_sec": rate, "eta_secs": self.left_secs(step)}
+
+    def left_secs(self, step: int) -> float:
+        """Seconds to the end: steps at the mean pace of the warm ones, evaluations and saves; not finite while none is known."""
+        if step >= self.steps:
+            return 0.0
+        if self._warm_steps < _WARM_STEPS:
+            return math.nan
+        training = (self.steps - step) * self._warm_secs / self._warm_steps
+        # The first evaluation compiles about as much as training did.
+        evaluation = self._evaluation_secs if math.isfinite(self._evaluation_secs) else 0.0
+        first = 0.0 if math.isfinite(self._evaluation_secs) else self._waited_secs
+        evaluations, saves = (
+            _count(step, self.steps, every) for every in (self._config.evaluate_every_steps, self._config.save_every_steps)
+        )
+        return training + first + evaluations * evaluation + saves * self._save_secs
+
+
+def _count(step: int, steps: int, every: int) -> int:
+    """How often something still comes that is done every so many steps, and at the end."""
+    return steps // every - step // every + bool(steps % every)
 
 
 def duration(seconds: float) -> str:
-    """`3 723.0` seconds -> `1:02:03`."""
+    """`3 723.0` seconds -> `1:02:03`; `?` for a time that is not known."""
+    if not math.isfinite(seconds):
+        return "?"
     whole = int(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

@@ -82,6 +82,21 @@ def test_what_is_not_yet_compiled_can_be_waited_for_with_other_things():
     program.close()
 
 
+def test_it_says_how_far_the_compiler_is():
+    function = Recorded()
+    function.gates = {(3,): threading.Event()}
+    program = made(function, (2,), (3,))
+    assert program.progress() == (0, 2) and program.idle  # nothing was asked for
+    before = programs.compile_secs()
+    program(jnp.ones(2))
+    assert program.progress() == (1, 2) and not program.idle
+    function.gates[(3,)].set()
+    program(jnp.ones(3))
+    assert program.progress() == (2, 2) and program.idle
+    assert 0 < programs.compile_secs() - before < 60
+    program.close()
+
+
 def test_an_error_of_the_compiler_is_the_callers():
     class Broken:
         def lower(self, argument):

@@ -1,13 +1,18 @@
 """What a run says and keeps."""
 
+import io
 import json
+import math
 import struct
+import time
 from pathlib import Path
 
 import pytest
 from etils import epath
+from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from flax_s2s.config import TrainingConfig
 from flax_s2s.runlog import Meter, RunLog, cut_metrics, duration, gain
 
 
@@ -92,17 +97,135 @@ def shown(folder: Path, name: str) -> list[tuple[int, float]]:
     return kept
 
 
-def test_the_meter_counts_tokens_and_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    meter = Meter(10, 30)
-    meter.add(500)
-    now[0] = 107.0
-    meter.pause(2.0)
-    assert meter.read(15) == {"tokens_per_sec": 100.0, "eta_secs": 15.0}
-    assert meter.read(15)["tokens_per_sec"] == 0
+class Clock:
+    """A training by its clock: what each thing that it does takes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: int, **intervals: int) -> None:
+        self.now, self.step = 100.0, step
+        monkeypatch.setattr("time.perf_counter", lambda: self.now)
+        self.meter = Meter(step, TrainingConfig(**intervals))
+
+    def steps(self, count: int, secs: float, warm: bool = True) -> None:
+        for _ in range(count):
+            self.now, self.step = self.now + secs, self.step + 1
+            self.meter.add(100, warm)
+
+    def waits(self, secs: float) -> None:
+        self.now += secs
+        self.meter.waited(secs)
+
+    def evaluates(self, secs: float, compiling_secs: float = 0.0) -> None:
+        self.now += secs
+        self.meter.evaluated(secs, compiling_secs)
+
+    def saves(self, secs: float) -> None:
+        self.now += secs
+        self.meter.saved(secs)
+
+    def read(self) -> tuple[float, float]:
+        rate, left = self.meter.read(self.step).values()
+        return round(rate, 3), round(left, 3)
+
+
+def test_rates_are_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, 10, steps=90)
+    clock.waits(60.0)
+    clock.steps(5, 0.5)
+    clock.evaluates(9.0)
+    clock.saves(1.0)
+    assert clock.read()[0] == 200
+    assert clock.read()[0] == 0
+
+
+def test_the_time_left_is_that_of_warm_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quickstart on two cores in round numbers: 75 s of compiling before and among the first 50 of 3,000 steps, 73 s in the first
+    evaluation; the first line said 1:14:25 for what were five minutes."""
+    clock = Clock(monkeypatch, 0, steps=3000, evaluate_every_steps=1500, save_every_steps=500)
+    clock.waits(60.0)
+    clock.steps(20, 0.25, warm=False)
+    assert math.isnan(clock.meter.left_secs(clock.step))  # nothing is known yet
+    clock.waits(15.0)
+    clock.steps(30, 0.07)
+    rate, first = clock.read()
+    said = clock.now
+    assert rate == pytest.approx(50 * 100 / (20 * 0.25 + 30 * 0.07), abs=1)
+    for _ in range(29):
+        clock.steps(50, 0.07)
+    clock.evaluates(73.0, 72.0)
+    at_half = clock.read()[1]
+    said_at_half = clock.now
+    for _ in range(30):
+        clock.steps(50, 0.07)
+    clock.evaluates(1.0, 0.0)
+    assert first / (clock.now - said) == pytest.approx(1.0, abs=0.01)
+    assert at_half / (clock.now - said_at_half) == pytest.approx(1.0, abs=0.01)
+    assert clock.read()[1] == 0
+
+
+def test_the_time_left_has_the_evaluations_and_saves_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, 100, steps=250, evaluate_every_steps=20, save_every_steps=50)
+    clock.steps(20, 1.0)
+    clock.evaluates(7.0, 9.0)  # compiled by several threads: nothing is known but that it was more than this
+    assert clock.read()[1] == pytest.approx(130 * 1.0)
+    clock.steps(20, 1.0)
+    clock.evaluates(7.0)
+    assert clock.read()[1] == pytest.approx(110 * 1.0 + 6 * 7.0)  # at 160, 180, ..., 240 and 250
+    clock.steps(10, 1.0)
+    clock.saves(3.0)
+    assert clock.read()[1] == pytest.approx(100 * 1.0 + 6 * 7.0 + 2 * 3.0)  # at 200 and 250
+
+
+def test_a_step_beside_the_compiler_is_not_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither is the one in which it ends."""
+    clock = Clock(monkeypatch, 0, steps=1000, evaluate_every_steps=1000, save_every_steps=1000)
+    clock.steps(9, 5.0, warm=False)
+    clock.steps(1, 5.0)
+    clock.steps(9, 0.1)
+    assert math.isnan(clock.read()[1])
+    clock.steps(1, 0.1)
+    assert clock.read()[1] == pytest.approx(980 * 0.1)
+
+
+def test_what_goes_on_is_said_where_nothing_else_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr("flax_s2s.runlog._SILENCE_SECS", 0.02)
+    log, done = RunLog(epath.Path(tmp_path)), []
+    with log.doing(lambda: f"compiling: {len(done)} of 4"):
+        for shape in range(4):
+            time.sleep(0.06)
+            done.append(shape)
+    with log.doing("reading"):
+        time.sleep(0.1)
+        with log.doing("tokenizing"):
+            time.sleep(0.1)
+    said = capsys.readouterr().err
+    assert "... compiling: 1 of 4, for 0 s\n" in said and "... compiling: 3 of 4, for 0 s\n" in said
+    assert "... reading, for" in said and said.rpartition("... reading")[2].count("... tokenizing") > 1
+    time.sleep(0.1)
+    assert capsys.readouterr().err == "" and log._doing == ""
+
+
+def test_what_is_soon_done_is_not_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunLog(epath.Path(tmp_path)).doing("reading"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_the_bar_says_what_goes_on_and_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flax_s2s.runlog._SILENCE_SECS", 0.02)
+    log = RunLog(epath.Path(tmp_path))
+    log.console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    log.start(0, 10)
+    with log.doing("compiling: 1 of 4"):
+        time.sleep(0.3)
+    log.advance(3, 65.0)
+    time.sleep(0.3)
+    log.close()
+    shown = log.console.file.getvalue()
+    assert "ETA ? compiling: 1 of 4, for 0 s" in shown
+    assert "3/10" in shown and "ETA 0:01:05" in shown
+    assert "..." not in shown
 
 
 def test_durations_and_gains() -> None:
-    assert [duration(seconds) for seconds in (0.0, 59.9, 3723.0)] == ["0:00:00", "0:00:59", "1:02:03"]
+    assert [duration(seconds) for seconds in (0.0, 59.9, 3723.0, math.nan)] == ["0:00:00", "0:00:59", "1:02:03", "?"]
     assert gain("bleu", 3.0) == 3.0 and gain("loss", 3.0) == gain("wer", 3.0) == -3.0

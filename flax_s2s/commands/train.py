@@ -5,6 +5,7 @@ import dataclasses
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ from flax_s2s.manifests import Bound, Manifest, versions
 from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.seq2seq import Model, make_model
 from flax_s2s.parallel import Devices
-from flax_s2s.programs import Programs
+from flax_s2s.programs import Programs, compile_secs
 from flax_s2s.rules import check, find_misfits
 from flax_s2s.runlog import RunLog, cut_metrics
 from flax_s2s.training import loop
@@ -105,8 +106,9 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     )
     # Before the first checkpoint nothing is bound to a vocabulary that is there, and the text may have been corrected since.
     given = initial.find(init_from, config) if init_from and not checkpoints.steps() else None
-    ready = make_ready(config, folder / rundir.VOCAB if checkpoints.steps() else given and given.vocab)
-    valid = corpus.load(config.data, "valid", config.seed)
+    ready = make_ready(config, folder / rundir.VOCAB if checkpoints.steps() else given and given.vocab, log.doing)
+    with log.doing("reading the validation pairs"):
+        valid = corpus.load(config.data, "valid", config.seed)
     fitting = _fitting(valid, ready)
     sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target))
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
@@ -114,7 +116,8 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     bound = Bound(to_json(config), ready.vocabularies.sha256, ready.tokens.sha256)
     abstract = abstract_state(config, sizes, optimizer, devices)
     keep_memory(abstract.params)
-    state = checkpoints.restore(abstract, bound, log.line)
+    with log.doing("restoring the newest checkpoint"):
+        state = checkpoints.restore(abstract, bound, log.line)
     log.line(describe(config, ready, valid, fitting, pipeline, devices, count_parameters(abstract.params)))
     for misfit in find_misfits(config):
         log.line(f"warning: {misfit}")
@@ -131,7 +134,7 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
         log.line(f"continuing {folder} at step {int(state.step)}" + (f"; {init_from} is not read again" if init_from else ""))
     position = Position(*np.asarray(state.position).tolist())
     train_step, eval_step = _steps(config, model, optimizer, abstract, _by_first_use(pipeline, position), devices)
-    evaluations = _evaluations(config, ready, valid, fitting, model, eval_step, devices)
+    evaluations = _evaluations(config, ready, valid, fitting, model, eval_step, devices, log)
     if log.speaks:  # nothing is written before everything has been read and found good
         rundir.write_config(folder, config)
         vocab.save(ready.vocabularies, folder / rundir.VOCAB)
@@ -141,7 +144,8 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
         log.metrics(manifest.step, "checkpoint", {"checkpoint": manifest.step, "state_sha256": manifest.state_sha256})
 
     def save(state: TrainState, score: float | None, regular: bool) -> None:
-        spoilt = checkpoints.save(state, score, bound, on_saved, regular)
+        with log.doing(f"saving step {int(state.step)}"):
+            spoilt = checkpoints.save(state, score, bound, on_saved, regular)
         if spoilt:
             log.line(f"step {int(state.step)} IS NOT SAVED: {spoilt} holds numbers that are not finite; earlier checkpoints are intact")
 
@@ -156,15 +160,22 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
 
     def stop_before(*arguments: Any) -> bool:
         ready = train_step.prepare(_shape(arguments[1]))
-        return ready is not None and job.stop_before(ready)
+        return ready is not None and _stop_before(ready, "train", train_step, log)
+
+    def warm() -> bool:
+        return train_step.idle and eval_step.idle
 
     # Checkpoints are closed on every way out: what is being saved is finished, and its error comes before that of a smaller write.
     with contextlib.closing(train_step), contextlib.closing(eval_step), contextlib.closing(checkpoints), job.guard():
         reports = Reports(folder, module_names(abstract.params), ready.vocabularies, log)
         roll_back = make_roll_back(checkpoints, abstract, create, config.training, devices, log)
-        work = loop.Work(train_step, evaluations, save, checkpoints.rate, stop_requested, reports, roll_back, stop_before)
+        work = loop.Work(
+            train_step, evaluations, save, checkpoints.rate, stop_requested, reports, roll_back, stop_before, warm, compile_secs
+        )
         stream = pipeline.stream(position)
         state, outcome = loop.run(state, stream, work, config.training, config.optimizer.accumulate_batches, devices, log)
+        with log.doing("saving the last step"):
+            checkpoints.wait()
     _say_next(folder, state, outcome, config, log)
     return errors.PREEMPTED if outcome == "stopped" else errors.DONE
 
@@ -243,10 +254,10 @@ def _fitting(valid: Corpus, ready: Ready) -> TokenPairs:
 
 
 def _evaluations(
-    config: Config, ready: Ready, valid: Corpus, fitting: TokenPairs, model: Model, eval_step: Programs, devices: Devices
+    config: Config, ready: Ready, valid: Corpus, fitting: TokenPairs, model: Model, eval_step: Programs, devices: Devices, log: RunLog
 ) -> list[loop.Evaluation]:
     share = Share(*parallel.process())
-    evaluations = [loop.make_loss_evaluation(eval_step, lambda: _polled(in_order(fitting, ready.shapes, share), eval_step), devices)]
+    evaluations = [loop.make_loss_evaluation(eval_step, lambda: _polled(in_order(fitting, ready.shapes, share), eval_step, log), devices)]
     if config.evaluation.valid_pairs:
         greedy = dataclasses.replace(config.decoding, beam_size=1)
         translator = Translator([model], ready.vocabularies, greedy, parallel.my_devices(devices))
@@ -259,13 +270,19 @@ def _poll(*_: Any) -> None:
         raise loop.Interrupted
 
 
-def _polled(batches: Iterator[Any], eval_step: Programs) -> Iterator[Any]:
+def _polled(batches: Iterator[Any], eval_step: Programs, log: RunLog) -> Iterator[Any]:
     for batch in batches:
         shape = _shape(batch)
         ready = eval_step.prepare(shape._replace(rows=shape.rows * parallel.process()[1]))
-        if job.stop_requested() if ready is None else job.stop_before(ready):
+        if job.stop_requested() if ready is None else _stop_before(ready, "evaluation", eval_step, log):
             raise loop.Interrupted
         yield batch
+
+
+def _stop_before(ready: Future[None], name: str, programs: Programs, log: RunLog) -> bool:
+    """As `job.stop_before`; says how far the compiler is."""
+    with log.doing(lambda: "compiling the {} step: {} of {} shapes are done".format(name, *programs.progress())):
+        return job.stop_before(ready)
 
 
 def describe(

@@ -62,23 +62,33 @@ class Ready(NamedTuple):
         return Pipeline(self.draw or self.tokens.pairs, self.shapes, seed, share)
 
 
-def make_ready(config: Config, vocab_folder: epath.Path | None) -> Ready:
-    """Reads, tokenizes, filters and buckets the training corpus; the vocabularies are those kept in a folder, or new ones."""
-    train = Reader(config.data, "train", config.seed)
-    kept_there = vocab.load(vocab_folder, config.vocab.joint) if vocab_folder else None
-    vocabularies = kept_there or vocab.train(train, config.vocab)
-    tokens = open_tokens(train, vocabularies, config.data, caches.folder("tokens"))
+def make_ready(
+    config: Config, vocab_folder: epath.Path | None, doing: Callable[[str], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+) -> Ready:
+    """Reads, tokenizes, filters and buckets the training corpus; the vocabularies are those kept in a folder, or new ones.
+
+    `doing` says what goes on.
+    """
+    with doing("reading the training pairs"):
+        train = Reader(config.data, "train", config.seed)
+        kept_there = vocab.load(vocab_folder, config.vocab.joint) if vocab_folder else None
+    with doing("learning the vocabulary"):
+        vocabularies = kept_there or vocab.train(train, config.vocab)
+    with doing("tokenizing the training pairs"):
+        tokens = open_tokens(train, vocabularies, config.data, caches.folder("tokens"))
     lengths = tokens.pairs.source.lengths, tokens.pairs.target.lengths
     if not config.vocab.sampling:
-        return Ready(train, vocabularies, tokens, choose_shapes(*lengths, config.data), None)
+        with doing("choosing the shapes of batches"):
+            return Ready(train, vocabularies, tokens, choose_shapes(*lengths, config.data), None)
 
     def draw(longest: tuple[int, int], epoch: int) -> TokenPairs:
         how = Draw(config.vocab.sampling, config.seed, epoch, longest)
         return open_tokens(train, vocabularies, config.data, None, how).pairs
 
-    drawn = draw((config.data.max_source_tokens, config.data.max_target_tokens), 0)
-    longer = np.maximum(lengths[0], drawn.source.lengths), np.maximum(lengths[1], drawn.target.lengths)
-    shapes = choose_shapes(*longer, config.data)
+    with doing("splitting the training pairs at random, and choosing the shapes of batches"):
+        drawn = draw((config.data.max_source_tokens, config.data.max_target_tokens), 0)
+        longer = np.maximum(lengths[0], drawn.source.lengths), np.maximum(lengths[1], drawn.target.lengths)
+        shapes = choose_shapes(*longer, config.data)
     return Ready(train, vocabularies, tokens, shapes, partial(draw, (shapes[-1].src, shapes[-1].tgt)))
 
 

@@ -41,6 +41,8 @@ class Work(NamedTuple):
     report: Callable[[BadUpdate], None]
     roll_back: Callable[[TrainState], TrainState]  # the last good state, with the data behind the one given
     stop_before: Callable[..., bool] = lambda *_: False  # whether to stop while a step with these arguments is still being compiled
+    warm: Callable[[], bool] = lambda: True  # whether nothing is being compiled
+    compile_secs: Callable[[], float] = lambda: 0.0  # spent in compiling so far
 
 
 def run(
@@ -82,19 +84,22 @@ def _train(
 ) -> tuple[TrainState, Outcome | None]:
     """Trains until it ends, or, without an outcome, until too many updates in a row were bad."""
     step = int(state.step)
-    meter, guard = Meter(step, config.steps), Guard(state, work.report, config.roll_back_after)
+    meter, guard = Meter(step, config), Guard(state, work.report, config.roll_back_after)
     pending: _Pending | None = None
     losses: list[Loss] = []  # since the last line: batches of long sentences and of short ones differ too much to say one
     stopping = False
     if step and _due(step, config):  # unless it was made before a stop, which comes first
-        state, score, stopping = _evaluate(state, step, work.evaluations, config, devices, log)
+        state, score, stopping = _evaluate(state, step, work, config, devices, meter, log)
         if score is not None:
             work.rate(step, score, _saves(step, config, int(state.bad_evaluations) == 0))
     bad_evaluations = int(state.bad_evaluations)  # read here and after an evaluation: elsewhere it would wait for the device
     outcome, saved = _outcome(bad_evaluations, config, stopping, step), step
     while outcome is None:
         batches = [next(coming) for _ in range(accumulate)]
-        if any(work.stop_before(state, batch.fed, batch.after) for batch in batches):
+        begin = time.perf_counter()
+        stopping = any(work.stop_before(state, batch.fed, batch.after) for batch in batches)
+        meter.waited(time.perf_counter() - begin)
+        if stopping:
             _say(pending, meter, log)
             guard.read()
             if saved < step:
@@ -110,25 +115,26 @@ def _train(
         if too_many:
             guard.read()
             return state, None
-        meter.add(sum(batch.tokens for batch in batches) * jax.process_count())
+        meter.add(sum(batch.tokens for batch in batches) * jax.process_count(), work.warm())
         losses.append(update.loss)
-        log.advance(step)
+        log.advance(step, meter.left_secs(step))
         if step % config.log_every_steps == 0 or step >= config.steps:
             pending, losses = _Pending(step, batches[-1].position[0], update, losses), []
         stopping, score, improved = work.stop_requested(), None, False
         if not stopping and _due(step, config):
             _say(pending, meter, log)
-            pending, begin = None, time.perf_counter()
-            state, score, stopping = _evaluate(state, step, work.evaluations, config, devices, log)
+            pending = None
+            state, score, stopping = _evaluate(state, step, work, config, devices, meter, log)
             bad_evaluations = int(state.bad_evaluations)
             improved = score is not None and bad_evaluations == 0
-            meter.pause(time.perf_counter() - begin)
         outcome = _outcome(bad_evaluations, config, stopping, step)
         if _saves(step, config, improved) or outcome:
             _say(pending, meter, log)
             pending = None
             guard.read()  # a run that begins after this step would not report it
+            begin = time.perf_counter()
             work.save(state, score, _saves(step, config, improved))
+            meter.saved(time.perf_counter() - begin)
             saved = step
     return state, outcome
 
@@ -209,7 +215,7 @@ def _say(pending: _Pending | None, meter: Meter, log: RunLog) -> None:
 
 
 def _evaluate(
-    state: TrainState, step: int, evaluations: Sequence[Evaluation], config: TrainingConfig, devices: Devices, log: RunLog
+    state: TrainState, step: int, work: Work, config: TrainingConfig, devices: Devices, meter: Meter, log: RunLog
 ) -> tuple[TrainState, float | None, bool]:
     """Runs all evaluations, unless this step has been evaluated; the state then knows whether the best has been beaten.
 
@@ -220,18 +226,21 @@ def _evaluate(
         return state, None, False
     metrics: dict[str, float] = {}
     samples: list[str] = []
-    begin = time.perf_counter()
+    begin, compiled = time.perf_counter(), work.compile_secs()
     try:
-        for evaluation in evaluations:
-            report = evaluation(evaluated_params(state), step)
-            metrics |= report.metrics
-            samples += report.samples
+        with log.doing(f"evaluating step {step}"):
+            for evaluation in work.evaluations:
+                report = evaluation(evaluated_params(state), step)
+                metrics |= report.metrics
+                samples += report.samples
     except Interrupted:
         return state, None, True
+    took = time.perf_counter() - begin
+    meter.evaluated(took, work.compile_secs() - compiled)
     for sample in samples:
         log.line(sample)
     numbers = " ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-    log.line(f"valid {step:>6} {numbers} ({time.perf_counter() - begin:.0f} s)")
+    log.line(f"valid {step:>6} {numbers} ({took:.0f} s)")
     log.metrics(step, "valid", metrics)
     score = gain(config.best_metric, metrics[config.best_metric])
     better = score > float(state.best_score)

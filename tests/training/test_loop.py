@@ -95,7 +95,7 @@ def test_a_line_says_the_loss_per_token_since_the_last_line(tmp_path: Path) -> N
 
 def test_every_line_counts_the_tokens_of_its_own_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     added, read = [], []
-    monkeypatch.setattr(loop.Meter, "add", lambda self, tokens: added.append(tokens))
+    monkeypatch.setattr(loop.Meter, "add", lambda self, tokens, warm: added.append(tokens))
     monkeypatch.setattr(loop.Meter, "read", lambda self, step: read.append((step, len(added))) or {"tokens_per_sec": 0.0, "eta_secs": 0.0})
     run(tmp_path, [1] * 7, log_every_steps=2)
     assert read == [(2, 2), (4, 4), (6, 6), (7, 7)]
