@@ -10,6 +10,7 @@ Each part prints a line of its table; the exit code is 1 if any claim was found 
 import argparse
 import collections
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -28,7 +29,8 @@ from etils import epath
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from processes import PROGRAM, final, finish, last_step, records, start, wait_for_step  # noqa: E402
+import processes as real  # noqa: E402
+from processes import PROGRAM, final, last_step, records, start, wait_for_step  # noqa: E402
 from tiny import DEBUG, TINY  # noqa: E402
 
 from flax_s2s import rundir  # noqa: E402
@@ -38,6 +40,7 @@ from flax_s2s.parallel import make_devices  # noqa: E402
 from flax_s2s.training.optimizer import make_optimizer  # noqa: E402
 from flax_s2s.training.state import TrainState, abstract_state, not_finite  # noqa: E402
 
+finish = functools.partial(real.finish, timeout=3600)  # whatever else runs beside it
 PLANTED = [sys.executable, str(Path(__file__).parents[1] / "planted.py")]
 VICTIM = [sys.executable, str(Path(__file__).with_name("victim.py"))]
 # Saves and evaluations fall on the same steps and on different ones; both are frequent, so that a kill finds them.
@@ -67,7 +70,7 @@ class Soak:
 
     def straight(self, name: str, processes: int, devices: int) -> tuple[int, str]:
         """Step and hash at the end of an undisturbed run."""
-        done = finish(start([self.command(PROGRAM, self.root / name)] * processes, devices), timeout=3600)
+        done = finish(start([self.command(PROGRAM, self.root / name)] * processes, devices))
         assert [process.returncode for process in done] == [0] * processes, done
         return final(self.root / name)
 
@@ -116,7 +119,7 @@ def kills(soak: Soak) -> bool:
         if done.returncode == 0:
             print(f"the run ended after {lives} lives, before {soak.count} kills; give more --steps", flush=True)
             break
-    done = finish(start([soak.command(PROGRAM, folder)], 2), timeout=3600)
+    done = finish(start([soak.command(PROGRAM, folder)], 2))
     histogram = collections.Counter(soak.notes())
     for phase in LONGEST_SECS:
         print(f"  {phase:<26}{histogram[phase]:>4} {'#' * histogram[phase]}", flush=True)
@@ -162,7 +165,7 @@ def pairs(soak: Soak) -> bool:
             break
         assert codes[rank] == -signal.SIGKILL and codes[1 - rank] not in (0, None), codes
         killed, late = killed + 1, late + (seconds > IN_TIME_SECS)
-    done = finish(start([soak.command(PROGRAM, folder)] * 2, 2), timeout=3600)
+    done = finish(start([soak.command(PROGRAM, folder)] * 2, 2))
     same = [process.returncode for process in done] == [0, 0] and final(folder) == expected
     say(
         "SIGKILL, 2 processes x 2 devices",
@@ -263,7 +266,7 @@ def sigterm(soak: Soak) -> bool:
 
 def topology(soak: Soak) -> bool:
     """Saved on 2 processes x 2 devices, resumed elsewhere and back: the same state at the restore, the same batches, parameters near."""
-    good, cases = 0, [(1, 1), (1, 4), (1, 8), (2, 1)]
+    good, cases = 0, [(1, 1), (1, 4), (1, 8), (2, 1)][: soak.count]
     first = ["--training.steps=6"]
     done = finish(start([soak.command(PROGRAM, soak.root / "saved", *first)] * 2, 2))
     assert [process.returncode for process in done] == [0, 0], done
@@ -331,19 +334,24 @@ def damage(soak: Soak) -> bool:
     """Flipped bits, cut and deleted files in the newest checkpoint: each is noticed, and the one before is used."""
     (done,) = finish(start([soak.command(PROGRAM, soak.root / "sound", "--training.steps=12")], 2))
     assert done.returncode == 0, done
+    noticed = damage_and_restore(soak, soak.root / "sound", 12, 6)
+    say("damage", f"{noticed} of {soak.count} noticed and fallen back")
+    return noticed == soak.count
+
+
+def damage_and_restore(soak: Soak, sound: Path, newest: int, before: int) -> int:
+    """Harms copies of a run whose newest checkpoint is one, and the one before another; how often the latter was used."""
     noticed = 0
-    kinds = ["flip"] * 100 + ["cut"] * 20 + ["delete"] * 20
-    for kind in kinds:
-        folder = soak.root / "damaged"
+    for trial in range(soak.count):
+        folder, kind = soak.root / "damaged", (*["flip"] * 5, "cut", "delete")[trial % 7]
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(soak.root / "sound", folder)
-        harmed = harm(folder / "checkpoints" / "12", kind, soak.draw)
-        fine = fallen_back(folder)
+        shutil.copytree(sound, folder)
+        harmed = harm(folder / "checkpoints" / str(newest), kind, soak.draw)
+        fine = fallen_back(folder, newest, before)
         noticed += fine
         if not fine:
             print(f"  NOT NOTICED: {kind} {harmed}", flush=True)
-    say("damage", f"{noticed} of {len(kinds)} noticed and fallen back")
-    return noticed == len(kinds)
+    return noticed
 
 
 def harm(checkpoint: Path, kind: str, draw: random.Random) -> str:
@@ -361,12 +369,16 @@ def harm(checkpoint: Path, kind: str, draw: random.Random) -> str:
     return f"{file} at {at}, bit {bit}"
 
 
-def fallen_back(folder: Path) -> bool:
-    """Restores as a continued run does, in this process: the state of step 6."""
+def fallen_back(folder: Path, newest: int, before: int) -> bool:
+    """Restores as a continued run does, in this process: the state of the step before."""
     (checkpoints, abstract), said = open_run(folder), list[str]()
-    state = checkpoints.restore(abstract, checkpoints.manifest(6).bound, said.append)
+    state = checkpoints.restore(abstract, checkpoints.manifest(before).bound, said.append)
     checkpoints.close()
-    return state is not None and int(state.step) == 6 and ("12 is damaged and passed over" in said[0] or "12 has no manifest" in said[0])
+    return (
+        state is not None
+        and int(state.step) == before
+        and any(f"{newest} {told}" in said[0] for told in ("is damaged and passed over", "has no manifest"))
+    )
 
 
 def nan(soak: Soak) -> bool:
@@ -405,7 +417,7 @@ STEPS = {"kills": 14_000, "pairs": 3000}  # not to end before the last kill
 COUNTS = {"kills": 50, "pairs": 20, "failures": 20, "sigterm": 20, "topology": 4, "damage": 140, "nan": 10}
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the parts that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
@@ -418,7 +430,9 @@ def main() -> int:
         help="steps of a run that is killed: enough not to end before its last kill; 0: enough for as many trials as are asked for",
     )
     parser.add_argument("--root", default="", help="folder for the runs; empty: a temporary one, removed at the end")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
+    if unknown := [part for part in given.parts if part not in PARTS]:
+        parser.error(f"there is no part {unknown[0]}; parts: {', '.join(PARTS)}")
     os.environ["JAX_PLATFORMS"] = "cpu"
     fine = True
     for part in given.parts:
