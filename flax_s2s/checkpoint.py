@@ -89,7 +89,7 @@ class Checkpoints:
             verify: compare the content of every file with the manifest before it is used; else only that every file is there.
 
         Raises:
-            UserError: the folder's name is no UTF-8, which is all that orbax can write.
+            UserError: it is a file, or its name is no UTF-8, which is all that orbax can write.
         """
         try:
             os.fspath(folder.resolve()).encode()
@@ -98,6 +98,8 @@ class Checkpoints:
                 f"{folder.parent} cannot be a run directory: its name is no text in {sys.getfilesystemencoding()}, the encoding of this "
                 "system; use a name of ASCII characters, or set PYTHONUTF8=1 where the name is UTF-8"
             ) from error
+        if folder.exists() and not folder.is_dir():  # else said only by the first save
+            raise UserError(f"{folder} is a file, where a run has the folder of its checkpoints; move it away, or give another --run-dir")
         self.folder, self.metric, self.keep_last, self.keep_best, self.speaks = folder.resolve(), metric, keep_last, keep_best, speaks
         self._confirm, self._compares_content = confirm or (lambda: 0), verify
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")

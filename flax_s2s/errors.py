@@ -33,6 +33,12 @@ def explain(error: BaseException) -> tuple[int, str]:
         return FAILURE, str(error)
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted"
+    if isinstance(error, MemoryError) or (type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)):
+        first = (str(error) or "this machine's is used up").split("\n")[0]
+        return USER_ERROR, (
+            f"there is not enough memory ({first}); use a smaller data.batch_tokens, model.recompute or more devices for training, or fewer "
+            "decoding.rows for decoding. `inspect` says how much each shape takes"
+        )
     if isinstance(error, OSError):  # a disk that is full or gone; a file of the user's is checked where it is opened
         where = f" ({error.filename})" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

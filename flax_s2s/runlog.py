@@ -21,8 +21,8 @@ from tensorboardX.summary import scalar
 
 from flax_s2s.config import TrainingConfig
 
-_SILENCE_SECS = 8.0  # after which it is said what goes on
-_WARM_STEPS = 10  # as many say how long a step takes
+_SILENCE_SECS = 6.0  # after which it is said what goes on
+_WARM_STEPS = 10  # so many are passed over, since programs run slowly for the first time, and as many say how long a step takes
 _WIDTH_OF_A_FILE = 160  # of tables; lines are never wrapped
 LOWER_IS_BETTER = ("loss", "perplexity", "wer", "ter", "per", "ser")
 
@@ -169,16 +169,16 @@ def cut_metrics(folder: epath.Path, step: int) -> None:
     file = folder / "metrics.jsonl"
     if not file.exists():
         return
-    lines = [line for line in file.read_text().split("\n") if line]
+    lines = [line for line in file.read_bytes().split(b"\n") if line]
     kept = [line for line in lines if _step_of(line) <= step]
     if len(kept) < len(lines):
         partial = folder / "metrics.jsonl.partial"
-        partial.write_text("".join(line + "\n" for line in kept))
+        partial.write_bytes(b"".join(line + b"\n" for line in kept))
         partial.replace(file)
 
 
-def _step_of(line: str) -> float:
-    """The step of a line; infinite for one that was half written."""
+def _step_of(line: bytes) -> float:
+    """The step of a line; infinite for one that was half written, or spoilt with its disk."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -204,7 +204,7 @@ class Meter:
         now = time.perf_counter()
         if warm and self._warm:
             self._warm_steps += 1
-            self._warm_secs += now - self._last
+            self._warm_secs += now - self._last if self._warm_steps > _WARM_STEPS else 0.0
         self._warm, self._last = warm, now
         self._tokens += tokens
 
@@ -238,9 +238,9 @@ class Meter:
         """Seconds to the end: steps at the mean pace of the warm ones, evaluations and saves; not finite while none is known."""
         if step >= self.steps:
             return 0.0
-        if self._warm_steps < _WARM_STEPS:
+        if self._warm_steps < 2 * _WARM_STEPS:
             return math.nan
-        training = (self.steps - step) * self._warm_secs / self._warm_steps
+        training = (self.steps - step) * self._warm_secs / (self._warm_steps - _WARM_STEPS)
         # The first evaluation compiles about as much as training did.
         evaluation = self._evaluation_secs if math.isfinite(self._evaluation_secs) else 0.0
         first = 0.0 if math.isfinite(self._evaluation_secs) else self._waited_secs

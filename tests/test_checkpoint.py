@@ -204,6 +204,15 @@ def test_damage_is_said_and_the_checkpoint_before_is_used(tmp_path: Path, damage
     assert len(said) == 2 and "2 is damaged and passed over" in said[0]
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused_at_once(tmp_path: Path) -> None:
+    """And so is a name that orbax 0.12 cannot write: it knows UTF-8 alone, Python makes surrogates of bytes that are none."""
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(UserError, match=r"checkpoints is a file, where a run has the folder of its checkpoints; move it away"):
+        Checkpoints(epath.Path(tmp_path / "checkpoints"))
+    with pytest.raises(UserError, match=r"cannot be a run directory: its name is no text in .*; use a name of ASCII characters"):
+        Checkpoints(epath.Path(tmp_path / "caf\udce9" / "checkpoints"))
+
+
 def test_without_a_manifest_there_is_no_checkpoint(tmp_path: Path) -> None:
     save(tmp_path, [1, 2])
     (tmp_path / "2" / manifests.FILE).unlink()

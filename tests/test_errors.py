@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from etils import epath
 from processes import PROGRAM, environment
@@ -14,10 +15,21 @@ from tiny import DEBUG, changed
 from flax_s2s.cli import main
 from flax_s2s.commands import presets
 from flax_s2s.config import load_preset
-from flax_s2s.errors import prepare_streams
+from flax_s2s.errors import explain, prepare_streams
 from flax_s2s.runlog import RunLog
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # else Python takes UTF-8 for it (PEP 538, PEP 540)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.\nmore")]
+)
+def test_memory_that_is_not_enough_has_a_remedy(error: Exception) -> None:
+    """jaxlib 0.10.2 raises the latter from XLA's allocator, with many lines."""
+    code, message = explain(error)
+    assert code == 2
+    assert message.startswith("there is not enough memory (") and "data.batch_tokens" in message and "\n" not in message
+    assert explain(jax.errors.JaxRuntimeError("INTERNAL: something else")) == (1, "")
 
 
 def ascii_stream() -> io.TextIOWrapper:

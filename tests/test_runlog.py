@@ -44,7 +44,7 @@ def test_a_line_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_cutting_takes_out_what_came_later_and_half_a_line(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
-    file.write_text('{"step": 1}\n{"step": 3}\n{"step": 2}\n{"step": 4}\n{"st')
+    file.write_bytes(b'{"step": 1}\n\xff\xfe\n{"step": 3}\n{"step": 2}\n{"step": 4}\n\0\0\n{"st')
     cut_metrics(epath.Path(tmp_path), 2)
     assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
     cut_metrics(epath.Path(tmp_path / "none"), 2)
@@ -145,10 +145,11 @@ def test_the_time_left_is_that_of_warm_steps(monkeypatch: pytest.MonkeyPatch) ->
     clock.steps(20, 0.25, warm=False)
     assert math.isnan(clock.meter.left_secs(clock.step))  # nothing is known yet
     clock.waits(15.0)
-    clock.steps(30, 0.07)
+    clock.steps(10, 0.2)
+    clock.steps(20, 0.07)
     rate, first = clock.read()
     said = clock.now
-    assert rate == pytest.approx(50 * 100 / (20 * 0.25 + 30 * 0.07), abs=1)
+    assert rate == pytest.approx(50 * 100 / (20 * 0.25 + 10 * 0.2 + 20 * 0.07), abs=1)
     for _ in range(29):
         clock.steps(50, 0.07)
     clock.evaluates(73.0, 72.0)
@@ -157,14 +158,14 @@ def test_the_time_left_is_that_of_warm_steps(monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(30):
         clock.steps(50, 0.07)
     clock.evaluates(1.0, 0.0)
-    assert first / (clock.now - said) == pytest.approx(1.0, abs=0.01)
-    assert at_half / (clock.now - said_at_half) == pytest.approx(1.0, abs=0.01)
+    assert first / (clock.now - said) == pytest.approx(1.0, abs=0.03)
+    assert at_half / (clock.now - said_at_half) == pytest.approx(1.0, abs=0.03)
     assert clock.read()[1] == 0
 
 
 def test_the_time_left_has_the_evaluations_and_saves_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch, 100, steps=250, evaluate_every_steps=20, save_every_steps=50)
-    clock.steps(20, 1.0)
+    clock = Clock(monkeypatch, 99, steps=250, evaluate_every_steps=20, save_every_steps=50)
+    clock.steps(21, 1.0)
     clock.evaluates(7.0, 9.0)  # compiled by several threads: nothing is known but that it was more than this
     assert clock.read()[1] == pytest.approx(130 * 1.0)
     clock.steps(20, 1.0)
@@ -176,14 +177,14 @@ def test_the_time_left_has_the_evaluations_and_saves_to_come(monkeypatch: pytest
 
 
 def test_a_step_beside_the_compiler_is_not_warm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither is the one in which it ends."""
+    """Neither is the one in which it ends, nor are the next ten, in which programs run for the first time."""
     clock = Clock(monkeypatch, 0, steps=1000, evaluate_every_steps=1000, save_every_steps=1000)
     clock.steps(9, 5.0, warm=False)
-    clock.steps(1, 5.0)
+    clock.steps(11, 5.0)
     clock.steps(9, 0.1)
     assert math.isnan(clock.read()[1])
     clock.steps(1, 0.1)
-    assert clock.read()[1] == pytest.approx(980 * 0.1)
+    assert clock.read()[1] == pytest.approx(970 * 0.1)
 
 
 def test_what_goes_on_is_said_where_nothing_else_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
