@@ -14,7 +14,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("
 ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
-    "cli": {"cluster", "commands", "files", "job", "processor", "rundir"},
+    "cli": {"cluster", "commands", "errors", "files", "job", "processor", "rundir"},
     "errors": set(),
     "places": set(),
     "cluster": {"places"},
@@ -31,7 +31,7 @@ ALLOWED = {
     "files": {"cluster", "rundir"},
     "lease": set(),
     "runlog": set(),
-    "manifests": set(),
+    "manifests": {"processor"},
     "checkpoint": {"manifests", "parallel", "training"},
     "data": {"data"},
     "model": {"model", "processor"},
