@@ -14,6 +14,7 @@ them, other work on the other; test set, greedy, exact match: 84.46, 13.88 and 5
 have learned every held-out pair of the lengths of training, and nearly none of more than 33 actions is right with any of them (the first: 2
 of 448). It is no leak: no command of the test set is one of train, the longest target in train has 22 actions (batches have room
 for 23 tokens), the second and third were trained where there was no file of the test set, and `decode` of the commands alone gives the same.
+Pairs with the target of a held-out one were then left out of training; now only the held-out commands are.
 """
 
 from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig, VocabConfig
