@@ -16,6 +16,7 @@ import ipaddress
 import os
 import re
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -29,6 +30,7 @@ _CLUSTER_SECS, _LOOPBACK_SECS = 300.0, 30.0
 _STALE_SECS = 60.0  # a name may still lead to a pod that is no more: CoreDNS keeps answers for 30 s
 _BUSY_SECS = 20.0  # the service of a job that was killed a moment ago may still hold the port
 _RETRY_SECS, _ANSWER_SECS = 0.5, 5.0
+_SILENCE_SECS = 5.0  # after which it is said what is waited for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +205,7 @@ class _Unreachable(Exception):  # noqa: N818, not an error until it has lasted
 
 def _retry(attempt: Callable[[], None], connect_secs: float) -> None:
     """Tries until it works, or nothing better can be hoped for."""
-    start = time.monotonic()
+    start, told = time.monotonic(), False
     while True:
         try:
             return attempt()
@@ -212,6 +214,9 @@ def _retry(attempt: Callable[[], None], connect_secs: float) -> None:
             if waited + _RETRY_SECS > min(connect_secs, problem.patience_secs):
                 tried = f" (tried for {waited:.0f} s)" if waited >= 1 else ""
                 raise Failure(f"{problem}{tried}; {problem.remedy}") from None
+            if waited > _SILENCE_SECS and not told:
+                print(f"{problem}; tried again for {connect_secs:.0f} s", file=sys.stderr, flush=True)
+                told = True
         time.sleep(_RETRY_SECS)
 
 

@@ -26,6 +26,7 @@ from flax_s2s import cluster
 from flax_s2s.cluster import ALONE, Place
 from flax_s2s.errors import FAILURE, INTERRUPTED, PREEMPTED, USER_ERROR, explain, show
 
+_SILENCE_SECS = 5.0  # after which it is said what is waited for
 LAPSE_SECS = 8.0  # without a beat a peer counts as gone
 _BEAT_SECS, _HURRY_SECS = 1.0, 0.1
 _HEARTBEAT_SECS = 30  # jax's own watch, which aborts without a line of ours: only where this one fails
@@ -123,8 +124,12 @@ class _Job:
 
     def _watch_the_meeting(self, met: threading.Event) -> None:
         """Ends this process when the others do not come in time, or process 0 has gone again: jax waits without a word."""
-        place, begin, missed = self.place, time.monotonic(), 0
+        place, begin, missed, told = self.place, time.monotonic(), 0, False
         while not met.wait(_BEAT_SECS):
+            if time.monotonic() - begin > _SILENCE_SECS and not told:
+                within = f"{place.connect_secs:.0f} s"
+                print(f"{_name(place)}: waiting up to {within} for all to meet at {place.coordinator}", file=sys.stderr, flush=True)
+                told = True
             if time.monotonic() - begin > place.connect_secs:
                 within = f"{place.coordinator} within {place.connect_secs:.0f} s"
                 self.leave(FAILURE, f"not all {place.count} processes met at {within}; see that each is started, once")

@@ -297,7 +297,8 @@ def test_no_answer_is_named():
             filler.close()
 
 
-def test_a_process_0_that_starts_later_is_waited_for():
+def test_a_process_0_that_starts_later_is_waited_for_and_that_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "_SILENCE_SECS", 0.3)
     port, started = free_port(), []
 
     def start() -> None:
@@ -311,6 +312,7 @@ def test_a_process_0_that_starts_later_is_waited_for():
     cluster.make_sure_reachable(here(1, f"127.0.0.1:{port}", 20.0), {})
     assert started
     started[0].close()
+    assert capsys.readouterr().err.count("the connection was refused, so nothing listens there; tried again for 20 s") == 1
 
 
 def test_every_flag_says_what_it_is():

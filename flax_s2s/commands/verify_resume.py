@@ -65,6 +65,7 @@ def run(config: Config, run_dir: str, kills: int, seed: int) -> int:
         _prepare(folder, config)
     straight, killed = folder / "straight", folder / "killed"
     life, begin = _Lives(folder, straight, place, training), time.monotonic()
+    _say(f"training straight through; what it says is in {life.said}")
     while life.live(None) != DONE:
         pass
     took, startup = time.monotonic() - begin, life.startup
