@@ -148,7 +148,7 @@ class RunLog:
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
         if not self._board:
             return
-        for name, value in values.items():
+        for name, value in finite.items():  # tensorboardX warns of others, in words of its own
             if isinstance(value, (int, float)):
                 self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(f"{split}/{name}", value)))
         self._board.flush()

@@ -28,6 +28,19 @@ def test_metrics_are_one_json_object_a_line_and_reach_tensorboard(tmp_path: Path
     assert b"train/loss" in events.read_bytes() and b"valid/bleu" in events.read_bytes()
 
 
+def test_what_is_not_finite_is_null_and_no_point_of_a_curve(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """tensorboardX 2.6.5 (x2num.check_nan) logs a warning on stderr for each."""
+    log = RunLog(epath.Path(tmp_path))
+    log.start(0, 10)
+    log.metrics(1, "train", {"loss": 2.5, "eta_secs": math.nan})
+    log.metrics(2, "train", {"loss": math.inf, "eta_secs": 7.0})
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["loss"], line["eta_secs"]) for line in lines] == [(2.5, None), (None, 7.0)]
+    assert (shown(tmp_path, "train/loss"), shown(tmp_path, "train/eta_secs")) == ([(1, 2.5)], [(2, 7.0)])
+    assert not caplog.records
+
+
 def test_other_processes_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = RunLog(epath.Path(tmp_path), 1)
     log.start(0, 10)
