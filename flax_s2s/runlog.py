@@ -9,7 +9,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -30,13 +30,19 @@ LOWER_IS_BETTER = ("loss", "perplexity", "wer", "ter", "per", "ser")
 class Report(NamedTuple):
     """What an evaluation found: numbers by name, and lines to read."""
 
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # those that are whole numbers are counts
     samples: list[str]
+    notes: Sequence[str] = ()  # what to know of the numbers
 
 
 def gain(metric: str, value: float) -> float:
     """The value of a metric turned so that more is better."""
     return -value if metric in LOWER_IS_BETTER else value
+
+
+def least_gain(metric: str) -> float:
+    """What it is where every translation is wrong, which ranks nothing; a loss, and edits per word, can always be worse."""
+    return -100.0 if metric == "ser" else -math.inf if metric in LOWER_IS_BETTER else 0.0
 
 
 class _Console(Console):

@@ -14,7 +14,7 @@ import numpy as np
 
 from flax_s2s.config import PAD, TrainingConfig
 from flax_s2s.parallel import Devices, feed_all, feed_rows
-from flax_s2s.runlog import Meter, Report, RunLog, duration, gain
+from flax_s2s.runlog import Meter, Report, RunLog, duration, gain, least_gain
 from flax_s2s.training.guard import BadUpdate, Guard
 from flax_s2s.training.loss import Loss
 from flax_s2s.training.state import Params, TrainState, evaluated_params
@@ -225,7 +225,7 @@ def _evaluate(
     if int(state.evaluated) == step:
         return state, None, False
     metrics: dict[str, float] = {}
-    samples: list[str] = []
+    samples, notes = list[str](), list[str]()
     begin, compiled = time.perf_counter(), work.compile_secs()
     try:
         with log.doing(f"evaluating step {step}"):
@@ -233,17 +233,25 @@ def _evaluate(
                 report = evaluation(evaluated_params(state), step)
                 metrics |= report.metrics
                 samples += report.samples
+                notes += report.notes
     except Interrupted:
         return state, None, True
     took = time.perf_counter() - begin
     meter.evaluated(took, work.compile_secs() - compiled)
     for sample in samples:
         log.line(sample)
-    numbers = " ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+    numbers = " ".join(f"{name} {value:.2f}" for name, value in metrics.items() if isinstance(value, float))
     log.line(f"valid {step:>6} {numbers} ({took:.0f} s)")
     log.metrics(step, "valid", metrics)
     score = gain(config.best_metric, metrics[config.best_metric])
-    better = score > float(state.best_score)
+    nothing = score == least_gain(config.best_metric) and score >= float(state.best_score)  # no evaluation so far ranks any checkpoint
+    if nothing:
+        notes.append(
+            f"training.best_metric={config.best_metric} is {abs(score):.2f}: it tells no checkpoint from another yet, the latest is kept"
+        )
+    for note in notes:
+        log.line(note)
+    better = nothing or score > float(state.best_score)
     best, bad = (score, 0) if better else (float(state.best_score), int(state.bad_evaluations) + 1)
     best_score, bad_evaluations, evaluated = feed_all(devices, (np.float32(best), np.int32(bad), np.int32(step)))
     return state._replace(best_score=best_score, bad_evaluations=bad_evaluations, evaluated=evaluated), score, False

@@ -1,8 +1,9 @@
 """The loop around functions that do nothing: what it says, evaluates and saves, and when."""
 
 import json
+import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from etils import epath
 from flax_s2s.config import Config, ModelConfig, OptimizerConfig, TrainingConfig
 from flax_s2s.model.seq2seq import make_model
 from flax_s2s.parallel import feed_all, make_devices
-from flax_s2s.runlog import Report, RunLog
+from flax_s2s.runlog import Report, RunLog, gain, least_gain
 from flax_s2s.training import loop
 from flax_s2s.training.loss import Loss
 from flax_s2s.training.optimizer import make_optimizer
@@ -203,6 +204,36 @@ def test_patience_ends_a_run_that_no_longer_improves(tmp_path: Path) -> None:
     bleu = [0.0, 10.0, 12.0, 11.0, 11.5, 30.0, 0.0, 0.0, 0.0, 0.0]
     ran = run(tmp_path, [1] * 9, bleu=bleu, patience=2, evaluate_every_steps=1, save_every_steps=100)
     assert (int(ran.state.step), ran.outcome) == (4, "no longer improving")
+
+
+def test_a_metric_at_its_worst_ranks_no_checkpoint(tmp_path: Path) -> None:
+    """Its first 0.00 is no best that later ones fail to beat: the latest is kept, and patience waits until it has moved."""
+    bleu = [0.0, 0.0, 0.0, 0.0, 0.0, 7.0, 0.0, 6.0, 0.0]
+    (tmp_path / "logs").mkdir()
+    ran = run(tmp_path, [1] * 8, bleu=bleu, patience=2, evaluate_every_steps=1, save_every_steps=100)
+    assert (int(ran.state.step), ran.outcome, float(ran.state.best_score)) == (7, "no longer improving", 7.0)
+    assert ran.saved == {1: 0.0, 2: 0.0, 3: 0.0, 4: 0.0, 5: 7.0, 7: 6.0}
+    said = (tmp_path / "logs/process-0.log").read_text()
+    assert said.count("training.best_metric=bleu is 0.00: it tells no checkpoint from another yet, the latest is kept") == 4
+
+
+def test_the_worst_of_each_metric_that_has_one() -> None:
+    found = {name: least_gain(name) for name in get_args(get_type_hints(TrainingConfig)["best_metric"])}
+    never = dict.fromkeys(("loss", "wer", "per"), -math.inf)
+    assert found == {"bleu": 0.0, "chrf": 0.0, "exact_match": 0.0, "rougeL": 0.0, "ser": gain("ser", 100.0), **never}
+
+
+def test_notes_and_counts_of_an_evaluation_are_said_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    log, state = RunLog(epath.Path(tmp_path)), start_state()
+    report = Report({"loss": 2.0, "chrf": 40.0, "cut_translations": 3}, ["a sample"], ["3 of 9 translations were cut"])
+    work = loop.Work(never, [lambda params, step: report], *[never] * 5)
+    loop._evaluate(state, 3, work, TrainingConfig(), DEVICES, loop.Meter(0, TrainingConfig()), log)
+    lines = [line.split(" ", 2)[2] for line in (tmp_path / "logs/process-0.log").read_text().splitlines()]
+    assert (
+        lines[0] == "a sample" and lines[1].startswith("valid      3 loss 2.00 chrf 40.00 (") and lines[2] == "3 of 9 translations were cut"
+    )
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 3, "split": "valid", **report.metrics}
 
 
 def test_what_is_better_than_all_before_is_saved_at_once(tmp_path: Path) -> None:
