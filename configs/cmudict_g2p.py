@@ -44,5 +44,5 @@ def config() -> Config:
         optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=500, beta2=0.98, average_decay=0.999),
         training=TrainingConfig(steps=16_000, evaluate_every_steps=2000, save_every_steps=1000, best_metric="ser"),
         decoding=DecodingConfig(beam_size=5, length_penalty=1.0),
-        evaluation=EvaluationConfig(metrics=("ser", "per"), valid_pairs=1000),
+        evaluation=EvaluationConfig(metrics=("ser", "per"), tokenizer="none", valid_pairs=1000),
     )

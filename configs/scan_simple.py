@@ -36,5 +36,5 @@ def config() -> Config:
         optimizer=OptimizerConfig(schedule="cosine", warmup_steps=200, beta2=0.98, label_smoothing=0.0, average_decay=0.998),
         training=TrainingConfig(steps=6000, evaluate_every_steps=1000, save_every_steps=1000, best_metric="exact_match"),
         decoding=DecodingConfig(beam_size=1, length_penalty=0.0, max_length_extra=40),  # up to 48 actions for 9 words
-        evaluation=EvaluationConfig(metrics=("exact_match",), valid_pairs=300),
+        evaluation=EvaluationConfig(metrics=("exact_match",), tokenizer="none", valid_pairs=300),
     )

@@ -50,5 +50,5 @@ def config() -> Config:
         optimizer=OptimizerConfig(schedule="cosine", warmup_steps=1000, beta2=0.98, average_decay=0.999),
         training=TrainingConfig(steps=30_000, evaluate_every_steps=2000, save_every_steps=2000, best_metric="exact_match"),
         decoding=DecodingConfig(beam_size=5, length_penalty=1.0, max_length_ratio=0.0, max_length_extra=40),
-        evaluation=EvaluationConfig(metrics=("exact_match", "rouge1"), merge_sources=True, valid_pairs=1000),
+        evaluation=EvaluationConfig(metrics=("exact_match", "rouge1"), language="en", merge_sources=True, valid_pairs=1000),
     )

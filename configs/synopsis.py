@@ -36,5 +36,5 @@ def config() -> Config:
         optimizer=OptimizerConfig(learning_rate=4e-3, schedule="cosine", warmup_steps=500, beta2=0.98, average_decay=0.998),
         training=TrainingConfig(steps=8000, evaluate_every_steps=1000, save_every_steps=1000, best_metric="rougeL"),
         decoding=DecodingConfig(beam_size=5, length_penalty=1.0, max_length_ratio=0.0, max_length_extra=40),
-        evaluation=EvaluationConfig(metrics=("rouge1", "rouge2", "rougeL"), valid_pairs=500),
+        evaluation=EvaluationConfig(metrics=("rouge1", "rouge2", "rougeL"), language="en", valid_pairs=500),
     )

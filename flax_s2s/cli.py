@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ import tyro
 
 from flax_s2s import __version__, errors, job, processor
 from flax_s2s.cluster import Flags
-from flax_s2s.config import Config, DecodingConfig, Metric, UserError, is_preset, load_preset, nearest
+from flax_s2s.config import Config, DecodingConfig, Metric, Tokenizer, UserError, is_preset, load_preset, nearest
 from flax_s2s.files import Files
 
 USAGE = """\
@@ -194,6 +195,10 @@ class Evaluate:
     """Metrics, see `train CONFIG --help`; none: as configured."""
     merge_sources: bool = False
     """Pairs with the same source are one sentence with several right targets, also where evaluation.merge_sources does not say so."""
+    language: str = ""
+    """Language of the target (ISO 639 or BCP 47), where data.target does not say it."""
+    tokenizer: Tokenizer = "auto"
+    """sacreBLEU's tokenizer, see `train CONFIG --help`."""
     references: tuple[str, ...] = ()
     """Files of further references, a line for each pair of the split; a blank line is none. A .tsv has lines of a source, a tab and a
     right target of it instead, in any order."""
@@ -233,6 +238,10 @@ class Compare:
     """Metrics, see `train CONFIG --help`; none: as configured."""
     merge_sources: bool = False
     """Pairs with the same source are one sentence with several right targets, also where evaluation.merge_sources does not say so."""
+    language: str = ""
+    """Language of the target (ISO 639 or BCP 47), where data.target does not say it."""
+    tokenizer: Tokenizer = "auto"
+    """sacreBLEU's tokenizer, see `train CONFIG --help`."""
     resamples: int = 1000
     """Bootstrap resamples for the confidence intervals and p-values."""
     json: str = ""
@@ -261,6 +270,10 @@ class Decode:
     ending .jsonl."""
     checkpoint: str = "best"
     """Checkpoint to use: best, last, or a step."""
+    language: str = ""
+    """Language of the references (ISO 639 or BCP 47), where data.target does not say it."""
+    tokenizer: Tokenizer = "auto"
+    """sacreBLEU's tokenizer for them, see `train CONFIG --help`."""
     blocklist: str = ""
     """File of phrases, one a line, that no translation contains, whatever their case; empty: none."""
     abstain_below: float = 0.0
@@ -364,6 +377,8 @@ def _hint(word: str) -> str:
 
 def _parse(kind: type[T], verb: str, arguments: list[str], default: T | None = None) -> T:
     """Reads options into a dataclass; a mistake is tyro's box and exit code 2."""
+    if hasattr(default, "config"):  # what the verbs that read runs call so is a field of these
+        arguments = [re.sub("^--(language|tokenizer)(?==|$)", r"--evaluation.\1", argument) for argument in arguments]
     prog = f"flax-s2s {verb}"
     given = tyro.cli(kind, args=arguments, prog=prog) if default is None else tyro.cli(kind, args=arguments, prog=prog, default=default)
     if getattr(given, "run_dir", None) == "":  # it would be the working directory
@@ -468,6 +483,7 @@ def _sweep(arguments: list[str]) -> int:
     from flax_s2s.commands import evaluate, sweep
 
     asked = {name: getattr(given, name) for name in ("split", "metrics", "merge_sources", "references", "json")}
+    asked |= {name: getattr(given.config.evaluation, name) for name in ("language", "tokenizer")}
     how = evaluate.Options(**asked, data_folder="", samples=0, resamples=0, calibration="")
     return sweep.run(given.config, given.run_dir, sweep.Options(given.seeds, given.ensemble, how))
 
@@ -508,7 +524,8 @@ def _refuse_no_run(name: str, verb: str) -> None:
 
 def _evaluate(arguments: list[str]) -> int:
     run_dirs, options, config = _runs(arguments, "evaluate")
-    given = _parse(Evaluate, "evaluate RUN_DIR...", options, Evaluate(config.decoding))
+    measured = {name: getattr(config.evaluation, name) for name in ("language", "tokenizer")}
+    given = _parse(Evaluate, "evaluate RUN_DIR...", options, Evaluate(decoding=config.decoding, **measured))
     from flax_s2s.commands import evaluate
 
     chosen = evaluate.Options(**{name: getattr(given, name) for name in evaluate.Options._fields})
@@ -517,7 +534,8 @@ def _evaluate(arguments: list[str]) -> int:
 
 def _compare(arguments: list[str]) -> int:
     run_dirs, options, config = _runs(arguments, "compare")
-    given = _parse(Compare, "compare RUN_A RUN_B", options, Compare(config.decoding))
+    measured = {name: getattr(config.evaluation, name) for name in ("language", "tokenizer")}
+    given = _parse(Compare, "compare RUN_A RUN_B", options, Compare(decoding=config.decoding, **measured))
     from flax_s2s.commands import compare
 
     chosen = compare.Options(**{name: getattr(given, name) for name in compare.Options._fields})
@@ -526,7 +544,8 @@ def _compare(arguments: list[str]) -> int:
 
 def _decode(arguments: list[str]) -> int:
     run_dirs, options, config = _runs(arguments, "decode")
-    given = _parse(Decode, "decode RUN_DIR...", options, Decode(decoding=config.decoding))
+    measured = {name: getattr(config.evaluation, name) for name in ("language", "tokenizer")}
+    given = _parse(Decode, "decode RUN_DIR...", options, Decode(decoding=config.decoding, **measured))
     from flax_s2s.commands import decode
 
     chosen = decode.Options(**{name: getattr(given, name) for name in decode.Options._fields})

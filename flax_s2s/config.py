@@ -295,6 +295,7 @@ class DecodingConfig:
 
 
 Metric: TypeAlias = Literal["bleu", "chrf", "exact_match", "wer", "ter", "per", "ser", "rouge1", "rouge2", "rougeL"]
+Tokenizer: TypeAlias = Literal["auto", "13a", "intl", "zh", "char", "none", "flores200", "ja-mecab", "ko-mecab"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,11 +303,16 @@ class EvaluationConfig:
     """What is measured on translations."""
 
     metrics: tuple[Metric, ...] = operational(("bleu", "chrf", "exact_match"))
-    """Metrics that are computed. wer: edits over white-space tokens; per: the same, of phones; ser: share of wrong lines; rouge: of English."""
-    tokenizer: Literal["auto", "13a", "intl", "zh", "char", "none"] = operational("auto")
-    """sacreBLEU's tokenizer; auto: by the target's language, zh for Chinese, char for Japanese, Thai, Lao, Khmer, Burmese, else 13a."""
+    """Metrics that are computed. wer: edits over words; per: the same, of phones; ser: share of wrong lines. bleu, ter and rouge need the target's
+    language; rouge is the reference implementation's for English, elsewhere of BLEU's words."""
+    language: str = operational("")
+    """Language of the target (ISO 639 or BCP 47), where its name does not say it; empty: data.target."""
+    tokenizer: Tokenizer = operational("auto")  # noqa: RUF009  # ruff does not see that the name stands for a Literal
+    """sacreBLEU's tokenizer; auto: by the language's script, zh for Chinese, char for Japanese, Thai and others without spaces, else 13a.
+    flores200, ja-mecab and ko-mecab need a file or packages, which are named where they are missing."""
     merge_sources: bool = operational(False)
-    """Pairs with the same source are one sentence with several right targets, as in a pronunciation dictionary; else each is its own."""
+    """Pairs with the same source are one sentence, as in a pronunciation dictionary; else each is its own, of which only exact_match, ser,
+    wer and per take all right targets of the source."""
     valid_pairs: int = operational(1000)
     """Validation pairs, from all over the split, translated (greedily) at each evaluation during training; 0: none."""
     samples: int = operational(3)

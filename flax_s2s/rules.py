@@ -7,6 +7,7 @@ import dataclasses
 import math
 import re
 
+from flax_s2s import languages
 from flax_s2s.config import Config, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, UserError, VocabConfig, flatten
 
 _POSITIVE = """data.max_source_tokens data.max_target_tokens data.batch_tokens data.row_multiple data.buckets data.held_out_pairs
@@ -22,11 +23,14 @@ _PROBABILITY = [
 
 
 _LEAST_SHORTLIST, _MOST_TOKENS = 16, 1_000_000
-_LANGUAGE = r"[A-Za-z]{2,3}([_-].*)?"  # a code of ISO 639, perhaps with a script or region
 
 
-def check(config: Config) -> Config:
+def check(config: Config, *, measures: bool = True) -> Config:
     """Returns the configuration if its fields agree with one another; `optimizer.decay_steps=0` is as many as `training.steps` by then.
+
+    Args:
+        config: what is checked.
+        measures: whether its metrics will be computed, so that they must be defined for the target.
 
     Raises:
         UserError: the first rule that is broken, with the value got and a remedy.
@@ -59,6 +63,8 @@ def check(config: Config) -> Config:
             "which is as many as it has"
         )
     _check_decoding(config.decoding, config.model)
+    if measures:
+        check_metrics(config.evaluation, config.data.target)
     _check_evaluation(config)
     return config
 
@@ -229,17 +235,15 @@ def _check_decoding(decoding: DecodingConfig, model: ModelConfig) -> None:
 
 def _check_evaluation(config: Config) -> None:
     best, metrics = config.training.best_metric, config.evaluation.metrics
-    check_tokenizer(config.evaluation, config.data.target)
     if best != "loss" and best not in metrics:
         raise UserError(f"training.best_metric={best} must be loss or one of evaluation.metrics: {', '.join(metrics)}")
     if best != "loss" and config.evaluation.valid_pairs == 0:
         raise UserError(f"training.best_metric={best} needs translations; raise evaluation.valid_pairs from 0")
 
 
-def check_tokenizer(evaluation: EvaluationConfig, target: str) -> None:
-    """Whether it is clear how BLEU takes the target language apart."""
-    if "bleu" in evaluation.metrics and evaluation.tokenizer == "auto" and not re.fullmatch(_LANGUAGE, target):
-        raise UserError(
-            f"evaluation.tokenizer=auto goes by the target's language, which data.target={target!r} does not tell; "
-            "give one: zh for Chinese, char for Japanese or Thai, 13a for languages written with spaces"
-        )
+def check_metrics(evaluation: EvaluationConfig, target: str) -> None:
+    """Whether it is clear how each metric takes the target apart."""
+    languages.find_target(evaluation, target)
+    for metric in evaluation.metrics:
+        if lack := languages.find_lack(metric, evaluation, target):
+            raise UserError(lack)

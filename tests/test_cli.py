@@ -204,6 +204,19 @@ def test_mistakes_of_the_configuration(capsys: pytest.CaptureFixture[str], tmp_p
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["lease.json", "logs"]  # nothing half-made is left
 
 
+def test_a_language_and_a_tokenizer_have_the_same_names_in_every_verb(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for verb in ("train", "sweep", "inspect", "bench", "verify-resume"):
+        said = fails(capsys, verb, DEBUG, *(["--run-dir", str(tmp_path / "run")] if verb in ("train", "sweep") else []), "--language", "cn")
+        assert "evaluation.language='cn' is no language" in said
+        assert "evaluation.tokenizer" in fails(capsys, verb, DEBUG, "--tokenizer=mecab")
+    for verb in ("evaluate", "compare", "decode"):
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        printed = capsys.readouterr().out
+        assert "--language STR" in printed and "--tokenizer {auto,13a,intl,zh,char,none,flores200,ja-mecab,ko-mecab}" in printed
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_directory_that_cannot_be_made(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot be made" in fails(capsys, "train", DEBUG, "--run-dir", str(tmp_path / "file" / "run"))

@@ -1,14 +1,16 @@
 import dataclasses
 import math
+import typing
 
 import hypothesis
 import jax
 import jax.numpy as jnp
 import pytest
 from hypothesis import strategies as st
-from tiny import changed
+from tiny import REPOSITORY, changed
 
-from flax_s2s.config import Config, ModelConfig, UserError, VocabConfig, flatten
+from flax_s2s import languages
+from flax_s2s.config import Config, Metric, ModelConfig, UserError, VocabConfig, flatten, load_preset
 from flax_s2s.model.seq2seq import init_params, make_model, sizes
 from flax_s2s.rules import check, find_misfits
 
@@ -68,9 +70,14 @@ def test_a_probability_is_below_one(name):
 
 
 NO_LANGUAGE = (
-    "evaluation.tokenizer=auto goes by the target's language, which data.target={} does not tell; "
-    "give one: zh for Chinese, char for Japanese or Thai, 13a for languages written with spaces"
+    "{} goes by the target's language, which data.target={} does not tell; give it by --language (evaluation.language), "
+    "a code such as de, zho_Hans or pt-BR"
 )
+OR_HOW = (
+    "; or say how words are found by --tokenizer (evaluation.tokenizer): 13a where spaces are between them, zh for Chinese, "
+    "char for Japanese or Thai, none for what is split already"
+)
+NO_BLEU, NO_TER = (NO_LANGUAGE.format(name, "{}") + OR_HOW for name in ("bleu", "ter"))
 RULES = [  # fields that break a rule, the whole message, and the remedy it names
     (
         {"data.batch_tokens": 799},
@@ -240,9 +247,24 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         "model.kernel=cudnn computes in float32 only, got model.compute=bfloat16; use model.kernel=auto",
         {"model.kernel": "auto"},
     ),
-    ({"data.target": "1", "data.format": "tsv"}, NO_LANGUAGE.format("'1'"), {"evaluation.tokenizer": "13a"}),
-    ({"data.target": "chinese", "data.format": "jsonl"}, NO_LANGUAGE.format("'chinese'"), {"evaluation.tokenizer": "zh"}),
-    ({"data.target": "1", "data.format": "tsv"}, NO_LANGUAGE.format("'1'"), {"evaluation.metrics": ("chrf",)}),
+    ({"data.target": "1", "data.format": "tsv"}, NO_BLEU.format("'1'"), {"evaluation.tokenizer": "13a"}),
+    ({"data.target": "chinese", "data.format": "jsonl"}, NO_BLEU.format("'chinese'"), {"evaluation.tokenizer": "zh"}),
+    ({"data.target": "1", "data.format": "tsv"}, NO_BLEU.format("'1'"), {"evaluation.metrics": ("chrf",)}),
+    ({"data.target": "tgt"}, NO_BLEU.format("'tgt'"), {"evaluation.language": "tgt"}),  # Central Tagbanwa, where that is said
+    ({"data.target": "cn"}, NO_BLEU.format("'cn'"), {"evaluation.language": "cmn"}),
+    ({"data.target": "act"}, NO_BLEU.format("'act'"), {"evaluation.tokenizer": "none"}),
+    ({"data.target": "lf"}, NO_BLEU.format("'lf'"), {"evaluation.tokenizer": "flores200"}),
+    ({"data.target": "ipa", "evaluation.metrics": ("ter",)}, NO_TER.format("'ipa'"), {"evaluation.language": "deu"}),
+    (
+        {"data.target": "summary", "evaluation.metrics": ("rouge1",), "evaluation.tokenizer": "13a"},
+        NO_LANGUAGE.format("rouge1", "'summary'"),
+        {"evaluation.language": "en"},
+    ),
+    (
+        {"evaluation.language": "chinese", "evaluation.metrics": ("wer",)},
+        "evaluation.language='chinese' is no language; give its code by ISO 639 or BCP 47, such as zh, deu, pt-BR or zho_Hans",
+        {"evaluation.language": "zho_Hans"},
+    ),
     (
         {"optimizer.spike_factor": 1.0},
         "optimizer.spike_factor=1.0 would skip every update above the usual loss; use 0 (none) or, for example, 3",
@@ -316,6 +338,39 @@ def test_a_schedule_that_does_not_fit_the_steps_is_warned_of_with_options_that_d
     config = check(changed(GOOD, fields))
     assert find_misfits(config) == ([warning] if warning else [])
     assert find_misfits(check(changed(config, remedy))) == []
+
+
+@pytest.mark.parametrize("metric", [name for name in typing.get_args(Metric) if name[:5] not in ("bleu", "ter", "rouge")])
+def test_what_compares_lines_or_characters_needs_no_language(metric):
+    assert check(changed(GOOD, {"data.target": "phones", "evaluation.metrics": (metric,)}))
+
+
+@pytest.mark.parametrize("target", ["zh", "cmn", "zho_Hans", "yue", "jpn", "tha", "de", "pt_BR", "arb_Arab"])
+def test_a_target_that_is_a_language_needs_nothing_else(target):
+    assert check(changed(GOOD, {"data.target": target, "evaluation.metrics": typing.get_args(Metric)}))
+
+
+def test_who_measures_nothing_needs_no_language():
+    """Runs of an earlier version decode, whatever they are measured by."""
+    old = changed(GOOD, {"data.target": "tgt"})
+    with pytest.raises(UserError):
+        check(old)
+    assert check(old, measures=False) is old
+
+
+PRESETS = sorted((REPOSITORY / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=[path.stem for path in PRESETS])
+def test_every_preset_says_what_its_target_is(path):
+    """So that any other metric may be asked for, and the summary of `decode` has its BLEU; ROUGE where it is text."""
+    preset = load_preset(str(path))
+    assert preset.training.best_metric == "loss" or preset.training.best_metric in preset.evaluation.metrics
+    text = preset.data.target not in ("act", "phones")
+    every = [name for name in typing.get_args(Metric) if text or name[:5] != "rouge"]
+    assert check(changed(preset, {"evaluation.metrics": (*preset.evaluation.metrics, *every)}))
+    language = languages.find_target(preset.evaluation, preset.data.target)
+    assert (language is not None) == text and (text or preset.evaluation.tokenizer == "none")
 
 
 @st.composite

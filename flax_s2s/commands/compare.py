@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from flax_s2s.commands.wiring import choose_metrics, console, load_split, make_translator, open_runs, optional_file, write_json
-from flax_s2s.config import Config, DecodingConfig, Metric, UserError
+from flax_s2s.config import Config, DecodingConfig, EvaluationConfig, Metric, Tokenizer, UserError
 from flax_s2s.data import corpus
 from flax_s2s.decoding.compare import bucket_frequencies, bucket_lengths, count_words, most_different, pair
-from flax_s2s.decoding.evaluate import Example, make_examples, translate_together
-from flax_s2s.decoding.score import Measured, make_split, measure
+from flax_s2s.decoding.evaluate import Example, count_cuts, explain_cuts, make_examples, measure_examples, translate_together
+from flax_s2s.decoding.score import Measured, find_split
+from flax_s2s.decoding.translate import Translation
 from flax_s2s.rundir import make_path, read_config
 from flax_s2s.runlog import make_console
 
@@ -25,6 +26,8 @@ class Options(NamedTuple):
     samples: int
     metrics: tuple[Metric, ...]
     merge_sources: bool
+    language: str
+    tokenizer: Tokenizer
     resamples: int
     json: str
 
@@ -36,23 +39,37 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, opti
     if options.resamples < 1:
         raise UserError(f"--resamples {options.resamples} must be at least 1, for example 1000")
     with optional_file(options.json) as file:
-        configs = [choose_metrics(read_config(make_path(run_dir)), options.metrics, options.merge_sources) for run_dir in run_dirs]
+        configs = [
+            choose_metrics(read_config(make_path(run_dir)), options.metrics, options.merge_sources, options.language, options.tokenizer)
+            for run_dir in run_dirs
+        ]
         chosen = _load(run_dirs, configs, options)
         examples = make_examples(chosen.pairs, configs[0].evaluation.merge_sources)
-        sources, texts, steps = [one.source for one in examples], [], []
+        sources, translations, steps = [one.source for one in examples], [], []
         for number, run_dir in enumerate(run_dirs):  # one after the other: their vocabularies may differ, and memory holds one
             step, found = _translate(run_dir, checkpoint, decoding, sources, join=number == 0)
             console().print(
                 f"{'AB'[number]}: step {step} of {run_dir}, {len(examples):,} sources of {chosen.name}, beam {decoding.beam_size}"
             )
-            texts.append(found)
+            translations.append(found)
             steps.append(step)
         with console().status("comparing"):
-            result = _compare(configs[0], examples, texts, options)
-        result = {"runs": list(run_dirs), "checkpoints": steps, "split": options.split, "pairs": len(chosen.pairs), **result}
-        print_comparison(result)
+            result = _compare(configs[0], examples, [[one.text for one in found] for found in translations], options)
+        cuts = [count_cuts(found) for found in translations]
+        result = {
+            "runs": list(run_dirs),
+            "checkpoints": steps,
+            "split": options.split,
+            "pairs": len(chosen.pairs),
+            **{name: [one[name] for one in cuts] for name in cuts[0]},
+            **result,
+        }
         if file:
             write_json(file, result)
+    print_comparison(result)  # last: no output device can cost what was computed
+    for system, one in zip("AB", cuts, strict=True):
+        for line in explain_cuts(one, len(examples), decoding):
+            make_console(stderr=False).print(f"{system}: {line}")
     return 0
 
 
@@ -73,23 +90,24 @@ def _load(run_dirs: Sequence[str], configs: Sequence[Config], options: Options) 
     return first
 
 
-def _translate(run_dir: str, checkpoint: str, decoding: DecodingConfig, sources: Sequence[str], join: bool) -> tuple[int, list[str]]:
+def _translate(
+    run_dir: str, checkpoint: str, decoding: DecodingConfig, sources: Sequence[str], join: bool
+) -> tuple[int, list[Translation]]:
     opened = open_runs([run_dir], checkpoint, decoding, join=join)
     with console().status(f"translating with {run_dir}"):
         found = translate_together(make_translator(opened), opened.params, sources)
-    return opened.steps[0], [translation.text for translation in found]
+    return opened.steps[0], found
 
 
 def _compare(config: Config, examples: Sequence[Example], texts: Sequence[Sequence[str]], options: Options) -> dict[str, Any]:
     evaluation, data = config.evaluation, config.data
-    references = [one.references for one in examples]
-    names = dict.fromkeys((*evaluation.metrics, "chrf"))
+    names: dict[Metric, None] = dict.fromkeys((*evaluation.metrics, "chrf"))
     systems: list[dict[str, Measured]] = [
-        {name: measure(name, found, references, evaluation, data.target) for name in names} for found in texts
+        {name: measure_examples(name, examples, found, evaluation, data.target) for name in names} for found in texts
     ]
     first, second = systems
-    of_source = make_split(dataclasses.replace(evaluation, tokenizer="auto"), data.source)
-    split = make_split(evaluation, data.target)
+    source_words, split_source = find_split(EvaluationConfig(), data.source)
+    target_words, split = find_split(evaluation, data.target)
     words = [[split(line) for line in lines] for lines in ([one.references[0] for one in examples], *texts)]
     wanted = {word for lines in words for line in lines for word in line}
     if options.data_folder:
@@ -101,7 +119,9 @@ def _compare(config: Config, examples: Sequence[Example], texts: Sequence[Sequen
     def describe(chosen: Sequence[int]) -> list[dict[str, Any]]:
         return [
             {
-                **examples[i]._asdict(),
+                "source": examples[i].source,
+                "references": examples[i].references,
+                "family": examples[i].family,
                 "first": texts[0][i],
                 "second": texts[1][i],
                 "first_chrf": float(chrf[0][i]),
@@ -111,8 +131,9 @@ def _compare(config: Config, examples: Sequence[Example], texts: Sequence[Sequen
         ]
 
     return {
+        "words": {"source": source_words, "target": target_words},
         "metrics": {name: pair(first[name], second[name], options.resamples)._asdict() for name in evaluation.metrics},
-        "lengths": [one._asdict() for one in bucket_lengths([len(of_source(one.source)) for one in examples], first, second)],
+        "lengths": [one._asdict() for one in bucket_lengths([len(split_source(one.source)) for one in examples], first, second)],
         "frequencies": [one._asdict() for one in bucket_frequencies(words[0], words[1], words[2], frequency)],
         "second_better": describe(better[0]),
         "first_better": describe(better[1]),
@@ -128,12 +149,14 @@ def print_comparison(result: dict[str, Any]) -> None:
         table.add_row(name, *sides, f"{one['difference']:+.2f}", f"{one['p_value']:.4f}", one["signature"])
     out.print(table)
     names = list(result["lengths"][0]["first"]) if result["lengths"] else []
-    lengths = Table("source words", "sentences", *(f"{name} {side}" for name in names for side in "AB"), box=None)
+    lengths = Table(
+        f"source words ({result['words']['source']})", "sentences", *(f"{name} {side}" for name in names for side in "AB"), box=None
+    )
     for one in result["lengths"]:
         row = [f"{one[side][name]:.2f}" for name in names for side in ("first", "second")]
         lengths.add_row(_span(one["low"], one["high"]), f"{one['sentences']:,}", *row)
     out.print(lengths)
-    words = Table("times in train", "words of references", "f-measure A", "f-measure B", box=None)
+    words = Table("times in train", f"words of references ({result['words']['target']})", "f-measure A", "f-measure B", box=None)
     for one in result["frequencies"]:
         words.add_row(_span(one["low"], one["high"]), f"{one['words']:,}", f"{one['first']:.2f}", f"{one['second']:.2f}")
     out.print(words)

@@ -7,17 +7,19 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from flax_s2s import rundir
+from flax_s2s import languages, rundir
 from flax_s2s.commands import answering
 from flax_s2s.commands.answering import SKIPPED, Answers, Made
 from flax_s2s.commands.wiring import Opened, console, make_translator, open_runs
-from flax_s2s.config import EOS, DecodingConfig, UserError
+from flax_s2s.config import EOS, Config, DecodingConfig, Tokenizer, UserError
+from flax_s2s.data.corpus import Pair
 from flax_s2s.data.files import read_lines
 from flax_s2s.decoding import heatmap, lines
 from flax_s2s.decoding import layout as layouts
+from flax_s2s.decoding.evaluate import make_examples, score_defined
 from flax_s2s.decoding.layout import Layout
 from flax_s2s.decoding.lines import Raw, Translated
-from flax_s2s.decoding.score import score
+from flax_s2s.decoding.score import open_tokenizer
 from flax_s2s.files import Files, find_form, find_inputs, find_outputs
 from flax_s2s.rundir import is_stream, make_path
 
@@ -28,6 +30,8 @@ class Options(NamedTuple):
     """What is asked of the translations."""
 
     output_form: Literal["auto", "text", "jsonl", "nbest"]
+    language: str
+    tokenizer: Tokenizer
     blocklist: str
     abstain_below: float
     placeholder: str
@@ -39,6 +43,7 @@ class Options(NamedTuple):
 def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, files: Files, options: Options) -> int:
     """Translates stdin, files or a folder of files."""
     _check(options, decoding, files)
+    _check_measuring(rundir.read_config(make_path(run_dirs[0])), options)
     if options.attention:
         _check_attention(run_dirs)
     blocked = [line for line in read_lines(options.blocklist) if line.strip()] if options.blocklist else []
@@ -102,7 +107,7 @@ class _Answerer:
         if made is None or not counts["references"]:
             return said
         texts: list[str] = []
-        references: list[str] = []
+        pairs: list[Pair] = []
         with made.source.open("rb") as source, made.output.open("rb") as output:
             found = lines.read_texts(output, made.layout)
             for number, raw in enumerate(lines.raw_lines(source), 1):
@@ -114,11 +119,25 @@ class _Answerer:
                     why = f"there are more than {_MOST_SCORED_LINES:,} lines" if reference.strip() else f"line {number} has no reference"
                     return said | {"unscored": f"not scored, since {why}"}
                 texts.append(text)
-                references.append(reference)
-        config = self._opened.config
-        evaluation = dataclasses.replace(config.evaluation, metrics=tuple(dict.fromkeys(("bleu", "chrf", *config.evaluation.metrics))))
-        scores = score(texts, [(reference,) for reference in references], evaluation, config.data.target)
-        return said | {name: {"score": value.score, "signature": value.signature} for name, value in scores.items()}
+                pairs.append(Pair(asked.request.source, reference))
+        config = _measuring(self._opened.config, self._options)
+        scores, lacks = score_defined(make_examples(pairs, merge=False), texts, config.evaluation, config.data.target)
+        said |= {name: {"score": value.score, "signature": value.signature} for name, value in scores.items()}
+        return said | ({"unscored": "; ".join(f"not scored by {name}: {why}" for name, why in lacks.items())} if lacks else {})
+
+
+def _measuring(config: Config, options: Options) -> Config:
+    """The run's configuration with what is measured of translations that have references."""
+    metrics = tuple(dict.fromkeys(("bleu", "chrf", *config.evaluation.metrics)))
+    evaluation = dataclasses.replace(config.evaluation, metrics=metrics, language=options.language, tokenizer=options.tokenizer)
+    return dataclasses.replace(config, evaluation=evaluation)
+
+
+def _check_measuring(config: Config, options: Options) -> None:
+    """Refuses what was asked for and cannot be; what only the run's configuration asks for is said in the summary."""
+    languages.find_target(_measuring(config, options).evaluation, config.data.target)
+    if options.tokenizer not in ("auto", config.evaluation.tokenizer):
+        open_tokenizer(options.tokenizer)
 
 
 def _check(options: Options, decoding: DecodingConfig, files: Files) -> None:

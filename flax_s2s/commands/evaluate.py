@@ -4,18 +4,29 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from flax_s2s.commands.wiring import Opened, choose_metrics, console, load_split, make_translator, open_runs, optional_file, write_json
-from flax_s2s.config import Config, DataConfig, DecodingConfig, Metric, UserError
+from flax_s2s.config import Config, DataConfig, DecodingConfig, Metric, Tokenizer, UserError
 from flax_s2s.data import corpus, rows
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.files import read_lines
 from flax_s2s.decoding import layout as layouts
 from flax_s2s.decoding import reliability
 from flax_s2s.decoding.calibration import Forecaster, Group, Reliability, calibrate, group_by_confidence, spearman
-from flax_s2s.decoding.evaluate import Example, family_scores, make_examples, show, spread, translate_together
-from flax_s2s.decoding.score import Score, measure, score
+from flax_s2s.decoding.evaluate import (
+    Example,
+    count_cuts,
+    explain_cuts,
+    family_scores,
+    make_examples,
+    measure_examples,
+    score_examples,
+    show,
+    spread,
+    translate_together,
+)
 from flax_s2s.decoding.translate import Translation
 from flax_s2s.files import Files, ending
 from flax_s2s.rundir import make_path, read_config
@@ -30,6 +41,8 @@ class Options(NamedTuple):
     samples: int
     metrics: tuple[Metric, ...]
     merge_sources: bool
+    language: str
+    tokenizer: Tokenizer
     references: tuple[str, ...]
     resamples: int
     calibration: str
@@ -44,30 +57,43 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, opti
     if options.calibration and form not in ("png", "pdf", "svg"):
         raise UserError(f"--calibration {options.calibration} must be a picture; end its name with .png, .pdf or .svg")
     with optional_file(options.json) as file, optional_file(options.calibration) as picture:
-        result = evaluate(run_dirs, checkpoint, decoding, options, picture)
+        found = evaluate(run_dirs, checkpoint, decoding, options, picture)
         if file:
-            write_json(file, result)
+            write_json(file, found.result)
+    print_found(found)  # last: no output device can cost what was computed
     return 0
 
 
-def evaluate(
-    run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig | None, options: Options, picture: Any = None
-) -> dict[str, Any]:
-    """Translates and scores as `run` does, and returns what would be written as JSON; the calibration is drawn into `picture`."""
+class Found(NamedTuple):
+    """What an evaluation found."""
+
+    result: dict[str, Any]  # as it is written as JSON
+    samples: list[str]
+    notes: list[str]  # what to know of the scores
+
+
+def evaluate(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig | None, options: Options, picture: Any = None) -> Found:
+    """Translates and scores as `run` does, and prints none of it; the calibration is drawn into `picture`."""
+    configured = read_config(make_path(run_dirs[0]))
+    choose(configured, options)  # what cannot be measured is said before anything is loaded
     opened = open_runs(run_dirs, checkpoint, decoding)
     _check_seeds(run_dirs, opened.config, options)
-    opened = opened._replace(config=choose_metrics(opened.config, options.metrics, options.merge_sources))
+    opened = opened._replace(config=choose(opened.config, options))
     chosen, examples = load_examples(opened.config, options)
     fitting = load_split(opened.config, "valid", options.data_folder) if picture else chosen
-    result, found = _evaluate(opened, run_dirs, chosen, examples, options)
+    found, translations = _evaluate(opened, run_dirs, chosen, examples, options)
     if picture:
-        calibration = _calibrate(opened, fitting.pairs, chosen.pairs, examples, found)
-        result["calibration"] = _describe(calibration)
+        calibration = _calibrate(opened, fitting.pairs, chosen.pairs, examples, translations)
+        found.result["calibration"] = _describe(calibration)
         reliability.draw(
             picture, options.calibration.rpartition(".")[2].lower(), (calibration.before, calibration.after), calibration.groups
         )
-        print_calibration(calibration)
-    return result
+    return found
+
+
+def choose(config: Config, options: Options) -> Config:
+    """The configuration with the metrics that the options ask for; see `choose_metrics`."""
+    return choose_metrics(config, options.metrics, options.merge_sources, options.language, options.tokenizer)
 
 
 def _check_seeds(run_dirs: Sequence[str], config: Config, options: Options) -> None:
@@ -82,7 +108,7 @@ def _check_seeds(run_dirs: Sequence[str], config: Config, options: Options) -> N
 
 def _evaluate(
     opened: Opened, run_dirs: Sequence[str], chosen: corpus.Corpus, examples: Sequence[Example], options: Options
-) -> tuple[dict[str, Any], list[Translation]]:
+) -> tuple[Found, list[Translation]]:
     config, out = opened.config, console()
     runs = ", ".join(f"step {step} of {run_dir}" for step, run_dir in zip(opened.steps, run_dirs, strict=True))
     merged = f" with {len(examples):,} sources" if config.evaluation.merge_sources else ""
@@ -93,11 +119,8 @@ def _evaluate(
         found = translate_together(translator, opened.params, [one.source for one in examples])
     texts = [translation.text for translation in found]
     with out.status("scoring"):
-        scores = score(texts, [one.references for one in examples], config.evaluation, config.data.target, options.resamples)
-    families = family_scores(examples, texts)
-    for i in spread(len(found), options.samples):
-        out.print(show(examples[i], texts[i]))
-    print_scores(scores, families)
+        scores = score_examples(examples, texts, config.evaluation, config.data.target, options.resamples)
+    families, cuts = family_scores(examples, texts), count_cuts(found)
     result: dict[str, Any] = {
         "split": options.split,
         "pairs": len(chosen.pairs),
@@ -106,10 +129,10 @@ def _evaluate(
         "checkpoint": opened.steps[0],
         "metrics": {name: value._asdict() for name, value in scores.items()},
         "families": {name: value.score for name, value in families.items()},
-        "cut_translations": sum(not t.finished for t in found),
-        "cut_sources": sum(t.cut_source for t in found),
+        **cuts,
     }
-    return result, found
+    samples = [show(examples[i], texts[i]) for i in spread(len(found), options.samples)]
+    return Found(result, samples, explain_cuts(cuts, len(found), config.decoding)), found
 
 
 class Calibration(NamedTuple):
@@ -128,10 +151,11 @@ def _calibrate(
     with console().status("calibrating"):
         before, after = calibrate(forecaster, opened.params, fitting, pairs)
     said = [i for i, translation in enumerate(found) if translation.tokens]
-    texts, references = [found[i].text for i in said], [examples[i].references for i in said]
-    metrics = ["chrf", *(["exact_match"] if "exact_match" in opened.config.evaluation.metrics else [])]
-    config, language = opened.config.evaluation, opened.config.data.target
-    quality = {name: measure(name, texts, references, config, language).each()[: len(said)] for name in metrics}
+    texts, translated = [found[i].text for i in said], [examples[i] for i in said]
+    config, target = opened.config.evaluation, opened.config.data.target
+    metrics: tuple[Metric, ...] = ("chrf", "exact_match") if "exact_match" in config.metrics else ("chrf",)
+    measured = {str(name): measure_examples(name, translated, texts, config, target) for name in metrics}
+    quality = {name: one.each()[: len(said)] for name, one in measured.items()}
     confidence = np.array([found[i].confidence for i in said])
     return Calibration(before, after, spearman(confidence, quality["chrf"]), group_by_confidence(confidence, quality))
 
@@ -145,19 +169,38 @@ def _describe(calibration: Calibration) -> dict[str, Any]:
     return {"fitted_on": "valid", "temperature": calibration.after.temperature, **curves, "sentences": sentences}
 
 
-def print_calibration(calibration: Calibration) -> None:
-    """Two tables on stdout: of tokens, and of translations."""
+def print_found(found: Found) -> None:
+    """Samples on stderr, tables and notes on stdout."""
+    for sample in found.samples:
+        console().print(sample)
+    result, out = found.result, make_console(stderr=False)
+    table = Table("metric", "score", "signature", box=None)
+    for name, value in result["metrics"].items():
+        interval = f" ± {value['ci']:.2f}" if "|bs:" in value["signature"] else ""
+        table.add_row(name, f"{value['score']:.2f}{interval}", value["signature"])
+    for name, value in result["families"].items():
+        table.add_row(f"  {name}", f"{value:.2f}", "exact match of the family")
+    out.print(table)
+    for note in found.notes:
+        out.print(note)
+    if "calibration" in result:
+        _print_calibration(out, result["calibration"])
+
+
+def _print_calibration(out: Console, calibration: dict[str, Any]) -> None:
+    """Two tables: of tokens, and of translations."""
     tokens = Table("temperature", "ECE", "accuracy", "mean probability", "nats per token", box=None)
-    for curve in (calibration.before, calibration.after):
-        tokens.add_row(*(f"{value:.4f}" for value in (curve.temperature, curve.ece, curve.accuracy, curve.confidence, curve.nll)))
-    names = list(calibration.groups[0].quality) if calibration.groups else []
+    for curve in (calibration["before"], calibration["after"]):
+        tokens.add_row(*(f"{curve[name]:.4f}" for name in ("temperature", "ece", "accuracy", "confidence", "nll")))
+    groups = calibration["sentences"]["groups"]
+    names = list(groups[0]["quality"]) if groups else []
     sentences = Table("confidence", "translations", *names, box=None)
-    for one in calibration.groups:
-        sentences.add_row(f"{one.low:.3f} to {one.high:.3f}", f"{one.sentences:,}", *(f"{one.quality[name]:.2f}" for name in names))
-    out = make_console(stderr=False)
-    out.print(f"calibration on {calibration.before.tokens:,} reference tokens; the temperature was fitted on the validation split")
+    for one in groups:
+        qualities = (f"{one['quality'][name]:.2f}" for name in names)
+        sentences.add_row(f"{one['low']:.3f} to {one['high']:.3f}", f"{one['sentences']:,}", *qualities)
+    out.print(f"calibration on {calibration['before']['tokens']:,} reference tokens; the temperature was fitted on the validation split")
     out.print(tokens)
-    out.print(f"translations by confidence; rank correlation with sentence chrF {calibration.correlation:.3f} (Spearman)")
+    out.print(f"translations by confidence; rank correlation with sentence chrF {calibration['sentences']['spearman_chrf']:.3f} (Spearman)")
     out.print(sentences)
 
 
@@ -204,13 +247,3 @@ def read_targets(name: str, pairs: Sequence[Pair], data: DataConfig) -> list[lis
     if not any(pair.source in found for pair in pairs):
         raise UserError(f"{name} has no source of the split; give the file that belongs to it")
     return [found.get(pair.source, []) for pair in pairs]
-
-
-def print_scores(scores: dict[str, Score], families: dict[str, Score]) -> None:
-    """A table on stdout."""
-    table = Table("metric", "score", "signature", box=None)
-    for name, value in scores.items():
-        table.add_row(name, f"{value.score:.2f}" + (f" ± {value.ci:.2f}" if "|bs:" in value.signature else ""), value.signature)
-    for name, value in families.items():
-        table.add_row(f"  {name}", f"{value.score:.2f}", "exact match of the family")
-    make_console(stderr=False).print(table)

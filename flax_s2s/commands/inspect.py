@@ -26,7 +26,7 @@ from flax_s2s.training.step import abstract_batch, make_train_step
 
 def run(config: Config, run_dir: str, memory: bool) -> int:
     """Prints parameters and FLOPs; and, where the corpus is at hand, shapes, padding, memory and what speed to compare with."""
-    config = check(config)
+    config = check(config, measures=not run_dir)  # a run need not be measured to be looked at
     begin()
     devices = parallel.make_devices(config.training.devices, {"data.row_multiple": config.data.row_multiple})
     out = make_console(stderr=False)

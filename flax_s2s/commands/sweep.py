@@ -15,7 +15,7 @@ from rich.table import Table
 
 from flax_s2s import rundir
 from flax_s2s.commands import evaluate, presets
-from flax_s2s.commands.wiring import choose_metrics, console, optional_file, write_json
+from flax_s2s.commands.wiring import console, optional_file, write_json
 from flax_s2s.config import Config, Failure, UserError, differences
 from flax_s2s.data import corpus, vocab
 from flax_s2s.data.files import refuse_pipe
@@ -54,22 +54,24 @@ def run(config: Config, run_dir: str, options: Options) -> int:
         refuse_pipe(rundir.make_path(name))
     try:
         with optional_file(options.evaluation.json) as file:
-            evaluate.load_examples(_chosen(config, options), options.evaluation)  # what is wrong with it is said before the trainings
-            results = _sweep(check(config), rundir.make_path(run_dir), options)
+            evaluate.load_examples(
+                evaluate.choose(config, options.evaluation), options.evaluation
+            )  # what is wrong with it is said before the trainings
+            found = _sweep(check(config), rundir.make_path(run_dir), options)
+            results = {name: one.result for name, one in found.items()}
             summary = _summarize(results)
-            _print(results, summary)
             if file:
                 write_json(file, {"runs": results, "summary": summary})
     except _Stopped:
         return PREEMPTED
+    for name, one in found.items():  # last: no output device can cost what was computed
+        console().print(name)
+        evaluate.print_found(one)
+    _print(results, summary)
     return DONE
 
 
-def _chosen(config: Config, options: Options) -> Config:
-    return choose_metrics(config, options.evaluation.metrics, options.evaluation.merge_sources)
-
-
-def _sweep(config: Config, folder: epath.Path, options: Options) -> dict[str, dict[str, Any]]:
+def _sweep(config: Config, folder: epath.Path, options: Options) -> dict[str, evaluate.Found]:
     """What each seed's evaluation found, and that of all together."""
     _prepare(folder, config)
     run_dirs = [folder / f"seed-{seed}" for seed in options.seeds]
@@ -134,7 +136,7 @@ def _train(folder: epath.Path, run_dir: epath.Path, seed: int) -> None:
         raise _Stopped
 
 
-def _evaluate(run_dirs: Sequence[epath.Path], options: Options) -> dict[str, Any]:
+def _evaluate(run_dirs: Sequence[epath.Path], options: Options) -> evaluate.Found:
     return evaluate.evaluate([str(one) for one in run_dirs], "best", None, options.evaluation)
 
 

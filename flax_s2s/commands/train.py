@@ -26,6 +26,7 @@ from flax_s2s.data.corpus import Corpus
 from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
 from flax_s2s.data.tokens import tokenize
 from flax_s2s.decoding.evaluate import make_translation_evaluation
+from flax_s2s.decoding.score import check_metrics
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.lease import Lease
 from flax_s2s.manifests import Bound, Manifest, versions
@@ -57,6 +58,8 @@ def run(config: Config, run_dir: str, flags: Flags | None = None, init_from: str
     folder = rundir.make_path(run_dir)
     rundir.refuse_several(folder)
     config = check(as_begun(folder, config))
+    if config.evaluation.valid_pairs:
+        check_metrics(config.evaluation, config.data.target)
     begin(flags)
     devices = parallel.make_devices(config.training.devices, {"data.row_multiple": config.data.row_multiple})
     index, _ = parallel.process()

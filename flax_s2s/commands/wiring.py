@@ -17,7 +17,7 @@ from rich.console import Console
 
 from flax_s2s import caches, cluster, job, processor, programs, rundir
 from flax_s2s.checkpoint import Checkpoints
-from flax_s2s.config import Config, DecodingConfig, Metric, UserError
+from flax_s2s.config import Config, DecodingConfig, Metric, Tokenizer, UserError
 from flax_s2s.data import vocab
 from flax_s2s.data.batching import Shape, TokenPairs, choose_shapes
 from flax_s2s.data.corpus import Corpus, Reader, Split, load
@@ -25,10 +25,11 @@ from flax_s2s.data.pipeline import Pipeline, Share
 from flax_s2s.data.tokens import Draw, Tokens, open_tokens
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding import shortlist
+from flax_s2s.decoding.score import check_metrics
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.model.seq2seq import Model, init_params, make_model
 from flax_s2s.parallel import Devices, make_decoding_devices, place
-from flax_s2s.rules import check, check_tokenizer
+from flax_s2s.rules import check
 from flax_s2s.runlog import make_console
 from flax_s2s.training.state import Params, count_parameters
 
@@ -119,7 +120,8 @@ def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig
     begin(join=join)
     folders = [rundir.make_path(run_dir) for run_dir in run_dirs]
     decoding = decoding or rundir.read_config(folders[0]).decoding
-    configs = [check(dataclasses.replace(rundir.read_config(folder), decoding=decoding)) for folder in folders]
+    # How it is measured is checked by who measures: any run decodes.
+    configs = [check(dataclasses.replace(rundir.read_config(folder), decoding=decoding), measures=False) for folder in folders]
     config = dataclasses.replace(configs[0], decoding=dataclasses.replace(decoding, compute=_choose_compute(decoding)))
     devices = make_decoding_devices(config.training.devices)
     training = config.training
@@ -177,11 +179,16 @@ def load_split(config: Config, split: Split, folder: str) -> Corpus:
     return load(data, split, config.seed)
 
 
-def choose_metrics(config: Config, metrics: Sequence[Metric], merge_sources: bool) -> Config:
-    """The configuration with other metrics, where any are given, and with sources merged where that is asked for."""
+def choose_metrics(config: Config, metrics: Sequence[Metric], merge_sources: bool, language: str, tokenizer: Tokenizer) -> Config:
+    """The configuration with other metrics, where any are given, and with sources merged where that is asked for.
+
+    Raises:
+        UserError: a metric is not defined for the target, or its tokenizer is not installed.
+    """
     evaluation, merge = config.evaluation, merge_sources or config.evaluation.merge_sources
-    chosen = dataclasses.replace(evaluation, metrics=tuple(metrics) or evaluation.metrics, merge_sources=merge)
-    check_tokenizer(chosen, config.data.target)
+    metrics = tuple(metrics) or evaluation.metrics
+    chosen = dataclasses.replace(evaluation, metrics=metrics, merge_sources=merge, language=language, tokenizer=tokenizer)
+    check_metrics(chosen, config.data.target)
     return dataclasses.replace(config, evaluation=chosen)
 
 

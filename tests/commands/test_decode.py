@@ -19,6 +19,7 @@ from flax_s2s.cli import main
 from flax_s2s.config import VocabConfig
 from flax_s2s.data import vocab
 from flax_s2s.data.corpus import Pair
+from flax_s2s.decoding.translate import BLANK, Translator
 
 LINES = ["May 5, 2023", "", "   ", "3 hours", "¥100", "x" * 300, "一 二", "May 5, 2023", "a\u2028b", "tab\there"]
 
@@ -365,6 +366,30 @@ def test_references_of_every_line_are_scored(trained_run: Path, tmp_path: Path, 
     decode(trained_run, tmp_path, "\n".join([*lines, "Monday"]).encode(), "--form", "tsv")
     summary = json.loads((tmp_path / "out.summary.json").read_text())
     assert summary["unscored"] == "not scored, since line 4 has no reference" and "bleu" not in summary
+
+
+def test_references_are_scored_as_evaluate_does_or_it_is_said_why_not(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By 13a, which was taken for any name, BLEU of this pair is 0.00 (sacreBLEU 2.6.0, tokenizer_13a.py)."""
+    shutil.copytree(trained_run, tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["data"]["target"], config["evaluation"]["tokenizer"] = "chinese", "auto"
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    said, right = "他今天去学校了，然后回家。", "他今天去学校了，又回家了。"
+    monkeypatch.setattr(Translator, "__call__", lambda self, weights, lines: [BLANK._replace(text=said, tokens=1) for _ in lines])
+    lines = f"a\t{right}\nb\t{right}\na\t{said}\n".encode()
+    found = []
+    for options in ([], ["--language", "cmn"], ["--tokenizer", "zh"]):
+        decode(tmp_path / "run", tmp_path, lines, "--form", "tsv", *options)
+        found.append(json.loads((tmp_path / "out.summary.json").read_text()))
+        assert found[-1]["exact_match"]["score"] == pytest.approx(100 * 2 / 3)  # either of the targets of "a" is right
+    assert "bleu" not in found[0] and found[0]["chrf"] == found[1]["chrf"]
+    assert found[0]["unscored"].startswith("not scored by bleu: bleu goes by the target's language, which data.target='chinese' does not")
+    assert found[0]["unscored"] in capsys.readouterr().err
+    wanted = sacrebleu.corpus_bleu([said] * 3, [[right, right, said]], tokenize="zh").score
+    assert found[1]["bleu"] == found[2]["bleu"] and found[1]["bleu"]["score"] == pytest.approx(wanted) and wanted > 50
+    assert "unscored" not in found[1]
 
 
 # Attention

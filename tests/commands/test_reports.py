@@ -1,8 +1,10 @@
 """`evaluate`, `inspect` and `bench`: what they print is true and has the documented form."""
 
 import dataclasses
+import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,12 @@ def test_evaluate_prints_scores_with_signatures_and_writes_json(
         assert f"{value['score']:.2f}" in printed.out and "|" in value["signature"]
     assert len(result["families"]) == 8 and all(family in printed.out for family in result["families"])
     assert printed.err.count("reference") == 2
+    assert 0 < result["cut_translations"] <= 1000 and result["cut_sources"] == 0 and "sources were cut" not in printed.out
+    said = f"{result['cut_translations']:,} of 1,000 translations were cut at their length limit, which lowers scores: "
+    assert said + "decoding.max_length_ratio=1 * source tokens + decoding.max_length_extra=10; raise one of them" in printed.out
+    for line in map(json.loads, (trained_run / "metrics.jsonl").read_text().splitlines()):
+        assert ("cut_translations" in line and "cut_sources" in line) == (line["split"] == "valid")
+    assert " of 16 translations were cut at their length limit, " in (trained_run / "logs/process-0.log").read_text()
 
 
 def test_evaluate_takes_further_references(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,8 +103,10 @@ def test_evaluate_calibrates_and_draws(trained_run: Path, tmp_path: Path, capsys
     assert "must be a picture; end its name with .png, .pdf or .svg" in capsys.readouterr().err
 
 
-def test_compare_says_where_two_runs_differ(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same run at another checkpoint is not the same system; at the same one it is."""
+def test_compare_says_where_two_runs_differ(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same run at another checkpoint is not the same system; at the same one it is. What was found is there though nobody reads it."""
     shutil.copytree(trained_run, tmp_path / "early")
     shutil.rmtree(tmp_path / "early/checkpoints/4")
     command = ["compare", str(trained_run), "--beam-size", "1", "--checkpoint", "last", "--resamples", "50", "--json", str(tmp_path / "j")]
@@ -109,7 +119,11 @@ def test_compare_says_where_two_runs_differ(trained_run: Path, tmp_path: Path, c
     assert all(one["second_chrf"] > one["first_chrf"] and one["source"] in printed for one in found["second_better"])
     assert all(one["second_chrf"] < one["first_chrf"] and one["source"] in printed for one in found["first_better"])
     assert found["second_better"] or found["first_better"]
-    assert main([*command[:2], str(trained_run), *command[2:]]) == 0
+    assert len(found["cut_translations"]) == len(found["cut_sources"]) == 2 and found["words"] == {"source": "13a", "target": "zh"}
+    assert f"A: {found['cut_translations'][0]:,} of 1,000 translations were cut" in printed and "source words (13a)" in printed
+    monkeypatch.setattr(sys, "stdout", Gone())
+    with pytest.raises(ValueError, match="no reader"):
+        main([*command[:2], str(trained_run), *command[2:]])
     same = json.loads((tmp_path / "j").read_text())
     assert all(one["difference"] == 0 and one["p_value"] == 1 for one in same["metrics"].values())
     assert same["second_better"] == same["first_better"] == []
@@ -146,11 +160,58 @@ def test_compare_refuses_runs_that_translate_something_else(trained_run: Path, t
         assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_run_directory_decodes_wherever_it_is_moved(trained_run: Path, tmp_path: Path) -> None:
+class Gone(io.StringIO):
+    """A device that takes nothing."""
+
+    def write(self, _: str) -> int:
+        raise ValueError("no reader")
+
+
+def test_a_run_directory_decodes_wherever_it_is_moved(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what was computed is there though nobody reads it."""
     shutil.copytree(trained_run, tmp_path / "moved")
-    for folder, name in ((trained_run, "a"), (tmp_path / "moved", "b")):
-        assert main(["evaluate", str(folder), "--split", "valid", "--json", str(tmp_path / name)]) == 0
+    command = ["--split", "valid", "--json"]
+    assert main(["evaluate", str(trained_run), *command, str(tmp_path / "a")]) == 0
+    monkeypatch.setattr(sys, "stdout", Gone())
+    with pytest.raises(ValueError, match="no reader"):
+        main(["evaluate", str(tmp_path / "moved"), *command, str(tmp_path / "b")])
     assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run may have been trained when `tgt` passed for a language: it decodes, and is measured where its language is said."""
+    shutil.copytree(trained_run, tmp_path / "old", ignore=shutil.ignore_patterns("checkpoints"))
+    config = json.loads((tmp_path / "old/config.json").read_text())
+    config["data"]["target"] = "tgt"
+    config["evaluation"] = {"metrics": ["bleu", "exact_match"], "tokenizer": "auto"}  # as it was written then
+    config["training"]["best_metric"] = "bleu"
+    (tmp_path / "old/config.json").write_text(json.dumps(config))
+    old = str(tmp_path / "old")
+    for command, message in (
+        (["evaluate", old], "bleu goes by the target's language, which data.target='tgt' does not tell; give it by --language"),
+        (["evaluate", old, "--metrics", "rouge1", "--tokenizer", "13a"], "rouge1 goes by the target's language"),
+        (["evaluate", old, "--language", "cn"], "evaluation.language='cn' is no language"),
+        (["evaluate", old, "--tokenizer", "flores200"], "evaluation.tokenizer=flores200 needs a model"),
+        (["compare", old, old], "bleu goes by the target's language"),
+        (["compare", old, old, "--metrics", "ter"], "ter goes by the target's language"),
+        (["decode", old, "--language", "cn"], "evaluation.language='cn' is no language"),
+        (["decode", old, "--tokenizer", "flores200"], "evaluation.tokenizer=flores200 needs a model"),
+        (["train", DEBUG, "--run-dir", str(tmp_path / "new"), "--language", "cn"], "evaluation.language='cn' is no language"),
+        (
+            ["train", DEBUG, "--run-dir", str(tmp_path / "new"), "--evaluation.metrics", "bleu", "exact_match", "--tokenizer=flores200"],
+            "evaluation.tokenizer=flores200 needs a model",
+        ),
+    ):
+        monkeypatch.setattr("sacrebleu.utils.SACREBLEU_DIR", str(tmp_path))
+        assert main(command) == 2, command
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "new").exists()
+    assert main(["inspect", old, "--no-memory"]) == 0
+    for options in (["--language", "zh"], ["--tokenizer", "zh"], ["--metrics", "exact_match"]):  # no vocabulary is next
+        assert main(["evaluate", old, *options]) == 2
+        assert "has no complete checkpoint yet" in capsys.readouterr().err
 
 
 def test_inspect_counts_parameters_shapes_and_memory(capsys: pytest.CaptureFixture[str]) -> None:

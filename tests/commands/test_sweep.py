@@ -30,6 +30,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--data.format=text", f"--data.folder={folder}", "--data.source=a", "--data.target=b", "--vocab.size=40"]
 
 
+def unread(**_: bool) -> None:
+    raise ValueError("no reader")
+
+
 def test_a_sweep_trains_each_seed_and_says_mean_deviation_and_ensemble(
     tmp_path: Path, corpus: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,6 +46,8 @@ def test_a_sweep_trains_each_seed_and_says_mean_deviation_and_ensemble(
         scores = [found["runs"][name]["metrics"][metric]["score"] for name in ("seed 3", "seed 5")]
         assert found["summary"][metric] == {"mean": statistics.mean(scores), "deviation": pytest.approx(statistics.stdev(scores))}
         assert f"{statistics.mean(scores):.2f} ± {statistics.stdev(scores):.2f}" in printed
+    cut = found["runs"]["seed 5"]["cut_translations"]
+    assert cut > 0 and f"{cut} of 20 translations were cut at their length limit" in printed
     both = [str(tmp_path / f"sweep/seed-{seed}") for seed in (3, 5)]
     assert main(["evaluate", *both, "--split", "test", "--metrics", "chrf", "wer", "--json", str(tmp_path / "e")]) == 0
     together = {name: value["score"] for name, value in json.loads((tmp_path / "e").read_text())["metrics"].items()}
@@ -49,7 +55,9 @@ def test_a_sweep_trains_each_seed_and_says_mean_deviation_and_ensemble(
     capsys.readouterr()
     assert [json.loads((tmp_path / f"sweep/seed-{seed}/config.json").read_text())["seed"] for seed in (3, 5)] == [3, 5]
     newest = [path.stat().st_mtime for path in sorted(tmp_path.glob("sweep/seed-3/checkpoints/*/manifest.json"))]
-    assert sweep(tmp_path / "sweep", *options, "--seeds", "3") == 0  # nothing is trained again
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="no reader"):
+        patch.setattr("flax_s2s.commands.evaluate.make_console", unread)
+        sweep(tmp_path / "sweep", *options, "--seeds", "3")  # nothing is trained again, and what was found is there though nobody reads it
     assert newest == [path.stat().st_mtime for path in sorted(tmp_path.glob("sweep/seed-3/checkpoints/*/manifest.json"))]
     assert list(json.loads((tmp_path / "j").read_text())["summary"]["chrf"]) == ["mean"]  # one seed has no deviation
     assert sweep(tmp_path / "sweep", *options, "--seeds", "3", "--no-ensemble", "--model.dropout=0.25") == 2
@@ -74,7 +82,8 @@ def test_a_sweep_trains_each_seed_and_says_mean_deviation_and_ensemble(
         (["--references", "nowhere.tsv"], "nowhere.tsv"),
         (["--references", "/dev/null"], "/dev/null is a pipe or a device, and is read several times; write it into a file first"),
         (["--data.test="], "there is no test split"),
-        (["--metrics", "bleu"], "evaluation.tokenizer=auto"),
+        (["--metrics", "bleu"], "bleu goes by the target's language, which data.target='b' does not tell; give it by --language"),
+        (["--language", "cn"], "evaluation.language='cn' is no language"),
         (["--json", "nowhere/j"], "nowhere/j cannot be written"),
     ],
     ids=str,

@@ -5,7 +5,7 @@ import pytest
 
 from flax_s2s.config import EvaluationConfig
 from flax_s2s.decoding.compare import bucket_frequencies, bucket_lengths, count_words, most_different
-from flax_s2s.decoding.score import make_split, measure
+from flax_s2s.decoding.score import find_split, make_split, measure
 
 
 def test_length_buckets_have_the_scores_of_their_sentences():
@@ -62,6 +62,20 @@ def test_words_are_counted_as_bleu_splits_them():
     assert split("No, no.") == ["No", ",", "no", "."]
     assert count_words(["No, no.", "no?"], split, {"no", "x"}) == Counter(no=2)
     assert make_split(EvaluationConfig(), "zh_Hans")("两只狗") == ["两", "只", "狗"]
+
+
+@pytest.mark.parametrize(
+    ("side", "name", "words"),
+    [
+        ("en", "13a", ["No", ",", "no", "."]),
+        ("zho_Hant", "zh", ["No", ",", "no", "."]),
+        ("jpn", "char", ["N", "o", ",", "n", "o", "."]),
+        *((side, "white space", ["No,", "no."]) for side in ("cmd", "word", "src", "0", "question+context")),
+    ],
+)
+def test_words_of_a_side_that_is_no_language_are_what_white_space_separates(side, name, words):
+    found, split = find_split(EvaluationConfig(), side)
+    assert (found, split("No, no.")) == (name, words)
 
 
 def test_the_sentences_that_differ_most_come_first():
