@@ -22,6 +22,7 @@ from tensorboardX.summary import scalar
 from flax_s2s.config import TrainingConfig
 
 _SILENCE_SECS = 6.0  # after which it is said what goes on
+_REMEMBERED_STEPS = 500  # about as many say how long a step takes: others may begin to use the machine
 _WARM_STEPS = 10  # so many are passed over, since programs run slowly for the first time, and as many say how long a step takes
 _WIDTH_OF_A_FILE = 160  # of tables; lines are never wrapped
 LOWER_IS_BETTER = ("loss", "perplexity", "wer", "ter", "per", "ser")
@@ -202,7 +203,8 @@ class Meter:
         """Starts at `step`."""
         self.steps, self._config, self._tokens = config.steps, config, 0
         self._since = self._last = time.perf_counter()
-        self._warm, self._warm_steps, self._warm_secs = False, 0, 0.0
+        self._warm, self._warm_steps = False, 0
+        self._step_secs, self._weight = 0.0, 0.0  # of warm steps, each with less weight the longer it was ago
         self._waited_secs, self._evaluation_secs, self._save_secs = 0.0, math.nan, 0.0
 
     def add(self, tokens: int, warm: bool = True) -> None:
@@ -210,7 +212,9 @@ class Meter:
         now = time.perf_counter()
         if warm and self._warm:
             self._warm_steps += 1
-            self._warm_secs += now - self._last if self._warm_steps > _WARM_STEPS else 0.0
+            if self._warm_steps > _WARM_STEPS:
+                kept = 1 - 1 / _REMEMBERED_STEPS
+                self._step_secs, self._weight = kept * self._step_secs + now - self._last, kept * self._weight + 1
         self._warm, self._last = warm, now
         self._tokens += tokens
 
@@ -241,12 +245,12 @@ class Meter:
         return {"tokens_per_sec": rate, "eta_secs": self.left_secs(step)}
 
     def left_secs(self, step: int) -> float:
-        """Seconds to the end: steps at the mean pace of the warm ones, evaluations and saves; not finite while none is known."""
+        """Seconds to the end: steps at the mean pace of the last warm ones, evaluations and saves; not finite while none is known."""
         if step >= self.steps:
             return 0.0
         if self._warm_steps < 2 * _WARM_STEPS:
             return math.nan
-        training = (self.steps - step) * self._warm_secs / (self._warm_steps - _WARM_STEPS)
+        training = (self.steps - step) * self._step_secs / self._weight
         # The first evaluation compiles about as much as training did.
         evaluation = self._evaluation_secs if math.isfinite(self._evaluation_secs) else 0.0
         first = 0.0 if math.isfinite(self._evaluation_secs) else self._waited_secs

@@ -189,6 +189,14 @@ def test_the_time_left_has_the_evaluations_and_saves_to_come(monkeypatch: pytest
     assert clock.read()[1] == pytest.approx(100 * 1.0 + 6 * 7.0 + 2 * 3.0)  # at 200 and 250
 
 
+def test_the_time_left_follows_a_machine_that_others_begin_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, 0, steps=10_000, evaluate_every_steps=10_000, save_every_steps=10_000)
+    clock.steps(4_000, 0.1)
+    assert clock.read()[1] == pytest.approx(6_000 * 0.1)
+    clock.steps(2_000, 0.3)
+    assert clock.read()[1] == pytest.approx(4_000 * 0.3, rel=0.02)
+
+
 def test_a_step_beside_the_compiler_is_not_warm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither is the one in which it ends, nor are the next ten, in which programs run for the first time."""
     clock = Clock(monkeypatch, 0, steps=1000, evaluate_every_steps=1000, save_every_steps=1000)
