@@ -378,7 +378,13 @@ def test_a_disk_that_becomes_read_only_is_named(tmp_path: Path, read_only: Calla
 
 
 def test_training_stops_when_it_no_longer_improves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--training.steps=50", "--training.evaluate-every-steps=1", "--training.patience=2", "--optimizer.learning-rate=1e-12"]
+    options = [
+        "--training.steps=50",
+        "--training.evaluate-every-steps=1",
+        "--training.patience=2",
+        "--optimizer.learning-rate=1e-12",
+        "--training.best-metric=wer",
+    ]
     assert train(tmp_path, *options) == 0
     assert "no longer improving at step 3" in capsys.readouterr().err
     assert final_hash(tmp_path).split()[0] == "3"
