@@ -2,6 +2,7 @@
 
 import collections
 import datetime
+import hashlib
 import os
 import subprocess
 import sys
@@ -74,6 +75,31 @@ DAYS = {
 def test_phrases_are_right(family, value, expected):
     found = written(family, value)
     assert {source: found.get(source) for source in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "family", "expected"),
+    [
+        ("es", "measure", {"7,227 kilograms": "7227 kilogramos", "12,345 kilograms": "12.345 kilogramos", "999 kg": "999 kg"}),
+        ("es_MX", "measure", {"7,227 kilograms": "7,227 kilogramos"}),  # what es_419 says, it inherits
+        ("pt_PT", "money", {"€1,234.50": "1234,50 €", "€12,345.00": "12 345,00 €", "1,234 euros": "1234 euros"}),
+        ("pl", "money", {"¥9,999": "9999 JPY", "¥10,000": "10 000 JPY", "€9,999.75": "9999,75 €"}),
+        ("de", "measure", {"7,227 kilograms": "7.227 Kilogramm"}),
+    ],
+)
+def test_digits_are_set_apart_as_the_locale_does(target, family, expected):
+    """Babel 2.18 sets four digits apart everywhere: it does not read CLDR's minimumGroupingDigits, 2 in Spanish and others."""
+    numbers = [
+        Decimal(number) for number in ("999", "1234", "1234.5", "7227", "9999", "9999.75", "12345")
+    ]  # the last but one is 10,000 yen
+    found = {source: text for number in numbers for source, text in written(family, number, "en", target).items()}
+    assert {source: found.get(source) for source in expected} == expected
+
+
+def test_english_to_chinese_is_as_it_was_measured():
+    """The quickstart's score stands for these phrases, to the byte."""
+    found = ascii(phrases.generate("en", "zh", 1600, 1, "train"))
+    assert hashlib.sha256(found.encode()).hexdigest() == "2ea3789847d8df7e5850ba486f2632412dd4c10b99159e7172411ef161460f68"
 
 
 @pytest.mark.parametrize(
