@@ -46,7 +46,8 @@ def sample(steps: Steps, seed: Int[Array, " batch"], beam_size: int, temperature
 def nucleus(logits: Float[Array, "batch beam vocab"], top_k: int, top_p: float) -> Float[Array, "batch beam vocab"]:
     """Logits with all but the likeliest tokens at -inf."""
     if top_k:
-        least = jax.lax.top_k(logits, min(top_k, logits.shape[2]))[0][:, :, -1:]
+        # Not the last column: XLA moves a slice into the top-k, and sorts the whole vocabulary.
+        least = jax.lax.top_k(logits, min(top_k, logits.shape[2]))[0].min(axis=2, keepdims=True)
         logits = jnp.where(logits >= least, logits, -jnp.inf)
     if top_p < 1:
         probabilities = jax.nn.softmax(logits, axis=-1)
