@@ -8,10 +8,11 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
+from flax_s2s import languages
 from flax_s2s.config import UserError
 from flax_s2s.rundir import writing
 
@@ -19,13 +20,24 @@ _INCHES_A_TOKEN, _MOST_INCHES, _DOTS_AN_INCH = 0.32, 60.0, 110
 _PREFERRED = ("noto", "source", "wqy", "droid", "ipa")  # names of fonts made for text, before any other that has a character
 
 
-def draw(alignments: epath.Path, folder: epath.Path, numbers: Sequence[int]) -> Iterator[str]:
+_FACES = {"Hans": "SC", "Hant": "TC", "Kore": "KR", "Jpan": "JP"}  # how fonts for all of them end the name of the face for one script
+
+
+class Font(NamedTuple):
+    """A face of a font file; a collection has several."""
+
+    path: str
+    face: int = 0
+
+
+def draw(alignments: epath.Path, folder: epath.Path, numbers: Sequence[int], sides: tuple[str, str] = ("", "")) -> Iterator[str]:
     """Draws some lines of a file as `FOLDER/line-N.png`.
 
     Args:
         alignments: what `decode --attention` wrote.
         folder: made where it is not there.
         numbers: of the lines, from 1.
+        sides: names of source and target, which may say their languages: Chinese and Japanese write some characters differently.
 
     Yields:
         What a user should know, a line each.
@@ -48,7 +60,7 @@ def draw(alignments: epath.Path, folder: epath.Path, numbers: Sequence[int]) -> 
                 if record["attention"]:
                     drawn += 1
                     with writing(str(folder / f"line-{record['line']}.png")) as picture:
-                        lacking |= draw_one(record, picture)
+                        lacking |= draw_one(record, picture, sides)
     yield f"{drawn} pictures in {folder}"
     if lacking:
         yield (
@@ -57,12 +69,13 @@ def draw(alignments: epath.Path, folder: epath.Path, numbers: Sequence[int]) -> 
         )
 
 
-def draw_one(record: dict[str, Any], file: Any) -> set[str]:
+def draw_one(record: dict[str, Any], file: Any, sides: tuple[str, str] = ("", "")) -> set[str]:
     """Draws one sentence as PNG.
 
     Args:
         record: with `source` and `target`, pieces, and `attention`, a row for each piece of the target.
         file: open for bytes.
+        sides: see `draw`.
 
     Returns:
         The characters that no font has.
@@ -72,7 +85,8 @@ def draw_one(record: dict[str, Any], file: Any) -> set[str]:
 
     source, target = ([_printable(piece) for piece in record[side]] for side in ("source", "target"))
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # else it says that a font has one weight alone
-    families, lacking = choose_fonts("".join([*source, *target]))
+    chosen = [choose_fonts("".join(pieces), _script(side)) for pieces, side in zip((source, target), sides, strict=True)]
+    families, lacking = [families for families, _ in chosen], {one for _, found in chosen for one in found}
     source, target = (
         ["".join(f"U+{ord(one):04X}" if one in lacking else one for one in piece) for piece in side] for side in (source, target)
     )
@@ -86,9 +100,9 @@ def draw_one(record: dict[str, Any], file: Any) -> set[str]:
     axes = figure.add_subplot()
     axes.imshow(record["attention"], cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
     axes.xaxis.tick_top()
-    style: dict[str, Any] = {"family": families, "parse_math": False, "fontsize": 9}
-    axes.set_xticks(range(len(source)), source, rotation=90, **style)
-    axes.set_yticks(range(len(target)), target, **style)
+    style: dict[str, Any] = {"parse_math": False, "fontsize": 9}
+    axes.set_xticks(range(len(source)), source, rotation=90, family=families[0], **style)
+    axes.set_yticks(range(len(target)), target, family=families[1], **style)
     figure.savefig(file, format="png")
     return lacking
 
@@ -97,43 +111,76 @@ def _printable(piece: str) -> str:
     return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in piece)
 
 
-def choose_fonts(text: str) -> tuple[list[str], set[str]]:
-    """Names of fonts that together have the characters of a text, in the order of preference, and the characters that none has."""
+def _script(side: str) -> str:
+    """The script of a side's language; nothing where its name does not say one."""
+    language = languages.infer(side)
+    return languages.script(language) if language else ""
+
+
+def choose_fonts(text: str, script: str = "") -> tuple[list[str], set[str]]:
+    """Names of fonts that together have the characters of a text, in the order of preference, and the characters that none has.
+
+    Args:
+        text: what is written.
+        script: of it, as ISO 15924: of equal fonts that one is taken whose name says so.
+    """
     from matplotlib import font_manager
 
-    chosen = [str(font_manager.findfont("DejaVu Sans"))]  # comes with matplotlib
+    chosen = [Font(str(font_manager.findfont("DejaVu Sans")))]  # comes with matplotlib
     lacking = {one for one in text if ord(one) not in _characters(chosen[0])}
     while lacking:
-        covers = {path: sum(ord(one) in _characters(path) for one in lacking) for path in _system_fonts()}
-        best = max(covers, key=lambda path: covers[path], default="")
-        if not best or not covers[best]:
+        covers = {font: (sum(ord(one) in _characters(font) for one in lacking), _suits(font, script)) for font in _system_fonts()}
+        best = max(covers, key=lambda font: covers[font], default=None)
+        if best is None or not covers[best][0]:
             break
         chosen.append(best)
         lacking = {one for one in lacking if ord(one) not in _characters(best)}
-    for path in chosen[1:]:
-        font_manager.fontManager.addfont(path)
-    return [font_manager.FontProperties(fname=path).get_name() for path in chosen], lacking
+    for path in dict.fromkeys(font.path for font in chosen[1:]):
+        font_manager.fontManager.addfont(path)  # all faces of it
+    return [_name(font) for font in chosen], lacking
+
+
+def _suits(font: Font, script: str) -> bool:
+    return script in _FACES and _FACES[script] in _name(font).split()
 
 
 @cache
-def _system_fonts() -> list[str]:
-    """Files of fonts, the preferred ones first."""
+def _system_fonts() -> list[Font]:
+    """Faces of the fonts of this system, the preferred ones first."""
     from matplotlib import font_manager
 
-    def rank(path: str) -> tuple[int, str]:
-        name = path.rpartition("/")[2].lower()
-        return next((i for i, known in enumerate(_PREFERRED) if name.startswith(known)), len(_PREFERRED)) + 10 * ("bold" in name), path
+    def rank(font: Font) -> tuple[int, str, int]:
+        name = font.path.rpartition("/")[2].lower()
+        preferred = next((i for i, known in enumerate(_PREFERRED) if name.startswith(known)), len(_PREFERRED))
+        return preferred + 10 * ("bold" in name) + 5 * ("mono" in _name(font).lower()), *font
 
-    return sorted(font_manager.findSystemFonts(), key=rank)
+    found = [Font(path, face) for path in font_manager.findSystemFonts() for face in range(_count_faces(path))]
+    return sorted(found, key=rank)
+
+
+def _count_faces(path: str) -> int:
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        return int(FT2Font(path).num_faces)
+    except (RuntimeError, OSError):
+        return 0
 
 
 @cache
-def _characters(path: str) -> frozenset[int]:
+def _name(font: Font) -> str:
+    from matplotlib.ft2font import FT2Font
+
+    return str(FT2Font(font.path, face_index=font.face).family_name)
+
+
+@cache
+def _characters(font: Font) -> frozenset[int]:
     """The code points that a font has a shape for."""
     from matplotlib.ft2font import FT2Font
 
     try:
-        font = FT2Font(path)
-        return frozenset(font.get_charmap()) if font.scalable else frozenset()
+        opened = FT2Font(font.path, face_index=font.face)
+        return frozenset(opened.get_charmap()) if opened.scalable else frozenset()
     except (RuntimeError, OSError):
         return frozenset()

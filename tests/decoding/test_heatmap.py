@@ -2,6 +2,7 @@ import io
 import json
 
 import numpy as np
+import pytest
 from etils import epath
 
 from flax_s2s.decoding import heatmap
@@ -18,17 +19,38 @@ def test_a_character_that_no_font_has_is_written_by_number_and_said(tmp_path, mo
     assert (tmp_path / "drawn/line-3.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_fonts_are_added_until_every_character_has_one(monkeypatch):
-    has = {"a.ttf": "我你", "b.ttf": "你", "c.ttf": "ก"}
-    plain = heatmap._characters
-    monkeypatch.setattr(heatmap, "_system_fonts", lambda: list(has))
-    monkeypatch.setattr(heatmap, "_characters", lambda path: frozenset(map(ord, has[path])) if path in has else plain(path))
+def with_fonts(monkeypatch, has):
+    """A system with these fonts: name of the face -> its characters."""
+    fonts = {heatmap.Font(f"{name.rpartition(' ')[0]}.ttc", i): (name, frozenset(map(ord, has[name]))) for i, name in enumerate(has)}
+    characters, name = heatmap._characters, heatmap._name
+    monkeypatch.setattr(heatmap, "_system_fonts", lambda: list(fonts))
+    monkeypatch.setattr(heatmap, "_characters", lambda font: fonts[font][1] if font in fonts else characters(font))
+    monkeypatch.setattr(heatmap, "_name", lambda font: fonts[font][0] if font in fonts else name(font))
     added = []
     monkeypatch.setattr("matplotlib.font_manager.fontManager.addfont", added.append)
-    monkeypatch.setattr("matplotlib.font_manager.FontProperties.get_name", lambda self: str(self.get_file()))
+    return added
+
+
+def test_fonts_are_added_until_every_character_has_one(monkeypatch):
+    added = with_fonts(monkeypatch, {"A": "我你", "B": "你", "C": "ก"})
     names, lacking = heatmap.choose_fonts("a我你กᚠ\U0010ffff")
-    assert added == names[1:] == ["a.ttf", "c.ttf"]
+    assert names[1:] == ["A", "C"] and added
     assert "\U0010ffff" in lacking and not lacking & set("a我你ก")
+
+
+CJK = {f"Noto Sans CJK {face}": "直骨门" for face in ("JP", "KR", "SC", "TC", "HK")}
+
+
+@pytest.mark.parametrize(
+    ("side", "face"),
+    [("zh", "SC"), ("zh_Hans", "SC"), ("cmn", "SC"), ("zh_TW", "TC"), ("zh-Hant", "TC"), ("ja", "JP"), ("ko", "KR"), ("source", "JP")],
+)
+def test_the_face_is_that_of_the_language(monkeypatch, side, face):
+    """Of Debian's Noto CJK collection (1:20220127) the first face is the Japanese one, in which some Chinese characters look otherwise."""
+    with_fonts(monkeypatch, CJK)
+    assert heatmap.choose_fonts("直骨门", heatmap._script(side))[0][1:] == [f"Noto Sans CJK {face}"]
+    with_fonts(monkeypatch, {"WenQuanYi Zen Hei": "直骨门", "Noto Sans CJK SC": "直", "Noto Sans CJK TC": "直"})
+    assert heatmap.choose_fonts("直骨门", heatmap._script(side))[0][1:] == ["WenQuanYi Zen Hei"]  # which has them all
 
 
 def test_a_row_of_attention_is_a_row_of_the_picture():
