@@ -29,7 +29,7 @@ def config() -> Config:
             batch_tokens=1024,
             buckets=8,
         ),
-        vocab=VocabConfig(kind="char", target_kind="word", size=200, joint=False),
+        vocab=VocabConfig(kind="char", target_kind="word", joint=False),
         model=ModelConfig(
             embedding_size=128,
             hidden_size=512,

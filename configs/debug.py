@@ -14,7 +14,7 @@ def config() -> Config:
         data=DataConfig(
             format="phrases", max_train_pairs=2_000, max_source_tokens=48, max_target_tokens=48, batch_tokens=768, row_multiple=8, buckets=2
         ),
-        vocab=VocabConfig(kind="char", size=400, joint=True),
+        vocab=VocabConfig(kind="char", joint=True),
         model=ModelConfig(embedding_size=16, hidden_size=32, tie="all", dropout=0.1, compute="float32"),
         optimizer=OptimizerConfig(learning_rate=5e-3, schedule="constant", average_decay=0.9),
         training=TrainingConfig(steps=40, log_every_steps=10, evaluate_every_steps=20, save_every_steps=20, best_metric="exact_match"),

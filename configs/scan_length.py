@@ -34,7 +34,7 @@ def config() -> Config:
             batch_tokens=1024,
             buckets=8,
         ),
-        vocab=VocabConfig(kind="word", size=100, joint=False),
+        vocab=VocabConfig(kind="word", joint=False),
         model=ModelConfig(embedding_size=128, hidden_size=256, attention="general", input_feeding=True, dropout=0.3),
         optimizer=OptimizerConfig(schedule="cosine", warmup_steps=200, beta2=0.98, label_smoothing=0.0, average_decay=0.998),
         training=TrainingConfig(steps=6000, evaluate_every_steps=1000, save_every_steps=1000, best_metric="exact_match"),

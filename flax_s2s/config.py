@@ -97,17 +97,17 @@ class VocabConfig:
     """The SentencePiece vocabulary, trained from the training pairs."""
 
     kind: Literal["unigram", "bpe", "char", "word"] = identity("unigram")
-    """Kind of token; word splits at white space."""
+    """Kind of token; word splits at spaces (U+0020), and at no other white space."""
     target_kind: Literal["same", "unigram", "bpe", "char", "word"] = identity("same")
     """Kind of the target's tokens, where it is another one (letters to phones: char, word); not with joint."""
-    size: int = identity(8000)
-    """Tokens in each vocabulary, the four special ones included; for char and word an upper limit."""
+    size: int = identity(0)
+    """Tokens in each vocabulary, the four special ones included; for char and word an upper limit. 0: of char and word all, else 8000."""
     joint: bool = identity(True)
     """One vocabulary for both sides; else one for each."""
     character_coverage: float = identity(1.0)
     """Share of the training text's characters that get a token of their own (0.98 to 1)."""
     byte_fallback: bool = identity(False)
-    """Spell unknown characters as UTF-8 bytes (256 more tokens) instead of the unknown token."""
+    """Spell unknown characters, and words, as UTF-8 bytes (256 more tokens) instead of the unknown token."""
     normalization: Literal["identity", "nfkc", "nmt_nfkc"] = identity("identity")
     """Unicode normalization before tokenizing; anything but identity changes the text that is learned and scored."""
     sampling: float = identity(0.0)

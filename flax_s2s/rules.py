@@ -23,6 +23,7 @@ _PROBABILITY = [
 
 
 _LEAST_SHORTLIST, _MOST_TOKENS = 16, 1_000_000
+_LEAST_VOCABULARY, _MOST_VOCABULARY = 5, 10_000_000
 
 
 def check(config: Config, *, measures: bool = True) -> Config:
@@ -137,8 +138,16 @@ def _check_data(config: Config) -> None:
 def _check_vocab(vocab: VocabConfig) -> None:
     if not 0.98 <= vocab.character_coverage <= 1:
         raise UserError(f"vocab.character_coverage={vocab.character_coverage} must be between 0.98 and 1")
-    if vocab.size < 8:
-        raise UserError(f"vocab.size={vocab.size} must be at least 8")
+    if 0 < vocab.size < _LEAST_VOCABULARY or vocab.size > _MOST_VOCABULARY:
+        raise UserError(
+            f"vocab.size={vocab.size} must be 0 (char and word: all, else 8000), or {_LEAST_VOCABULARY} to {_MOST_VOCABULARY:,}: four tokens "
+            "are special ones"
+        )
+    if vocab.byte_fallback and 0 < vocab.size < _LEAST_VOCABULARY + 256:
+        raise UserError(
+            f"vocab.byte_fallback needs vocab.size of at least {_LEAST_VOCABULARY + 256}: four special tokens, 256 bytes and one more, got "
+            f"{vocab.size}; use 0, or a larger one"
+        )
     kinds = {vocab.kind if kind == "same" else kind for kind in (vocab.kind, vocab.target_kind)}
     if vocab.joint and len(kinds) > 1:
         raise UserError(f"vocab.target_kind={vocab.target_kind} is another kind than vocab.kind={vocab.kind} and needs vocab.joint=False")

@@ -120,7 +120,21 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
     ),
     ({"vocab.character_coverage": 0.9}, "vocab.character_coverage=0.9 must be between 0.98 and 1", {"vocab.character_coverage": 0.98}),
     ({"vocab.character_coverage": 1.5}, "vocab.character_coverage=1.5 must be between 0.98 and 1", {"vocab.character_coverage": 1.0}),
-    ({"vocab.size": 7}, "vocab.size=7 must be at least 8", {"vocab.size": 8}),
+    (
+        {"vocab.size": 4},
+        "vocab.size=4 must be 0 (char and word: all, else 8000), or 5 to 10,000,000: four tokens are special ones",
+        {"vocab.size": 5},
+    ),
+    (
+        {"vocab.size": 2**31 - 1},
+        "vocab.size=2147483647 must be 0 (char and word: all, else 8000), or 5 to 10,000,000: four tokens are special ones",
+        {"vocab.size": 10_000_000},
+    ),
+    (
+        {"vocab.byte_fallback": True, "vocab.size": 260},
+        "vocab.byte_fallback needs vocab.size of at least 261: four special tokens, 256 bytes and one more, got 260; use 0, or a larger one",
+        {"vocab.byte_fallback": True, "vocab.size": 261},
+    ),
     (
         {"model.bidirectional_layers": 2},
         "model.bidirectional_layers=2 must be at most model.encoder_layers=1",

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from flax_s2s import parallel, rundir
-from flax_s2s.commands.wiring import Ready, begin, make_ready, measure_products
+from flax_s2s.commands.wiring import Ready, begin, make_ready, measure_products, warn_of_tokens
 from flax_s2s.config import Config, UserError
-from flax_s2s.data import account, vocab
+from flax_s2s.data import account, corpus, vocab
 from flax_s2s.data.batching import Shape
 from flax_s2s.model.flops import Flops, count_flops
 from flax_s2s.model.seq2seq import init_params, make_model
@@ -37,7 +37,7 @@ def run(config: Config, run_dir: str, memory: bool) -> int:
         out.print(f"without its corpus, so without shapes and memory: {error}\n")
     kept = vocab.load(rundir.make_path(run_dir) / rundir.VOCAB, config.vocab.joint) if run_dir else None
     vocabularies = ready.vocabularies if ready else kept
-    sizes = (len(vocabularies.source), len(vocabularies.target)) if vocabularies else (config.vocab.size,) * 2
+    sizes = (len(vocabularies.source), len(vocabularies.target)) if vocabularies else vocab.planned_sizes(config.vocab)
     params = jax.eval_shape(lambda: init_params(config.model, *sizes, jax.random.key(0)))
     flops = count_flops(config.model, params)
     out.print(_parameters(params))
@@ -48,8 +48,18 @@ def run(config: Config, run_dir: str, memory: bool) -> int:
     for misfit in find_misfits(config):
         out.print(f"warning: {misfit}\n")
     if ready:
+        for warning in warn_of_tokens(config, ready, _validation(config)):
+            out.print(f"warning: {warning}\n")
         _describe_batches(config, ready, sizes, flops, devices, memory, out)
     return 0
+
+
+def _validation(config: Config) -> list[corpus.Pair]:
+    """The validation pairs, none where they are not at hand."""
+    try:
+        return corpus.load(config.data, "valid", config.seed).pairs
+    except UserError:
+        return []
 
 
 def _parameters(params: Any) -> Table:

@@ -18,7 +18,7 @@ from flax_s2s.checkpoint import Checkpoints
 from flax_s2s.cluster import Flags
 from flax_s2s.commands import initial
 from flax_s2s.commands.recovery import Reports, make_roll_back
-from flax_s2s.commands.wiring import Ready, begin, keep_memory, make_ready
+from flax_s2s.commands.wiring import Ready, begin, keep_memory, make_ready, warn_of_tokens
 from flax_s2s.config import Config, UserError, differences, to_json
 from flax_s2s.data import account, corpus, vocab
 from flax_s2s.data.batching import Shape, TokenPairs
@@ -124,6 +124,8 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     log.line(describe(config, ready, valid, fitting, pipeline, devices, count_parameters(abstract.params)))
     for misfit in find_misfits(config):
         log.line(f"warning: {misfit}")
+    for warning in warn_of_tokens(config, ready, valid.pairs):
+        log.line(f"warning: {warning}")
 
     def create() -> TrainState:
         new = create_state(config, sizes, optimizer, devices)

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from flax_s2s import caches, cluster, job, processor, programs, rundir
 from flax_s2s.checkpoint import Checkpoints
-from flax_s2s.config import Config, DecodingConfig, Metric, Tokenizer, UserError
+from flax_s2s.config import UNK, Config, DecodingConfig, Metric, Tokenizer, UserError, VocabConfig
 from flax_s2s.data import vocab
 from flax_s2s.data.batching import Shape, TokenPairs, choose_shapes
-from flax_s2s.data.corpus import Corpus, Reader, Split, load
+from flax_s2s.data.corpus import Corpus, Pair, Reader, Split, load
 from flax_s2s.data.pipeline import Pipeline, Share
-from flax_s2s.data.tokens import Draw, Tokens, open_tokens
+from flax_s2s.data.tokens import Draw, Tokens, open_tokens, tokenize
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding import shortlist
 from flax_s2s.decoding.score import check_metrics
@@ -33,6 +33,8 @@ from flax_s2s.rules import check
 from flax_s2s.runlog import make_console
 from flax_s2s.training.state import Params, count_parameters
 
+_MOST_UNKNOWN = 0.01  # of the tokens, before it is said
+_UNITS = {"char": "character"}
 _KEPT_PARAMETERS = 64_000_000  # with 195 M the heap grew from 4.9 to 8.5 GiB, to save 4% of a step
 
 
@@ -91,6 +93,38 @@ def make_ready(
         longer = np.maximum(lengths[0], drawn.source.lengths), np.maximum(lengths[1], drawn.target.lengths)
         shapes = choose_shapes(*longer, config.data)
     return Ready(train, vocabularies, tokens, shapes, partial(draw, (shapes[-1].src, shapes[-1].tgt)))
+
+
+def warn_of_tokens(config: Config, ready: Ready, valid: Sequence[Pair]) -> list[str]:
+    """What a vocabulary cannot say of the training and the validation text, a line for each fault that is more than an odd one."""
+    warnings = []
+    train, found = ready.tokens.pairs, tokenize(valid, ready.vocabularies)
+    sides = ((config.data.source, train.source, found.source), (config.data.target, train.target, found.target))
+    for number, (side, in_train, in_valid) in enumerate(sides):
+        vocabulary, unknown = ready.vocabularies[number], (ready.tokens.unknown[number], int((in_valid.flat == UNK).sum()))
+        shares = [count / max(1, len(of.flat)) for count, of in zip(unknown, (in_train, in_valid), strict=True)]
+        kind = config.vocab.kind if number == 0 or config.vocab.target_kind == "same" else config.vocab.target_kind
+        if max(shares) > _MOST_UNKNOWN:
+            warnings.append(
+                f"the vocabulary cannot say {shares[0]:.1%} of {side} in training, {shares[1]:.1%} in validation: each such {_UNITS.get(kind, kind)} "
+                f"is one unknown token, which is never learned or generated; {_remedy(config.vocab, kind, vocabulary, shares[0])}"
+            )
+        if kind == "word" and (joined := vocabulary.joined_words):
+            warnings.append(
+                f"{len(joined):,} words of {side} hold white space other than U+0020, such as {joined[0]!r}: vocab.kind=word does not "
+                "split there; write spaces in the text instead"
+            )
+    return warnings
+
+
+def _remedy(config: VocabConfig, kind: str, vocabulary: vocab.Vocabulary, in_training: float) -> str:
+    """What makes unknown tokens fewer."""
+    if in_training > _MOST_UNKNOWN and kind in ("char", "word") and len(vocabulary) == config.size:
+        return f"vocab.size={config.size} is too small: --vocab.size 0 holds all of them"
+    if in_training > _MOST_UNKNOWN and config.character_coverage < 1:
+        return f"vocab.character_coverage={config.character_coverage} leaves them out: --vocab.character-coverage 1 holds all of them"
+    other = " or subwords (--vocab.kind bpe)" if kind == "word" else ""
+    return f"they are not in the training text: --vocab.byte-fallback spells them{other}"
 
 
 class Opened(NamedTuple):

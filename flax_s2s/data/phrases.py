@@ -159,7 +159,8 @@ def _locale(name: str) -> babel.Locale:
 @functools.cache
 def _least_grouped(locale: babel.Locale) -> int:
     """The least number whose digits the locale sets apart in groups."""
-    name, parents = str(locale), babel.core.get_global("parent_exceptions")
+    parents: Any = babel.core.get_global("parent_exceptions")
+    name = str(locale)
     while name and name not in _LEAST_GROUPING_DIGITS:
         name = parents.get(name) or name.rpartition("_")[0]
     return int(10 ** (2 + _LEAST_GROUPING_DIGITS.get(name, 1)))
@@ -340,7 +341,7 @@ def _make_measure(unit: str, width: str) -> _MakeFn:
 
         def render(value: Decimal | int) -> str:
             pattern: str = forms.get(locale.plural_form(value), other)
-            grouped = abs(value) >= _least_grouped(locale)
+            grouped = abs(Decimal(value)) >= _least_grouped(locale)
             return pattern.format(babel.numbers.format_decimal(value, locale=locale, group_separator=grouped))
 
         return render
@@ -362,7 +363,7 @@ def _make_duration(units: Sequence[str], width: str) -> _MakeFn:
 
 def _make_money(currency: str) -> _MakeFn:
     """Letters are set apart from digits (`CHF 5.00`), the CLDR rule of currency spacing, which Babel leaves out."""
-    digits = babel.numbers.get_currency_precision(currency)
+    digits: int = babel.numbers.get_currency_precision(currency)
 
     def render(locale: babel.Locale, value: Decimal) -> str:
         grouped = abs(round(value, digits)) >= _least_grouped(locale)

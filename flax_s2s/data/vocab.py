@@ -20,6 +20,10 @@ from flax_s2s.config import BOS, EOS, PAD, UNK, UserError, VocabConfig
 from flax_s2s.data.corpus import Pair
 
 _LONGEST_TRAINING_LINE_BYTES = 1 << 16
+_LONGEST_WORD_BYTES = 7_996  # a longer piece SentencePiece 0.2.3 writes, and cannot read
+_SPACE = "\u2581"  # SentencePiece's own sign for a space
+_RESERVED = "\u2585"  # SentencePiece's own sign for what it does not know: it leaves out lines that hold it
+_DEFAULT_SIZE, _EVERYTHING = 8_000, 10_000_000  # SentencePiece's time grows with what is asked for, without end near 2**31
 _MOST_PAIRS = 1_000_000  # that a vocabulary is trained from: SentencePiece holds them all in memory
 _THREADS = 4  # fixed, because SentencePiece's sums, and so its pieces, depend on the number of threads
 
@@ -41,6 +45,11 @@ class Vocabulary:
     def __len__(self) -> int:
         """Number of tokens, the special ones included."""
         return int(self._processor.get_piece_size())
+
+    @property
+    def joined_words(self) -> list[str]:
+        """Tokens that hold white space other than U+0020, at which nothing is split, between other characters."""
+        return [piece for piece in self.pieces(range(UNK + 1, len(self))) if len(piece.strip(_SPACE).split()) > 1]
 
     @property
     def sha256(self) -> str:
@@ -74,7 +83,7 @@ class Vocabulary:
         """What each token adds to a text, in UTF-8 without regard to case (as by str.casefold); special tokens add nothing."""
         found = []
         for i, piece in enumerate(self.pieces(range(len(self)))):
-            text = piece.replace("\u2581", " ").casefold().encode()
+            text = piece.replace(_SPACE, " ").casefold().encode()
             if self._processor.is_byte(i):
                 text = bytes([int(piece[1:-1], 16)]).lower()
             found.append(b"" if i <= UNK else text)
@@ -82,8 +91,13 @@ class Vocabulary:
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """`[[412, 1033, 7]]` -> `["Two dogs."]`; special tokens leave no trace."""
-        lines: list[str] = self._processor.decode([[int(i) for i in row if i > UNK] for row in ids])
-        return lines
+        rows = [[int(i) for i in row if i > UNK] for row in ids]
+        lines: list[str] = self._processor.decode(rows)
+        return [self._with_spaces(line, row) if _SPACE in line else line for line, row in zip(lines, rows, strict=True)]
+
+    def _with_spaces(self, line: str, row: list[int]) -> str:
+        """Spaces that are spelled in bytes, as those before unknown words are, come out of SentencePiece 0.2.3 as its own sign."""
+        return line.removeprefix(_SPACE if self._processor.is_byte(row[0]) else "").replace(_SPACE, " ")
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The tokens as they are written inside SentencePiece, for pictures and reports."""
@@ -117,14 +131,15 @@ class Vocabularies(NamedTuple):
 def train(pairs: Iterable[Pair], config: VocabConfig) -> Vocabularies:
     """Trains the vocabularies of a corpus; the same pairs give the same bytes.
 
-    Of a large corpus only every second, third, ... pair is used, so many that at most a million remain.
+    Of a large corpus only every second, third, ... pair is used, so many that at most a million remain; of lines, those of at most
+    65,536 bytes.
 
     Args:
         pairs: read several times.
         config: kind and size.
 
     Raises:
-        UserError: the text is too small, or its alphabet too large, for `vocab.size`.
+        UserError: the text is too small, or its alphabet too large, for `vocab.size`; or no line of a side can be used.
     """
     every = -(-sum(1 for _ in pairs) // _MOST_PAIRS) or 1
 
@@ -132,21 +147,77 @@ def train(pairs: Iterable[Pair], config: VocabConfig) -> Vocabularies:
         return itertools.islice(pairs, 0, None, every)
 
     if config.joint:
-        both = _train_one((line for pair in chosen() for line in pair), config)
+        both = _train_one((line for pair in chosen() for line in pair), "the text", config)
         return Vocabularies(both, both)
     target = config if config.target_kind == "same" else dataclasses.replace(config, kind=config.target_kind)
     sides = ((pair[side] for pair in chosen()) for side in (0, 1))
-    return Vocabularies(*(_train_one(lines, own) for lines, own in zip(sides, (config, target), strict=True)))
+    names = ("the source", "the target")
+    return Vocabularies(*(_train_one(lines, name, own) for lines, name, own in zip(sides, names, (config, target), strict=True)))
 
 
-def _train_one(lines: Iterable[str], config: VocabConfig) -> Vocabulary:
-    model = io.BytesIO()
+def choose_size(kind: str, size: int) -> int:
+    """The tokens that a `vocab.size` allows: 0 is all characters or words, and of subwords so many as are usual."""
+    return size or (_EVERYTHING if kind in ("char", "word") else _DEFAULT_SIZE)
+
+
+def planned_sizes(config: VocabConfig) -> tuple[int, int]:
+    """The tokens of source and target where no text is at hand.
+
+    Raises:
+        UserError: they are all that the text has.
+    """
+    kinds = (config.kind, config.kind if config.target_kind == "same" else config.target_kind)
+    sizes = [choose_size(kind, config.size) for kind in kinds]
+    if _EVERYTHING in sizes:
+        raise UserError("vocab.size=0 takes all that the text has, and without it nobody knows how much; give the text, or a vocab.size")
+    return sizes[0], sizes[1]
+
+
+class _Seen:
+    """The lines of a side on their way to SentencePiece, which leaves some out and does not say which."""
+
+    def __init__(self, lines: Iterable[str], side: str) -> None:
+        self._lines, self.side = lines, side
+        self.lines = self.blank = self.long = self.reserved = self.longest_word = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._lines:
+            try:
+                size = len(line.encode())
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"{self.side} holds half of a surrogate pair, U+{ord(error.object[error.start]):04X}, which is no text; take it out"
+                ) from None
+            self.lines += 1
+            self.blank += not line.strip("\r\n")
+            self.long += size > _LONGEST_TRAINING_LINE_BYTES
+            self.reserved += _RESERVED in line
+            if size > _LONGEST_WORD_BYTES:
+                self.longest_word = max(self.longest_word, *(len(word.encode()) for word in line.split(" ")))
+            yield line
+
+    def why_none(self) -> str:
+        """Why no line is left."""
+        counts = {
+            "longer than 65,536 bytes": self.long,
+            "blank": self.blank,
+            "lines with a U+2585, which SentencePiece keeps for itself": self.reserved,
+        }
+        found = [f"{count:,} are {why}" for why, count in counts.items() if count]
+        if self.lines and self.lines in counts.values():
+            found = [f"all {self.lines:,} lines of {self.side} are {why}" for why, count in counts.items() if count == self.lines]
+            return f"{found[0]}; a vocabulary is made of lines of text, such as sentences: cut them, or check what is read"
+        return f"{self.side} has no line that a vocabulary can be made of: of {self.lines:,} {', '.join(found) or 'there is none'}; check what is read"
+
+
+def _train_one(lines: Iterable[str], side: str, config: VocabConfig) -> Vocabulary:
+    model, seen = io.BytesIO(), _Seen(lines, side)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
+            sentence_iterator=iter(seen),
             model_writer=model,
             model_type=config.kind,
-            vocab_size=config.size,
+            vocab_size=choose_size(config.kind, config.size),
             hard_vocab_limit=config.kind in ("unigram", "bpe"),
             character_coverage=config.character_coverage,
             byte_fallback=config.byte_fallback,
@@ -164,24 +235,31 @@ def _train_one(lines: Iterable[str], config: VocabConfig) -> Vocabulary:
             unk_piece="<unk>\n",
             minloglevel=3,
         )
+        return Vocabulary(model.getvalue())
     except (RuntimeError, OSError) as error:
-        raise _explain(error, config) from None
-    return Vocabulary(model.getvalue())
+        raise _explain(error, config, seen) from None
 
 
-def _explain(error: Exception, config: VocabConfig) -> UserError:
+def _explain(error: Exception, config: VocabConfig, seen: _Seen) -> UserError:
     """SentencePiece's message, turned into one that names the field and a value that would do."""
-    text = str(error)
+    text, size = str(error), choose_size(config.kind, config.size)
+    if "sentences_.empty()" in text:
+        return UserError(seen.why_none())
+    if "piece is too long" in text:
+        return UserError(
+            f"{seen.side} has a word of {seen.longest_word:,} bytes, and a token has at most {_LONGEST_WORD_BYTES:,}; vocab.kind=word "
+            "splits at spaces (U+0020): take such lines out, or use another vocab.kind"
+        )
     most = re.search(r"value <= (\d+)", text)
     if most:
-        return UserError(f"vocab.size={config.size} is larger than the text allows; use at most {most[1]}")
+        return UserError(f"vocab.size={size} is larger than the text allows; use at most {most[1]}")
     if "required_chars" in text or "smaller than required_chars" in text:
         least = re.search(r"\d+ vs (\d+)", text)
         remedy = f"use at least {least[1]}" if least else "use a larger one"
         return UserError(
-            f"vocab.size={config.size} is too small for the characters of the text; {remedy}, or lower vocab.character_coverage and set vocab.byte_fallback"
+            f"vocab.size={size} is too small for the characters of the text; {remedy}, or lower vocab.character_coverage and set vocab.byte_fallback"
         )
-    return UserError(f"the vocabulary cannot be trained with vocab.kind={config.kind} and vocab.size={config.size}: {text}")
+    return UserError(f"the vocabulary cannot be trained with vocab.kind={config.kind} and vocab.size={size}: {text}")
 
 
 def save(vocabularies: Vocabularies, folder: epath.Path) -> None:

@@ -247,9 +247,60 @@ def test_a_size_that_does_not_fit_is_answered_with_the_next_that_does(kind, byte
             train(pairs, VocabConfig(size=size, **fields))
 
 
-def test_a_corpus_without_text_is_the_users_error():
-    with pytest.raises(UserError, match=r"cannot be trained with vocab\.kind=unigram and vocab\.size=100"):
-        train([Pair("", "")], VocabConfig(size=100))
+UNUSABLE = {
+    "blank": ([""], "all 1 lines of the source are blank"),
+    "too long": (["ba " * 30_000] * 3, "all 3 lines of the source are longer than 65,536 bytes"),
+    "reserved": (["a \u2585 b"], "all 1 lines of the source are lines with a U.2585, which SentencePiece keeps for itself"),
+    "some of each": (["", "ba " * 30_000], "of 2 1 are longer than 65,536 bytes, 1 are blank"),
+    "half a pair": (["a\ud800"], "the source holds half of a surrogate pair, U.D800"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("lines", "message"), UNUSABLE.values(), ids=list(UNUSABLE))
+def test_a_corpus_without_a_usable_line_is_the_users_error(kind, lines, message):
+    """SentencePiece 0.2.3 (trainer_interface.cc) says `!sentences_.empty()` of all but the last, a TypeError of pybind11 of that."""
+    with pytest.raises(UserError, match=message):
+        train([Pair(line, line) for line in lines], VocabConfig(kind=kind, size=100, joint=False))
+
+
+def test_each_side_is_named():
+    with pytest.raises(UserError, match="all 2 lines of the target are blank"):
+        train([Pair("a", ""), Pair("b", "")], VocabConfig(kind="char", joint=False))
+
+
+def test_a_word_that_sentencepiece_cannot_read_is_named():
+    """It trains with the word, and then its own model is `piece is too long` (0.2.3, found by running: 7,996 bytes are read)."""
+    assert len(train([Pair("x" * 7_996, "a")], VocabConfig(kind="word")).source) == 6
+    with pytest.raises(UserError, match=r"the text has a word of 7,998 bytes, and a token has at most 7,996; vocab.kind=word splits at"):
+        train([Pair("é" * 3_999, "a")], VocabConfig(kind="word"))
+
+
+@pytest.mark.parametrize("kind", ["char", "word"])
+def test_spaces_that_are_spelled_in_bytes_are_spaces(kind):
+    """SentencePiece 0.2.3 spells the space before an unknown word in the bytes of its own sign for it, and reads that sign back."""
+    vocabulary = one(FILLER, kind=kind, size=261, byte_fallback=True)
+    assert_exact(vocabulary, ["two  cats é dogs", "unknown", "  two", *FILLER])
+
+
+def syllables(count):
+    return [" ".join(chr(0xAC00 + 7 * i + j) for j in range(3)) for i in range(count // 3)]
+
+
+@pytest.mark.parametrize("kind", ["char", "word"])
+def test_size_0_holds_every_character_and_every_word(kind):
+    lines = syllables(1089)
+    assert UNK in one(lines, kind=kind, size=200).encode(["".join(lines)])[0]
+    everything = one(lines, kind=kind, size=0)
+    assert_exact(everything, lines)
+    assert len(everything) == 4 + 1089 + (kind == "char")
+    assert everything.sha256 == one(lines, kind=kind, size=5000).sha256
+
+
+def test_size_0_is_8000_subwords():
+    for kind in ("unigram", "bpe"):
+        with pytest.raises(UserError, match=r"vocab.size=8000 is larger than the text allows"):
+            train(pairs_of(FILLER), VocabConfig(kind=kind))
 
 
 @pytest.mark.parametrize("kind", ["char", "word"])
@@ -279,6 +330,9 @@ def test_words_are_split_at_spaces():
     for line in FILLER[:3]:
         assert vocabulary.pieces(vocabulary.encode([line])[0]) == [f"▁{word}" for word in line.split(" ")]
     assert vocabulary.encode(["two cats"])[0][1:] == [UNK]
+    assert vocabulary.joined_words == ["▁“你好”，世界！（测试）\u3000全角…"]
+    joined = one([f"a{space}b  c" for space in "\t\u00a0\u3000"], kind="word", size=0)  # SentencePiece 0.2.3 splits at U+0020 alone
+    assert sorted(joined.joined_words) == ["▁a\tb", "▁a\u00a0b", "▁a\u3000b"]
 
 
 def test_a_vocabulary_is_made_from_its_bytes():
