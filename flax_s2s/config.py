@@ -253,7 +253,7 @@ class DecodingConfig:
     beam_size: int = operational(5)
     """Live hypotheses of a sentence; 1 is greedy search."""
     n_best: int = operational(1)
-    """Hypotheses given out for a sentence, at most beam_size."""
+    """Hypotheses given out for a sentence, at most beam_size: different texts, fewer where no more are found; samples may be equal."""
     length_penalty: float = operational(1.0)
     """Exponent alpha of the length penalty ((5 + length) / 6) ** alpha (Wu et al. 2016, equation 14)."""
     coverage_penalty: float = operational(0.0)

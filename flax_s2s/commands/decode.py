@@ -20,6 +20,7 @@ from flax_s2s.decoding.evaluate import make_examples, score_defined
 from flax_s2s.decoding.layout import Layout
 from flax_s2s.decoding.lines import Raw, Translated
 from flax_s2s.decoding.score import open_tokenizer
+from flax_s2s.decoding.translate import Translation
 from flax_s2s.files import Files, find_form, find_inputs, find_outputs
 from flax_s2s.rundir import is_stream, make_path
 
@@ -60,7 +61,9 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, file
 
     outcome = answering.run(files, answering.Verb(find_layout, open_answerer), beside=options.attention)
     if outcome.whole and options.pictures:
-        for said in heatmap.draw(make_path(options.attention), make_path(options.pictures), options.picture_lines):
+        data = rundir.read_config(make_path(run_dirs[0])).data
+        named = (data.source, data.target)
+        for said in heatmap.draw(make_path(options.attention), make_path(options.pictures), options.picture_lines, named):
             console().print(said)
     return outcome.code
 
@@ -93,6 +96,7 @@ class _Answerer:
             counts["cut translations"] += translation.reason == "limit"
             counts["impossible"] += translation.reason == "impossible"
             counts["abstained"] += abstained
+            counts.update(self._count_others(translation))
             counts["references"] += bool(one.reference.strip())
             if self._options.attention:
                 seen = [] if translation.attention is None else [*ids[: translation.attention.shape[1] - 1], EOS]
@@ -100,6 +104,14 @@ class _Answerer:
         first = first_line - bool(layout.header)  # the header row is no sentence
         body = [lines.write(one, layout, self._options.placeholder, pieces, number) for number, one in enumerate(answers, first)]
         return Answers(b"".join(body), +counts, b"".join(alignments), answering.first_error(asked, first_line))
+
+    def _count_others(self, translation: Translation) -> dict[str, int]:
+        """How often fewer hypotheses than n_best are given out, since no more differ; of samples, how many are drawn again."""
+        decoding = self._opened.config.decoding
+        texts = [translation.text, *(other.text for other in translation.others)]
+        if not translation.tokens or decoding.n_best == 1:
+            return {}
+        return {"fewer than n_best": len(texts) < decoding.n_best, "drawn again": len(texts) - len(set(texts))}
 
     def conclude(self, counts: Counter[str], made: Made | None) -> dict[str, Any]:
         """The counts, and how good the translations are where every line of a whole output has a reference."""

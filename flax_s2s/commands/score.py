@@ -74,6 +74,8 @@ class _Answerer:
                 counts.update(self._count(each))
             counts[SKIPPED] += bool(one.error) or None in forced
             counts["cut sources"] += any(each.cut_source for each in forced if each)
+            counts["unknown sources"] += any(each.unknown_source for each in forced if each)
+            counts["unknown targets"] += any(each.unknown_target for each in forced if each)
         pieces = self._opened.vocabularies.target.pieces
         body = b"".join(pairs.write(*each, layout, pieces) for each in zip(asked, found, strict=True))
         return Answers(body, +counts, first_error=answering.first_error(asked, first_line))

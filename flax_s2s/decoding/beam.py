@@ -64,13 +64,26 @@ class Search:
     alpha: float = 0.0
     """Exponent of the length penalty, not negative."""
     n_best: int = 1
-    """Hypotheses returned, at most beam_size."""
+    """Hypotheses that are wanted, at most beam_size: the search goes on until no live one can be among them."""
     groups: int = 1
     """Groups of a diverse beam; they divide the beam."""
     diversity: float = 0.0
     """What a token loses for each live hypothesis of an earlier group that chose it at the same step."""
     attention: bool = False
     """Whether the attention of the hypotheses is kept and returned."""
+    kept: int = 0
+    """Ended hypotheses that each group keeps, and that are all returned, for who needs more than n_best to choose from; 0: as many
+    as it has live ones, and n_best are returned."""
+
+    @property
+    def ended(self) -> int:
+        """Ended hypotheses that a group keeps."""
+        return self.kept or self.beam_size // self.groups
+
+    @property
+    def returned(self) -> int:
+        """Hypotheses returned."""
+        return self.kept * self.groups if self.kept else self.n_best
 
 
 class Hypotheses(NamedTuple):
@@ -95,11 +108,11 @@ class _Live(NamedTuple):
 
 
 class _Ended(NamedTuple):
-    score: Float[Array, "batch beam"]
-    logp: Float[Array, "batch beam"]
-    length: Int[Array, "batch beam"]
-    parent: Int[Array, "batch beam"]  # the place of the live hypothesis that ended
-    end_logp: Float[Array, "batch beam"]
+    score: Float[Array, "batch ended"]
+    logp: Float[Array, "batch ended"]
+    length: Int[Array, "batch ended"]
+    parent: Int[Array, "batch ended"]  # the place of the live hypothesis that ended
+    end_logp: Float[Array, "batch ended"]
 
 
 class _History(NamedTuple):
@@ -161,7 +174,7 @@ def start(step_fn: StepFn, carry: Any, limit: Int[Array, " batch"], how: Search,
     rank, greedy = jnp.zeros(empty), jnp.tile((jnp.arange(how.groups) == 0) & (how.groups < how.beam_size) & (phrases is None), (rows, 1))
     progress = None if phrases is None else jnp.zeros((*empty, *phrases.length.shape[1:]), jnp.int32)
     live = _Live(jnp.full(empty, how.bos), rank, rank, greedy, progress, carry)
-    nothing, zeros = jnp.full((rows, how.beam_size), -jnp.inf), jnp.zeros((rows, how.beam_size), jnp.int32)
+    nothing, zeros = jnp.full((rows, how.groups * how.ended), -jnp.inf), jnp.zeros((rows, how.groups * how.ended), jnp.int32)
     ended = _Ended(nothing, nothing, zeros, zeros, nothing)
     steps = (rows, how.max_steps, how.beam_size)
     attention = jnp.zeros((*steps, src)) if how.attention else None
@@ -195,7 +208,7 @@ def _advance(step_fn: StepFn, now: State, how: Search, phrases: Phrases | None) 
         live, scores = _slice((now.live._replace(carry=()), following), first, many)
         malus = how.diversity * taken if group else None
         found = _extend(live, scores, malus, how, phrases)
-        chosen.append(_choose(live, _slice(now.ended, group * size, size), scores, found, step, first, how, phrases))
+        chosen.append(_choose(live, _slice(now.ended, group * how.ended, how.ended), scores, found, step, first, how, phrases))
         live = chosen[-1][0]
         if how.groups > 1:
             taken = jax.vmap(lambda row, token, rank: row.at[token].add(jnp.isfinite(rank)))(taken, live.last, live.rank)
@@ -299,7 +312,7 @@ def _choose(
     parent = found.parent + first
     new = _Ended(jnp.where(ends, score, -jnp.inf), logp, jnp.broadcast_to(step[:, None], score.shape), parent, token_logp)
     merged = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), ended, new)
-    ended = jax.tree.map(lambda part: _take(part, lax.top_k(merged.score, size)[1]), merged)
+    ended = jax.tree.map(lambda part: _take(part, lax.top_k(merged.score, how.ended)[1]), merged)
 
     lives = ~is_end & jnp.isfinite(found.rank)
     turn = jnp.cumsum(lives, axis=1) - 1  # better ones that live
@@ -326,8 +339,8 @@ def _penalties(how: Search) -> Float[Array, " lengths"]:
 def _hopeless(live: _Live, ended: _Ended, limit: Int[Array, " batch"], how: Search) -> Bool[Array, " batch"]:
     """Whether no live hypothesis can become one that is wanted: it cannot rise, and its penalty is at most that of the limit."""
     size = how.beam_size // how.groups
-    of_groups = (limit.shape[0], how.groups, size)
-    scores, ranks = ended.score.reshape(of_groups), live.rank.reshape(of_groups)
+    rows, groups = limit.shape[0], how.groups
+    scores, ranks = ended.score.reshape(rows, groups, how.ended), live.rank.reshape(rows, groups, size)
     if size == 1:
         return ~jnp.isfinite(ranks).any(axis=(1, 2))
     wanted = min(size, -(-how.n_best // how.groups))
@@ -336,7 +349,7 @@ def _hopeless(live: _Live, ended: _Ended, limit: Int[Array, " batch"], how: Sear
 
 def finish(state: State, how: Search, phrases: Phrases | None = None) -> Hypotheses:
     """The best ended hypotheses of each row; where none ended, the live ones as they stood at the limit."""
-    live, ended, count = state.live, state.ended, how.n_best
+    live, ended, count = state.live, state.ended, how.returned
     score, index = lax.top_k(ended.score, count)
     length, logp, slot, end_logp = (_take(part, index) for part in (ended.length, ended.logp, ended.parent, ended.end_logp))
     any_ended = jnp.isfinite(ended.score).any(axis=1)[:, None]
@@ -346,8 +359,8 @@ def finish(state: State, how: Search, phrases: Phrases | None = None) -> Hypothe
     if phrases is not None:
         met *= 1 + tokens_met(phrases, live.progress)
     _, _, place = lax.sort((-met, -cut_score, jnp.broadcast_to(jnp.arange(how.beam_size), met.shape)), num_keys=3)
-    place = place[:, :count]
-    cut_score = _take(cut_score, place)
+    place = jnp.pad(place[:, :count], ((0, 0), (0, max(0, count - how.beam_size))))
+    cut_score = jnp.where(jnp.arange(count)[None, :] < how.beam_size, _take(cut_score, place), -jnp.inf)
 
     is_end = any_ended & jnp.isfinite(score)
     is_cut = ~any_ended & jnp.isfinite(cut_score)

@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from flax_s2s.config import BOS, EOS, PAD, DecodingConfig
+from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig
 from flax_s2s.data.batching import pad
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.beam import length_penalty
@@ -31,6 +31,12 @@ class Forced(NamedTuple):
     ids: tuple[int, ...] = ()  # the target's tokens, end mark included
     token_logp: tuple[float, ...] = ()  # of each
     cut_source: bool = False  # the source was longer than decoding.max_source_tokens
+    unknown_source: int = 0  # tokens of the source that the vocabulary does not have
+
+    @property
+    def unknown_target(self) -> int:
+        """Tokens of the target that the vocabulary does not have: no translation holds one."""
+        return self.ids.count(UNK)
 
     @property
     def tokens(self) -> int:
@@ -126,9 +132,9 @@ class Scorer:
                 batch = (pad([src[i] for i in chosen], self.rows, src_length), pad([tgt[i] for i in chosen], self.rows, tgt_length))
                 logp = np.asarray(self._forced(weights, *feed_rows(self.devices, batch)))
                 for row, i in enumerate(chosen):
-                    results[i] = self._read(
-                        logp[row, : len(tgt[i])].tolist(), tgt[i].tolist(), len(whole[i]) >= self.config.max_source_tokens
-                    )
+                    cut = len(whole[i]) >= self.config.max_source_tokens
+                    read = self._read(logp[row, : len(tgt[i])].tolist(), tgt[i].tolist(), cut)
+                    results[i] = read._replace(unknown_source=whole[i].count(UNK))
         return [results[i] for i in range(len(src))]
 
     def _read(self, token_logp: list[float], ids: list[int], cut_source: bool) -> Forced:

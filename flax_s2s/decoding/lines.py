@@ -339,6 +339,8 @@ def _described(translation: Translation, pieces: Any) -> dict[str, Any]:
     }
     if translation.attention is not None:
         described["alignment"] = translation.attention.argmax(axis=1).tolist()
+    if translation.unmet:
+        described["unmet"] = list(translation.unmet)
     return described
 
 
@@ -352,6 +354,7 @@ def find_flags(source: str, translation: Translation, source_tokens: int) -> tup
 
     empty: nothing for something. repetition: one to six tokens three times and more in a row, at least six tokens together. copied:
     the source itself, of at least five tokens. length: more than three times, or less than a third, of the source's tokens, and more than 10 apart.
+    unknown: something of the source is not in the vocabulary. unmet: something that was asked for is not met.
     """
     if not source.strip():
         return ()
@@ -365,6 +368,10 @@ def find_flags(source: str, translation: Translation, source_tokens: int) -> tup
     shorter, longer = sorted((len(ids), source_tokens))
     if longer > 3 * shorter and longer - shorter > 10:
         found.append("length")
+    if translation.unknown_source:
+        found.append("unknown")
+    if translation.unmet:
+        found.append("unmet")
     return tuple(found)
 
 

@@ -146,4 +146,5 @@ def write(asked: Asked, found: Sequence[Forced | None], layout: Layout, pieces: 
 def _described(one: Forced | None, pieces: Any) -> dict[str, Any]:
     if one is None:
         return {"error": "the target has more tokens than any source is decoded to"}
-    return {"logp": one.logp, "score": one.score, "tokens": pieces(one.ids), "token_logp": list(one.token_logp)}
+    unknown = {"flags": ["unknown"]} if one.unknown_source or one.unknown_target else {}
+    return {"logp": one.logp, "score": one.score, "tokens": pieces(one.ids), "token_logp": list(one.token_logp), **unknown}

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_s2s.config import EOS, DecodingConfig, UserError
+from flax_s2s.config import EOS, UNK, DecodingConfig, UserError
 from flax_s2s.data.batching import pad
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.constraints import Automaton, make_automaton
@@ -25,16 +25,22 @@ from flax_s2s.model.seq2seq import Model
 from flax_s2s.parallel import Devices, feed_rows, localize
 
 _LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_MOST_PHRASE_TOKENS, _MOST_EXCLUDED_BYTES = 256, 4096  # what a phrase, and all that a sentence excludes, may take: tables grow with it
 _REFILL = 16  # one part in so many of the rows must be free before others take their places
 
 
 class Request(NamedTuple):
-    """A sentence, and what its translation must be like."""
+    """A sentence, and what its translation must be like.
+
+    What cannot be met is left out, the rest is met, and the translation says what was not, see `Translation.unmet`: a prefix or a phrase
+    to include with characters that the vocabulary does not have, or longer than any translation; a phrase to include that holds one to
+    exclude, that does not fit in beside those before it, or that is not looked for (in groups, and where translations are sampled).
+    """
 
     source: str
     prefix: str = ""  # what the translation begins with
     include: tuple[str, ...] = ()  # what it must contain
-    exclude: tuple[str, ...] = ()  # what it must not contain
+    exclude: tuple[str, ...] = ()  # what it must not contain, whatever its case; a prefix may
     seed: int | None = None  # for sampling; None: drawn from decoding.seed and the source
 
 
@@ -47,10 +53,12 @@ class Translation(NamedTuple):
     tokens: int  # end mark included
     finished: bool  # False: cut at the length limit
     cut_source: bool  # the source was longer than decoding.max_source_tokens
+    unknown_source: int = 0  # tokens of the source that the vocabulary does not have
     ids: tuple[int, ...] = ()  # the tokens
     token_logp: tuple[float, ...] = ()  # of each
     attention: Any = None  # [tokens source tokens], the end mark of the source included; where asked for
-    others: tuple["Translation", ...] = ()  # the second best and so on
+    others: tuple["Translation", ...] = ()  # the second best and so on: other texts; only what is sampled may be the same again
+    unmet: tuple[str, ...] = ()  # of what was asked for: the prefix, phrases to include, phrases to exclude
 
     @property
     def reason(self) -> str:
@@ -81,8 +89,9 @@ class Shape(NamedTuple):
 
 
 class _Ready(NamedTuple):
-    """A request as numbers."""
+    """A request as numbers, without what cannot be met."""
 
+    request: Request
     src: list[int]
     prefix: list[int]
     include: list[list[list[int]]]
@@ -90,6 +99,7 @@ class _Ready(NamedTuple):
     seed: int
     candidates: np.ndarray | None
     cut_source: bool
+    unknown_source: int
 
 
 def padded_length(tokens: int) -> int:
@@ -131,6 +141,9 @@ class Translator:
         self._rows_each = rows_per_device(config, config.beam_size)
         self.rows = self._rows_each * devices.count
         self._shortlist = shortlist
+        if not all(blocklist):
+            raise UserError("a phrase to block is empty; give text, or leave it out")
+        self._blocked = tuple(blocklist)
         self._blocklist = Automaton(*(part[None] for part in self._automaton(blocklist))) if blocklist else None
         self._lay_out = make_lay_out(models)
         self._stream = make_stream(models, config, devices, attention and all(model.config.attention != "none" for model in models))
@@ -170,30 +183,61 @@ class Translator:
         ready = {}
         for i, source, prefix in zip(chosen, sources, prefixes, strict=True):
             request, cut = asked[i], source[: self.config.max_source_tokens - 1]
-            if request.include and (self.config.groups > 1 or self.config.temperature):
-                raise UserError("phrases to include need a beam in one group; leave decoding.groups at 1 and decoding.temperature at 0")
-            include = [self._variants(phrase) for phrase in request.include]
-            exclude = self._automaton(request.exclude) if request.exclude else None
+            if UNK in prefix or len(prefix) >= most_tokens(self.config.max_source_tokens, self.config):
+                prefix = []
+            include = self._include(request, most_tokens(len(cut) + 1, self.config))
+            exclude = self._exclude(request.exclude)
             candidates = None
             if self._shortlist is not None:
                 wanted = [*prefix, *(token for phrase in include for variant in phrase for token in variant)]
                 candidates = self._shortlist.candidates(cut, wanted)
             seed = request.seed if request.seed is not None else _draw_seed(self.config.seed, request.source)
-            ready[i] = _Ready([*cut, EOS], prefix, include, exclude, seed, candidates, len(cut) < len(source))
+            ready[i] = _Ready(request, [*cut, EOS], prefix, include, exclude, seed, candidates, len(cut) < len(source), source.count(UNK))
         return ready
 
+    def _include(self, request: Request, limit: int) -> list[list[list[int]]]:
+        """The phrases that can be in a translation of so many tokens, as the tokens that may be."""
+        if self.config.groups > 1 or self.config.temperature:
+            return []
+        found, left, excluded = [], limit - 1, [*filter(None, request.exclude), *self._blocked]
+        for phrase in request.include:
+            variants = self._variants(phrase)
+            shortest = min(map(len, variants), default=0)
+            if variants and shortest <= left and not _held(phrase, excluded):
+                found.append(variants)
+                left -= shortest
+        return found
+
     def _variants(self, phrase: str) -> list[list[int]]:
-        """A phrase as the tokens of whole words, and as those that go on inside of one."""
+        """A phrase as the tokens of whole words, and as those that go on inside of one; none where it cannot be said."""
         variants = [self.vocabularies.target.encode([phrase])[0], self.vocabularies.target.encode_inside(phrase)]
-        if not variants[0]:
-            raise UserError(f"a phrase to include is empty, got {phrase!r}; give text, or leave it out")
-        return variants if variants[0] != variants[1] else variants[:1]
+        fitting = [ids for ids in variants if 0 < len(ids) <= _MOST_PHRASE_TOKENS and UNK not in ids]
+        return fitting if fitting[1:] != fitting[:1] else fitting[:1]
+
+    def _exclude(self, phrases: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
+        """What keeps phrases out, as far as they fit."""
+        fitting, left = [], _MOST_EXCLUDED_BYTES
+        for phrase in phrases:
+            size = len(phrase.casefold().encode())
+            if 0 < size <= left:
+                fitting.append(phrase)
+                left -= size
+        return self._automaton(fitting) if fitting else None
 
     def _automaton(self, phrases: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        folded = [phrase.casefold().encode() for phrase in phrases]
-        if not all(folded):
-            raise UserError("a phrase to exclude is empty; give text, or leave it out")
-        return make_automaton(folded, self.vocabularies.target.folded_texts())
+        return make_automaton([phrase.casefold().encode() for phrase in phrases], self.vocabularies.target.folded_texts())
+
+    def _unmet(self, request: Request, text: str) -> tuple[str, ...]:
+        """What a text does not meet of what was asked for; a phrase counts as it is tokenized, which a normalization may change."""
+        spelled = dict(zip(wanted := (request.prefix, *request.include), self._spell(wanted), strict=True))
+        missing = [phrase for phrase in request.include if not spelled[phrase] or spelled[phrase].strip() not in text]
+        prefix = [request.prefix] if request.prefix and not (spelled[request.prefix] and text.startswith(spelled[request.prefix])) else []
+        return (*prefix, *missing, *_held(text, (*request.exclude, *self._blocked)))
+
+    def _spell(self, texts: Sequence[str]) -> list[str]:
+        """Texts as their tokens write them; nothing where some are unknown."""
+        ids = self.vocabularies.target.encode(texts)
+        return ["" if UNK in own else text for own, text in zip(ids, self.vocabularies.target.decode(ids), strict=True)]
 
     def _shape(self, one: _Ready) -> Shape:
         longest = max((len(variant) for phrase in one.include for variant in phrase), default=0)
@@ -288,14 +332,33 @@ class Translator:
         by_row: dict[int, list[Translation]] = {}
         place = {row: number for number, row in enumerate(rows.tolist())}
         for (row, k, ids), text in zip(hypotheses, texts, strict=True):
-            one = ready[place[row]]
+            one, text = ready[place[row]], " ".join(text.split("\n"))
             attention = None if found.attention is None else found.attention[row, k, : len(ids), : len(one.src)]
             logp, score, finished = (part[row, k].item() for part in (found.logp, found.score, found.finished))
             token_logp = tuple(found.token_logp[row, k, : len(ids)].tolist())
-            by_row.setdefault(row, []).append(
-                Translation(" ".join(text.split("\n")), logp, score, len(ids), finished, one.cut_source, ids, token_logp, attention)
-            )
-        return [by_row[row][0]._replace(others=tuple(by_row[row][1:])) for row in rows.tolist()]
+            about = (one.cut_source, one.unknown_source, ids, token_logp, attention)
+            unmet = self._unmet(one.request, text) if one.request[1:] != Request("")[1:] or self._blocked else ()
+            by_row.setdefault(row, []).append(Translation(text, logp, score, len(ids), finished, *about, unmet=unmet))
+        return [_together(self._choose(by_row[row])) for row in rows.tolist()]
+
+    def _choose(self, found: Sequence[Translation]) -> Sequence[Translation]:
+        """Those that are given out, best first: of equal texts the best one, unless each is a draw."""
+        if not self.config.temperature:
+            different: dict[str, Translation] = {}
+            for one in found:
+                different.setdefault(one.text, one)
+            found = list(different.values())
+        return found[: self.config.n_best]
+
+
+def _together(found: Sequence[Translation]) -> Translation:
+    return found[0]._replace(others=tuple(found[1:]))
+
+
+def _held(text: str, phrases: Sequence[str]) -> list[str]:
+    """The phrases that a text holds, whatever its case."""
+    folded = text.casefold()
+    return [phrase for phrase in phrases if phrase.casefold() in folded]
 
 
 def _draw_seed(seed: int, source: str) -> int:

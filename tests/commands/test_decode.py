@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sacrebleu
@@ -323,6 +324,20 @@ def test_abstaining_and_a_blocklist_are_counted_and_kept(trained_run: Path, tmp_
     (tmp_path / "blocked").write_text("".join(f"{letter}\n" for letter in sorted(set("".join(free).replace(" ", "")))))
     blocked = decode(trained_run, tmp_path, "\n".join(lines).encode(), "--blocklist", str(tmp_path / "blocked"))
     assert not set("".join(blocked)) & set("".join(free).replace(" ", ""))
+
+
+def test_what_a_model_cannot_know_or_say_is_flagged_and_counted(trained_run: Path, tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = [
+        {"source": "3 hours"},
+        {"source": "3 \u732b"},
+        {"source": "3 hours", "include": ["\u732b", "1"], "exclude": ["\u732b"]},
+    ]
+    content = "".join(json.dumps(one) + "\n" for one in asked).encode()
+    found = [json.loads(line) for line in decode(trained_run, tmp_path, content, "--form", "jsonl", "--beam-size", "4")]
+    assert [set(one["flags"]) & {"unknown", "unmet"} for one in found] == [set(), {"unknown"}, {"unmet"}]
+    assert [one.get("unmet", [])[:1] for one in found] == [[], [], ["\u732b"]]
+    summary = json.loads((tmp_path / "out.summary.json").read_text())
+    assert (summary["unknown"], summary["unmet"]) == (1, 1)
 
 
 def test_lines_are_answered_as_they_come(trained_run: Path) -> None:

@@ -92,6 +92,15 @@ def test_a_run_of_other_columns_scores_those(trained_run: Path, tmp_path: Path) 
     assert found == ["logp", *wanted] and (summary["lines"], summary["header lines"], summary["targets"]) == (5, 1, 4)
 
 
+def test_what_the_vocabulary_does_not_have_is_counted(trained_run: Path, tmp_path: Path) -> None:
+    pairs = [("3 hours", "3小时"), ("3 \u732b", "3小时"), ("3 hours", "3\u732b")]
+    summary = score(trained_run, tmp_path, as_columns(pairs))[1]
+    assert (summary["unknown sources"], summary["unknown targets"]) == (1, 1)
+    objects = "".join(json.dumps({"source": source, "target": target}) + "\n" for source, target in pairs)
+    found = score(trained_run, tmp_path, objects.encode(), ending="jsonl")[0]
+    assert [json.loads(line).get("flags") for line in found] == [None, ["unknown"], ["unknown"]]
+
+
 def test_two_equal_runs_score_as_one(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And what they say is the mean; that different ones do too is tested in tests/decoding."""
     wanted, _ = score(trained_run, tmp_path, as_columns(PAIRS))

@@ -372,10 +372,12 @@ def test_a_beam_as_wide_as_all_sequences_is_exhaustive_search(setting):
     assert narrow > 5  # a narrow beam does not find the same
 
 
-def test_a_recurrent_network_as_the_model():
+@pytest.mark.parametrize("kept", [0, 12])
+def test_a_recurrent_network_as_the_model(kept):
+    """Who keeps more than is wanted finds the same, and others after them."""
     rng = np.random.default_rng(3)
     models = reference.draw_networks(rng, ROWS, 3, 6, BOS)
-    how = beam.Search(4, STEPS, BOS, eos=2, alpha=0.6, n_best=4)
+    how, more = beam.Search(4, STEPS, BOS, eos=2, alpha=0.6, n_best=4, kept=kept), []
 
     @jax.jit
     def search(tables, carry, limit):
@@ -386,8 +388,12 @@ def test_a_recurrent_network_as_the_model():
     for row in range(ROWS):
         wanted = reference.beam_search(models.logp_fn(row), int(limit[row]), beam_size=4, eos=2, alpha=0.6, n_best=4)
         got = present(found, row)
+        more += got[4:]
+        assert [one.score for one in got] == sorted((one.score for one in got), reverse=True)
+        got = got[:4]
         assert [(one.ids, one.finished) for one in got] == [(one.ids, one.finished) for one in wanted], row
         np.testing.assert_allclose([one.logp for one in got], [one.logp for one in wanted], rtol=1e-5, atol=1e-5)
+    assert bool(more) == bool(kept)
 
 
 # What a hypothesis says of itself

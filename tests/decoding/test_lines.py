@@ -11,7 +11,7 @@ from flax_s2s.decoding.layout import Layout
 from flax_s2s.decoding.lines import Asked, Raw, Translated, ask, find_flags, one_line, raw_lines, read_texts, write
 from flax_s2s.decoding.translate import BLANK, Request, Translation
 
-FOUND = Translation("zwei\u2028Hunde\r", -1.5, -1.2, 3, True, False, (7, 8, 2), (-0.5, -0.5, -0.5), np.eye(3))
+FOUND = Translation("zwei\u2028Hunde\r", -1.5, -1.2, 3, True, False, 0, (7, 8, 2), (-0.5, -0.5, -0.5), np.eye(3))
 
 
 LAYOUTS = {
@@ -259,7 +259,7 @@ def test_an_answer_as_text_and_as_an_object():
     ],
 )
 def test_what_looks_wrong_is_flagged(source, text, ids, flags):
-    assert find_flags(source, Translation(text, -1.0, -1.0, len(ids), True, False, ids), len(source.split())) == flags
+    assert find_flags(source, Translation(text, -1.0, -1.0, len(ids), True, False, ids=ids), len(source.split())) == flags
 
 
 def test_no_line_break_of_any_kind_stays():

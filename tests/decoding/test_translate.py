@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flax_s2s import parallel
-from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig, ModelConfig, UserError, VocabConfig
+from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig, ModelConfig, VocabConfig
 from flax_s2s.data import vocab
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
@@ -494,15 +494,79 @@ def test_a_coverage_penalty_lowers_the_score_of_what_was_not_looked_at():
         assert found.score < found.logp or not found.finished
 
 
-@pytest.mark.parametrize("request_", [Request("a dog", include=("",)), Request("a dog", exclude=("",))], ids=["include", "exclude"])
-def test_an_empty_phrase_is_refused(request_):
-    with pytest.raises(UserError, match=r"is empty.*; give text, or leave it out"):
-        asked("attention", (request_,))
+UNMET = [  # all of one shape, so that one program answers them
+    (Request("a dog", include=("Hu猫", "geht"), exclude=("q",)), ("Hu猫",)),  # an unknown character
+    (Request("a dog", prefix="猫 ", include=("geht",), exclude=("q",)), ("猫 ",)),
+    (Request("a dog", include=("", "geht"), exclude=("", "q")), ("", "")),
+    (Request("a dog", include=("Hund", "geht"), exclude=("hun",)), ("Hund",)),  # both cannot be
+    (
+        Request("a dog", include=("geht", "nicht jetzt, ihre Hunde sind da"), exclude=("q",)),
+        ("nicht jetzt, ihre Hunde sind da",),
+    ),  # too long
+    (
+        Request("a dog", prefix="ein " * 3000, include=("Hund " * 3000, "geht"), exclude=("q", "nicht " * 3000)),
+        ("ein " * 3000, "Hund " * 3000),
+    ),
+    (Request("a dog", include=("geht",), exclude=("猫",)), ()),  # what cannot be said is not said
+]
 
 
-def test_phrases_to_include_need_one_beam():
-    with pytest.raises(UserError, match="need a beam in one group"):
-        asked("attention", (Request("a dog", include=("Hund",)),), groups=3)
+def test_what_cannot_be_met_is_said_and_the_rest_is_met():
+    """One line that cannot be answered as it asks is no reason to answer no other, nor to take all memory."""
+    found = asked("attention", tuple(request for request, _ in UNMET), beam_size=8, max_length_extra=14)
+    for one, (_, unmet) in zip(found, UNMET, strict=True):
+        assert one.unmet == unmet
+        assert "geht" in one.text and UNK not in one.ids
+
+
+def test_a_prefix_that_is_excluded_stays_and_is_said():
+    found = asked("attention", (Request("a dog", prefix="Hund", exclude=("hun", "q")),))[0]
+    assert found.text.startswith("Hund") and found.unmet == ("hun",)
+
+
+@pytest.mark.parametrize("fields", [{"groups": 3}, {"temperature": 1.0}], ids=str)
+def test_phrases_that_are_not_looked_for_are_unmet(fields):
+    request = Request("a dog", include=("xyzzy",))
+    assert asked("attention", (request,), **fields)[0].unmet == ("xyzzy",)
+
+
+def test_what_the_vocabulary_does_not_have_is_counted():
+    found = translator("attention")(laid_out("attention"), ["a dog", "a 猫 d猫g"])
+    assert [one.unknown_source for one in found] == [0, 2]
+
+
+@pytest.mark.parametrize("fields", [{"groups": 4, "diversity": 0.3}, {}], ids=str)
+def test_hypotheses_given_out_are_different_texts_best_first(fields):
+    """A vocabulary of subwords splits a text in several ways, and groups find the same again."""
+    made, weights = subwords(8, **fields)
+    alone = subwords(1, **fields)[0](weights, LINES)
+    found = made(weights, LINES)
+    texts = [[one.text, *(other.text for other in one.others)] for one in found]
+    assert all(len(set(own)) == len(own) for own in texts)
+    if fields:  # the best two of each group alone would be 35
+        assert sum(map(len, texts)) > 40
+    for one, best in zip(found, alone, strict=True):
+        assert one._replace(others=()) == best
+        scores = [one.score, *(other.score for other in one.others)]
+        assert scores == sorted(scores, reverse=True)
+    assert [made(weights, [line])[0] for line in LINES[:2]] == found[:2]  # bitwise, whatever the neighbors
+
+
+@lru_cache
+def _subwords():
+    vocabulary = vocab.train(PAIRS * 3, VocabConfig(kind="unigram", size=60))
+    made = make_model(MODELS["attention"], 60, 60)
+    drawn = draw(MODELS["attention"], vocabulary, 4)
+    drawn["output_bias"][EOS] = 3.0
+    return vocabulary, made, drawn
+
+
+@lru_cache
+def subwords(n_best, **fields):
+    vocabulary, made, drawn = _subwords()
+    config = dataclasses.replace(DECODING, beam_size=8, n_best=n_best, **fields)
+    translate = Translator([made], vocabulary, config, parallel.make_devices(1, {}))
+    return translate, translate.lay_out([drawn])
 
 
 def test_sentences_of_one_length_take_each_others_places():
