@@ -51,7 +51,8 @@ def chips(topology):
 def described(preset, devices):
     config = check(load_preset(str(preset)))
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute="bfloat16"))  # what auto means there
-    sizes = (config.vocab.size, config.vocab.size)
+    size = config.vocab.size or 500  # all characters or words, which no preset has more of
+    sizes = (size, size)
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
     return config, model, optimizer, abstract_state(config, sizes, optimizer, devices)
 
