@@ -251,7 +251,7 @@ def _evaluate(
         )
     for note in notes:
         log.line(note)
-    better = nothing or score > float(state.best_score)
+    better = nothing or np.float32(score) > float(state.best_score)  # which was rounded: a score is not better than itself
     best, bad = (score, 0) if better else (float(state.best_score), int(state.bad_evaluations) + 1)
     best_score, bad_evaluations, evaluated = feed_all(devices, (np.float32(best), np.int32(bad), np.int32(step)))
     return state._replace(best_score=best_score, bad_evaluations=bad_evaluations, evaluated=evaluated), score, False

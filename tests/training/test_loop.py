@@ -206,6 +206,12 @@ def test_patience_ends_a_run_that_no_longer_improves(tmp_path: Path) -> None:
     assert (int(ran.state.step), ran.outcome) == (4, "no longer improving")
 
 
+@pytest.mark.parametrize("score", [1 / 3, 2 / 3, 40.7, 40.8])  # rounded up or down
+def test_a_score_is_not_better_than_itself(tmp_path: Path, score: float) -> None:
+    ran = run(tmp_path, [1] * 9, bleu=[score] * 10, patience=2, evaluate_every_steps=1, save_every_steps=100)
+    assert (int(ran.state.step), ran.outcome) == (3, "no longer improving")
+
+
 def test_a_metric_at_its_worst_ranks_no_checkpoint(tmp_path: Path) -> None:
     """Its first 0.00 is no best that later ones fail to beat: the latest is kept, and patience waits until it has moved."""
     bleu = [0.0, 0.0, 0.0, 0.0, 0.0, 7.0, 0.0, 6.0, 0.0]
