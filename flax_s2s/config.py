@@ -241,7 +241,7 @@ class TrainingConfig:
     max_rollbacks: int = operational(3)
     """How often training may go back; once more is an error."""
     patience: int = operational(0)
-    """Evaluations without a better best_metric after which training stops; 0: never."""
+    """Evaluations without a better best_metric after which training stops, counted once it is not at its worst (BLEU of 0); 0: never."""
     devices: int = operational(0)
     """Accelerators to use; 0: all."""
 
