@@ -53,7 +53,7 @@ class Translation(NamedTuple):
     tokens: int  # end mark included
     finished: bool  # False: cut at the length limit
     cut_source: bool  # the source was longer than decoding.max_source_tokens
-    unknown_source: int = 0  # tokens of the source that the vocabulary does not have
+    unknown_source: int = 0  # tokens of the source, as far as it is read, that the vocabulary does not have
     ids: tuple[int, ...] = ()  # the tokens
     token_logp: tuple[float, ...] = ()  # of each
     attention: Any = None  # [tokens source tokens], the end mark of the source included; where asked for
@@ -192,7 +192,7 @@ class Translator:
                 wanted = [*prefix, *(token for phrase in include for variant in phrase for token in variant)]
                 candidates = self._shortlist.candidates(cut, wanted)
             seed = request.seed if request.seed is not None else _draw_seed(self.config.seed, request.source)
-            ready[i] = _Ready(request, [*cut, EOS], prefix, include, exclude, seed, candidates, len(cut) < len(source), source.count(UNK))
+            ready[i] = _Ready(request, [*cut, EOS], prefix, include, exclude, seed, candidates, len(cut) < len(source), cut.count(UNK))
         return ready
 
     def _include(self, request: Request, limit: int) -> list[list[list[int]]]:
