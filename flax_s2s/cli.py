@@ -365,6 +365,8 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _hint(word: str) -> str:
     """The remedy clause for what is no verb."""
+    if near := nearest(word, ("--version", "--help")):
+        return near
     if word.startswith("-"):
         return ": options come after the verb, as in `train quickstart --training.steps 300`"
     if is_preset(word):

@@ -27,6 +27,8 @@ _LARGEST_INT = 2**1023  # that is a float
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 """Ids of padding, start, end and the unknown token: the same in every vocabulary, known to every room."""
+LEAST_COVERAGE = 0.98
+"""The least vocab.character_coverage, which SentencePiece sets."""
 
 
 class UserError(Exception):
@@ -474,7 +476,7 @@ def load_preset(name: str) -> Config:
     file = _find_preset(name)
     spec = importlib.util.spec_from_file_location(f"flax_s2s_preset_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise UserError(f"preset {name!r} must be a Python file, NAME.py")
+        raise UserError(f"preset {name!r} must be a Python file, NAME.py; of a run give the folder")
     module = importlib.util.module_from_spec(spec)
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
@@ -502,10 +504,11 @@ def _find_preset(name: str) -> Path:
     file = _by_name(name) or Path(name)
     if file.is_file():
         return file
-    folders = FOLDERS if file.parent == Path() else (file.parent,)
-    names = sorted({other.stem for folder in folders for other in folder.glob("*.py")})
+    beside = [] if file.parent == Path() else list(file.parent.glob("*.py"))
+    names = sorted({other.stem for other in beside or (other for folder in FOLDERS for other in folder.glob("*.py"))})
     known = f"; presets: {', '.join(names)}" if names else ""
-    raise UserError(f"there is no preset {name!r}{nearest(file.stem, names)}{known}")
+    what = "preset" if file.suffix == ".py" or file.parent == Path() else "preset and no run directory"
+    raise UserError(f"there is no {what} {name!r}{nearest(file.stem, names)}{known}")
 
 
 def _explain(error: BaseException) -> str:

@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import sys
+from typing import Any
 
 from flax_s2s.config import Failure, UserError
 
@@ -23,6 +24,11 @@ def prepare_streams() -> None:
             setattr(sys, name, stream)
         if mode == "w" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def is_closed(stream: Any) -> bool:
+    """Whether one of Python's streams was closed before the program began."""
+    return getattr(stream, "name", "") == os.devnull
 
 
 def explain(error: BaseException) -> tuple[int, str]:

@@ -15,7 +15,8 @@ from flax_s2s.config import EvaluationConfig, Metric, UserError
 
 Spacing = Literal["words", "Chinese", "none"]
 
-_NO_LANGUAGE = ("src",)  # a side's usual name, and Logudorese Sardinian
+# Usual names of a side, of phones and of Korea, and Logudorese Sardinian, Phoenician and Kanuri.
+_NO_LANGUAGE = ("src", "phn", "kr")
 _SPECIAL = ("mis", "mul", "und", "zxx")  # ISO 639's codes for no language in particular
 _CHINESE = ("Hans", "Hant", "Hani", "Hanb", "Bopo")
 # CLDR 48, scriptMetadata.txt, the living scripts with "LB letters"; those of the last line break between syllables.

@@ -8,7 +8,17 @@ import math
 import re
 
 from flax_s2s import languages
-from flax_s2s.config import Config, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, UserError, VocabConfig, flatten
+from flax_s2s.config import (
+    LEAST_COVERAGE,
+    Config,
+    DecodingConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    UserError,
+    VocabConfig,
+    flatten,
+)
 
 _POSITIVE = """data.max_source_tokens data.max_target_tokens data.batch_tokens data.row_multiple data.buckets data.held_out_pairs
     model.embedding_size model.hidden_size model.encoder_layers model.decoder_layers optimizer.learning_rate
@@ -22,6 +32,7 @@ _PROBABILITY = [
 ]
 
 
+_TOO_LARGE = 2**32  # for a whole number: of a seed, and far beyond all sizes and steps
 _LEAST_SHORTLIST, _MOST_TOKENS = 16, 1_000_000
 _LEAST_VOCABULARY, _MOST_VOCABULARY = 5, 10_000_000
 
@@ -40,6 +51,8 @@ def check(config: Config, *, measures: bool = True) -> Config:
     for name, value in leaves.items():
         if isinstance(value, (int, float)) and not (value >= 0 and value != math.inf):
             raise UserError(f"{name}={value} must not be negative and must be finite")
+        if isinstance(value, int) and value >= _TOO_LARGE:
+            raise UserError(f"{name}={str(value)[:40]} must be less than 2**32")
     for name in _POSITIVE:
         if leaves[name] == 0:
             raise UserError(f"{name}=0 must be greater than 0")
@@ -50,8 +63,6 @@ def check(config: Config, *, measures: bool = True) -> Config:
         rate = float(str(leaves[name]))
         if rate and not 1 / 256 <= rate <= 255 / 256:
             raise UserError(f"{name}={rate} must be 0, or at least 1/256 and at most 255/256, because one random byte decides")
-    if config.seed >= 2**32:
-        raise UserError(f"seed={config.seed} must be less than 2**32")
     _check_data(config)
     _check_vocab(config.vocab)
     _check_model(config.model, config.vocab)
@@ -86,7 +97,7 @@ def find_misfits(config: Config) -> list[str]:
     """
     optimizer, steps = config.optimizer, config.training.steps
     found = []
-    if optimizer.warmup_steps > steps / 2:
+    if optimizer.warmup_steps > max(steps / 2, 1):
         found.append(
             f"optimizer.warmup_steps={optimizer.warmup_steps} takes more than half of training.steps={steps}; in so many steps "
             f"--optimizer.warmup-steps {max(steps // 10, 1)} would fit"
@@ -136,8 +147,8 @@ def _check_data(config: Config) -> None:
 
 
 def _check_vocab(vocab: VocabConfig) -> None:
-    if not 0.98 <= vocab.character_coverage <= 1:
-        raise UserError(f"vocab.character_coverage={vocab.character_coverage} must be between 0.98 and 1")
+    if not LEAST_COVERAGE <= vocab.character_coverage <= 1:
+        raise UserError(f"vocab.character_coverage={vocab.character_coverage} must be between {LEAST_COVERAGE} and 1")
     if 0 < vocab.size < _LEAST_VOCABULARY or vocab.size > _MOST_VOCABULARY:
         raise UserError(
             f"vocab.size={vocab.size} must be 0 (char and word: all, else 8000), or {_LEAST_VOCABULARY} to {_MOST_VOCABULARY:,}: four tokens "

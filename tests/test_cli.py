@@ -90,6 +90,8 @@ def test_mistakes_of_the_command_line(capsys: pytest.CaptureFixture[str], tmp_pa
         (DEBUG, f"`train {DEBUG}` trains that preset"),
         (str(REPOSITORY), f"`evaluate {REPOSITORY}` scores it"),
         ("--training.steps", "options come after the verb"),
+        ("--verison", "did you mean '--version'"),
+        ("version", "did you mean '--version'"),
     ],
 )
 def test_a_word_that_is_no_verb_is_answered_with_one(word: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,6 +184,9 @@ def test_what_train_is_given_first(capsys: pytest.CaptureFixture[str], tmp_path:
         (["--run-dir", "runs/mine", DEBUG], f"Unrecognized options: {DEBUG}"),
         (["debug", "--run-dir="], "--run-dir is empty, perhaps because a shell variable is not set"),
         (["none"], "there is no preset 'none'; presets: "),
+        (["runs/none"], "there is no preset and no run directory 'runs/none'"),
+        (["configs/quickstart.py"], "there is no preset 'configs/quickstart.py'; did you mean 'quickstart'?"),
+        (["runs/mine/config.json"], "must be a Python file, NAME.py; of a run give the folder"),
         (["runs"], "runs is not a run directory: it has no config.json"),
     ):
         assert message.replace(" ", "") in fails(capsys, "train", *arguments).replace(" ", "")

@@ -118,3 +118,19 @@ def test_streams_that_are_no_files_are_left_alone(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("sys.stdout", stream)
     prepare_streams()
     assert sys.stdout is stream
+
+
+@pytest.mark.parametrize(
+    ("closed", "said"), [("<&-", "stdin is closed, so there is nothing to read"), (">&-", "stdout is closed, so there is no place")]
+)
+def test_lines_from_nowhere_or_to_nowhere_are_refused(closed: str, said: str, trained_run: Path) -> None:
+    command = f'"$@" {closed}'
+    done = subprocess.run(
+        ["bash", "-c", command, "bash", *PROGRAM, "decode", str(trained_run)],
+        env=environment(1),
+        input="1 hour\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and said in done.stderr

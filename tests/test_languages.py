@@ -48,7 +48,7 @@ def test_what_is_no_code_is_no_language(name):
     assert languages.infer(name) is None
 
 
-@pytest.mark.parametrize("name", ["src", "tgt", "act", "sum", "lem"])
+@pytest.mark.parametrize("name", ["src", "tgt", "act", "sum", "lem", "phn", "kr"])
 def test_words_of_the_trade_are_languages_only_where_they_are_said_to_be(name):
     assert languages.read(name) is not None
     assert languages.infer(name) is None

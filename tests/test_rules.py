@@ -252,6 +252,12 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
     ),
     ({"seed": 2**32}, "seed=4294967296 must be less than 2**32", {"seed": 2**32 - 1}),
     (
+        {"model.hidden_size": 10**30},
+        "model.hidden_size=1000000000000000000000000000000 must be less than 2**32",
+        {"model.hidden_size": 512},
+    ),
+    ({"decoding.rows": 2**32}, "decoding.rows=4294967296 must be less than 2**32", {"decoding.rows": 64}),
+    (
         {"model.attention": "none", "model.bridge": "zero"},
         "model.attention=none with model.bridge=zero shows the decoder nothing of the source; use model.bridge=copy",
         {"model.bridge": "copy"},
@@ -343,6 +349,7 @@ MISFITS = [  # fields that do not fit, the whole warning, and options that do; n
         {"optimizer.scheduled_sampling_steps": 150},
     ),
     ({"optimizer.schedule": "cosine", "training.steps": 300, "optimizer.warmup_steps": 150}, "", {}),
+    ({"optimizer.schedule": "cosine", "training.steps": 1, "optimizer.warmup_steps": 1}, "", {}),  # no fewer would fit
     ({"training.steps": 300, "optimizer.decay_steps": 301, "optimizer.halve_from_step": 301}, "", {}),  # of no constant rate
 ]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from etils import epath
 from rich.console import Console
 
-from flax_s2s import cluster, job, manifests, rundir
+from flax_s2s import cluster, errors, job, manifests, rundir
 from flax_s2s.commands import inputs
 from flax_s2s.commands.wiring import Opened, console
 from flax_s2s.config import UserError
@@ -84,6 +84,7 @@ def run(files: Files, verb: Verb, *, aligned: str = "", beside: str = "") -> Out
     """
     sources = find_inputs(files)
     outputs = find_outputs(files, sources)
+    _refuse_closed(sources, outputs)
     second = _find_second(sources, outputs, aligned, beside)
     shard = find_shard(files)
     layouts = [_look(path, _output_of(outputs, i), verb) for i, path in enumerate(sources)]
@@ -100,6 +101,13 @@ def run(files: Files, verb: Verb, *, aligned: str = "", beside: str = "") -> Out
     answerer, _ = verb.open_answerer(interactive)
     _say_others(files)
     return _stream(files, _Streams(sources or [None], outputs, layouts or [None], *second), verb, answerer, interactive)
+
+
+def _refuse_closed(sources: Sequence[epath.Path], outputs: Sequence[epath.Path]) -> None:
+    if not sources and errors.is_closed(sys.stdin):
+        raise UserError("stdin is closed, so there is nothing to read; give lines there, or --input FILE")
+    if not outputs and errors.is_closed(sys.stdout):
+        raise UserError("stdout is closed, so there is no place for the answers; give one, or --output FILE")
 
 
 def _find_second(

@@ -30,14 +30,17 @@ def run(config: Config, run_dir: str, memory: bool) -> int:
     begin()
     devices = parallel.make_devices(config.training.devices, {"data.row_multiple": config.data.row_multiple})
     out = make_console(stderr=False)
+    lack: UserError | None = None
     try:
         ready = make_ready(config, epath.Path(run_dir) / rundir.VOCAB if run_dir else None)
     except UserError as error:
-        ready = None
+        ready, lack = None, error
         out.print(f"without its corpus, so without shapes and memory: {error}\n")
     kept = vocab.load(rundir.make_path(run_dir) / rundir.VOCAB, config.vocab.joint) if run_dir else None
     vocabularies = ready.vocabularies if ready else kept
     sizes = (len(vocabularies.source), len(vocabularies.target)) if vocabularies else vocab.planned_sizes(config.vocab)
+    if sizes is None:  # and so no parameters either
+        raise lack or UserError("vocab.size=0 takes all that the text has; give the text, or a vocab.size")
     params = jax.eval_shape(lambda: init_params(config.model, *sizes, jax.random.key(0)))
     flops = count_flops(config.model, params)
     out.print(_parameters(params))

@@ -122,8 +122,9 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     with log.doing("restoring the newest checkpoint"):
         state = checkpoints.restore(abstract, bound, log.line)
     log.line(describe(config, ready, valid, fitting, pipeline, devices, count_parameters(abstract.params)))
+    kept = f" in a new run: {folder} keeps what it was begun with" if state else ""
     for misfit in find_misfits(config):
-        log.line(f"warning: {misfit}")
+        log.line(f"warning: {misfit}{kept}")
     for warning in warn_of_tokens(config, ready, valid.pairs):
         log.line(f"warning: {warning}")
 

@@ -16,7 +16,7 @@ import sentencepiece
 from etils import epath
 from sentencepiece import sentencepiece_model_pb2
 
-from flax_s2s.config import BOS, EOS, PAD, UNK, UserError, VocabConfig
+from flax_s2s.config import BOS, EOS, LEAST_COVERAGE, PAD, UNK, UserError, VocabConfig
 from flax_s2s.data.corpus import Pair
 
 _LONGEST_TRAINING_LINE_BYTES = 1 << 16
@@ -160,17 +160,11 @@ def choose_size(kind: str, size: int) -> int:
     return size or (_EVERYTHING if kind in ("char", "word") else _DEFAULT_SIZE)
 
 
-def planned_sizes(config: VocabConfig) -> tuple[int, int]:
-    """The tokens of source and target where no text is at hand.
-
-    Raises:
-        UserError: they are all that the text has.
-    """
+def planned_sizes(config: VocabConfig) -> tuple[int, int] | None:
+    """The tokens of source and target where no text is at hand; None where they are all that the text has."""
     kinds = (config.kind, config.kind if config.target_kind == "same" else config.target_kind)
     sizes = [choose_size(kind, config.size) for kind in kinds]
-    if _EVERYTHING in sizes:
-        raise UserError("vocab.size=0 takes all that the text has, and without it nobody knows how much; give the text, or a vocab.size")
-    return sizes[0], sizes[1]
+    return None if _EVERYTHING in sizes else (sizes[0], sizes[1])
 
 
 class _Seen:
@@ -256,9 +250,9 @@ def _explain(error: Exception, config: VocabConfig, seen: _Seen) -> UserError:
     if "required_chars" in text or "smaller than required_chars" in text:
         least = re.search(r"\d+ vs (\d+)", text)
         remedy = f"use at least {least[1]}" if least else "use a larger one"
-        return UserError(
-            f"vocab.size={size} is too small for the characters of the text; {remedy}, or lower vocab.character_coverage and set vocab.byte_fallback"
-        )
+        lower = ", or lower vocab.character_coverage" if config.character_coverage > LEAST_COVERAGE else ""
+        spelled = " and set vocab.byte_fallback" if lower and not config.byte_fallback else ""
+        return UserError(f"vocab.size={size} is too small for the characters of the text; {remedy}{lower}{spelled}")
     return UserError(f"the vocabulary cannot be trained with vocab.kind={config.kind} and vocab.size={size}: {text}")
 
 

@@ -32,7 +32,7 @@ import sacrebleu
 from rapidfuzz.distance import Levenshtein
 
 from flax_s2s import languages
-from flax_s2s.config import EvaluationConfig, Metric, UserError
+from flax_s2s.config import EvaluationConfig, Metric, Tokenizer, UserError
 from flax_s2s.decoding import bootstrap
 
 _BY_SPACING: dict[languages.Spacing, str] = {"words": "13a", "Chinese": "zh", "none": "char"}
@@ -89,6 +89,8 @@ def check_metrics(config: EvaluationConfig, target: str) -> None:
 
 
 def _refuse_undefined(metric: Metric, config: EvaluationConfig, target: str) -> None:
+    if config.tokenizer not in (known := get_args(Tokenizer)):
+        raise UserError(f"there is no tokenizer {config.tokenizer!r}; tokenizers: {', '.join(known)}")
     if lack := languages.find_lack(metric, config, target):
         raise UserError(lack)
 
@@ -104,9 +106,9 @@ def tokenizer_for(config: EvaluationConfig, target: str) -> str:
 
 
 def _spacing(config: EvaluationConfig, target: str) -> languages.Spacing:
-    """By the language; by the tokenizer where that is not known."""
+    """By the language; by the tokenizer where that is not known, or where it says that lines are split already."""
     language = languages.find_target(config, target)
-    return languages.spacing(language) if language else _SPACING_BY.get(config.tokenizer, "words")
+    return languages.spacing(language) if language and config.tokenizer != "none" else _SPACING_BY.get(config.tokenizer, "words")
 
 
 def open_tokenizer(name: str) -> Any:

@@ -229,6 +229,8 @@ def test_inspect_reads_a_run_directory_and_does_without_a_corpus(trained_run: Pa
     printed = capsys.readouterr().out
     assert "warning: optimizer.halve_from_step=9000 is not reached in training.steps=300" in printed
     assert "without its corpus" in printed and "decoder/layers/1/kernel_rec" in printed
+    assert main(["inspect", "cmudict_g2p", "--data.folder", "nowhere"]) == 2  # whose size is that of its corpus
+    assert "error: data.train='train': nowhere cannot be read" in capsys.readouterr().err
 
 
 def test_bench_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:

@@ -264,6 +264,20 @@ def test_a_corpus_without_a_usable_line_is_the_users_error(kind, lines, message)
         train([Pair(line, line) for line in lines], VocabConfig(kind=kind, size=100, joint=False))
 
 
+@pytest.mark.parametrize(
+    ("fields", "remedy"),
+    [
+        ({}, r"use at least \d+, or lower vocab.character_coverage and set vocab.byte_fallback$"),
+        ({"byte_fallback": True, "size": 270}, r"use at least \d+, or lower vocab.character_coverage$"),
+        ({"byte_fallback": True, "size": 270, "character_coverage": 0.98}, r"use at least \d+$"),
+    ],
+)
+def test_what_is_done_already_is_no_remedy(fields, remedy):
+    lines = ["".join(chr(0x4E00 + i + 50 * line) for i in range(50)) for line in range(8)]
+    with pytest.raises(UserError, match=remedy):
+        train([Pair(line, line) for line in lines], VocabConfig(**{"kind": "bpe", "size": 40, **fields}))
+
+
 def test_each_side_is_named():
     with pytest.raises(UserError, match="all 2 lines of the target are blank"):
         train([Pair("a", ""), Pair("b", "")], VocabConfig(kind="char", joint=False))

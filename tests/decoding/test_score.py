@@ -366,6 +366,20 @@ def test_errors_of_languages_without_spaces_are_counted_by_characters(language, 
     assert percent == pytest.approx(100 * by_hand)
 
 
+def test_what_is_split_already_is_taken_apart_at_spaces():
+    found = score(["何 を する"], ["何 を した"], EvaluationConfig(metrics=("bleu", "ter", "wer"), tokenizer="none"), "ja")
+    assert [found[name].score for name in ("wer", "ter")] == pytest.approx([100 / 3] * 2)
+    assert "tok:none" in found["bleu"].signature
+
+
+@pytest.mark.parametrize("metric", ["bleu", "ter", "rouge1", "wer", "chrf"])
+def test_a_tokenizer_that_there_is_not_is_refused_whatever_is_measured(metric):
+    config = EvaluationConfig(metrics=(metric,))
+    object.__setattr__(config, "tokenizer", "13b")  # which no door lets through
+    with pytest.raises(UserError, match="there is no tokenizer '13b'; tokenizers: auto, 13a"):
+        score(["a"], ["a"], config, "en")
+
+
 def test_ter_by_characters_has_the_intervals_of_sacrebleu_on_lines_taken_apart():
     hypotheses, references = [one[1] for one in APART[:4]], [one[2] for one in APART[:4]]
     found = score(hypotheses, references, EvaluationConfig(metrics=("ter",)), "ja", resamples=100)["ter"]
