@@ -14,7 +14,7 @@ Form: TypeAlias = Literal["text", "tsv", "csv", "jsonl"]
 OutputForm: TypeAlias = Literal["text", "jsonl", "nbest"]
 
 _LONGEST_WAIT_SECS = 3600
-_ENDINGS: dict[str, Form] = {"tsv": "tsv", "csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl"}
+_ENDINGS: dict[str, Form] = {"tsv": "tsv", "csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "jsonlines": "jsonl", "json": "jsonl"}
 
 
 @dataclasses.dataclass

@@ -17,7 +17,7 @@ from flax_s2s.commands.wiring import Opened, console
 from flax_s2s.config import UserError
 from flax_s2s.decoding import parts
 from flax_s2s.decoding.layout import FIRST_LINES, Layout
-from flax_s2s.decoding.lines import BLANK_LINES, CAUSES, HEADER_LINES, Raw, raw_lines, read_text
+from flax_s2s.decoding.lines import BLANK_LINES, CAUSES, HEADER_LINES, NOT_UTF8, Raw, raw_lines, read_text
 from flax_s2s.errors import FAILURE, PREEMPTED
 from flax_s2s.files import Files, find_inputs, find_outputs, find_shard
 from flax_s2s.rundir import is_stream, make_path, writing
@@ -145,6 +145,7 @@ def _look(path: epath.Path, output: epath.Path | None, verb: Verb) -> Layout | N
 
 
 def _find_layout(path: epath.Path | None, output: epath.Path | None, first: Sequence[Raw], verb: Verb) -> Layout:
+    inputs.refuse_no_text(str(path or "stdin"), first[:FIRST_LINES])
     return verb.find_layout(str(path or ""), str(output or ""), [read_text(raw)[0] for raw in first[:FIRST_LINES]])
 
 
@@ -191,6 +192,8 @@ def _explain_unanswered(name: str, said: dict[str, Any]) -> str:
         said: its summary.
     """
     asked = said["lines"] - said.get(BLANK_LINES, 0) - said.get(HEADER_LINES, 0)
+    if 0 < asked <= said.get(NOT_UTF8, 0):
+        return f"{name}: {asked:,} of {asked:,} lines are not UTF-8; convert it with iconv -f ENCODING -t UTF-8"
     if not said.get(SKIPPED) or said[SKIPPED] < asked or said.get("tokens"):
         return ""
     causes = [cause for cause in CAUSES if said.get(cause)]

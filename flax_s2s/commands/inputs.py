@@ -1,17 +1,18 @@
 """The lines of an input: a file, a pipe, a device or stdin, plain or gzipped, which is opened once and read as it comes.
 
-Enters: a path. Leaves: its lines as they are, those together that are there together. What is no text is refused by its first bytes.
+Enters: a path. Leaves: its lines as they are, those together that are there together. What is no text is refused by its first bytes and lines.
 """
 
 import contextlib
 import gzip
 import io
 import queue
+import re
 import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -20,9 +21,10 @@ from flax_s2s.config import UserError
 from flax_s2s.data.files import HEAD_BYTES, is_gzip, refuse_compressed
 from flax_s2s.decoding import parts
 from flax_s2s.decoding.layout import FIRST_LINES
-from flax_s2s.decoding.lines import Raw, raw_lines
+from flax_s2s.decoding.lines import NOT_UTF8, Raw, raw_lines, read_text
 from flax_s2s.rundir import is_stream, open_stream
 
+_CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x7f]")
 _TOGETHER, _TOGETHER_BYTES = 1 << 13, 1 << 20  # lines read and answered together, so that memory does not grow with the file
 
 
@@ -45,6 +47,29 @@ def first_lines(path: epath.Path) -> list[Raw]:
             if len(found) == FIRST_LINES or sum(len(one.content) for one in found) >= _TOGETHER_BYTES:
                 break
     return found
+
+
+def refuse_no_text(name: str, first: Sequence[Raw]) -> None:
+    """Refuses what is no text in UTF-8 by its first lines: where more than half of them are not UTF-8, or hold control characters.
+
+    A few such lines are read as they are, see `lines`.
+
+    Args:
+        name: of the input, for the message.
+        first: its first lines; blank ones do not count.
+
+    Raises:
+        UserError: it is no text.
+    """
+    first = [raw for raw in first if raw.content.strip()]
+    controls = sum(bool(_CONTROLS.search(raw.content)) for raw in first)
+    invalid = sum(NOT_UTF8 in read_text(raw)[1] for raw in first)
+    either = sum(bool(_CONTROLS.search(raw.content)) or NOT_UTF8 in read_text(raw)[1] for raw in first)
+    if 2 * either > len(first):
+        raise UserError(
+            f"{name} is no text in UTF-8: of its first {len(first):,} lines {invalid:,} are not UTF-8, and {controls:,} hold control characters; "
+            "where it is text of another encoding, convert it with iconv -f ENCODING -t UTF-8"
+        )
 
 
 def read(source: epath.Path | None, aligned: epath.Path | None) -> Iterator[Raw]:

@@ -1,7 +1,7 @@
 r"""Lines that ask for translations, and lines that answer them: text, TSV, CSV and JSONL, one out for each one in, whatever it holds.
 
 Enters: bytes up to `\n`, which alone ends a line. Leaves: an `Asked`, and its answer as bytes. What is wrong with a line is
-answered in its place and counted:
+answered in its place and counted, unless most of the first lines say that the file is no text in UTF-8, see `commands/inputs`:
 
 | a line that | is |
 |---|---|
@@ -34,7 +34,7 @@ NO_OBJECT, NO_ROW, NO_SOURCE, NO_TARGET = "no JSON objects", "no rows of CSV", "
 INVALID = "with invalid fields"
 CAUSES = (NO_OBJECT, NO_ROW, NO_SOURCE, NO_TARGET, INVALID)
 """Why lines are not answered, as it is counted."""
-BLANK_LINES, HEADER_LINES = "blank lines", "header lines"
+BLANK_LINES, HEADER_LINES, NOT_UTF8 = "blank lines", "header lines", "invalid UTF-8"
 _BREAKS = re.compile("[\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029]+")
 
 
@@ -114,7 +114,7 @@ def read_text(raw: Raw) -> tuple[str, list[str]]:
     try:
         return content.decode(), problems
     except UnicodeDecodeError:
-        return content.decode(errors="replace"), [*problems, "invalid UTF-8"]
+        return content.decode(errors="replace"), [*problems, NOT_UTF8]
 
 
 def read_row(line: str, layout: Layout) -> tuple[str, str | None]:
@@ -191,7 +191,7 @@ def _ask_json(line: str, layout: Layout, problems: list[str]) -> Asked:
     except LineError as error:
         return Asked(Request(""), (*problems, error.cause), record.get("id"), error=str(error))
     if any("\ufffd" in text for text in (request.source, request.prefix)) and "\\ud" in line.lower():
-        problems.append("invalid UTF-8")
+        problems.append(NOT_UTF8)
     return _count_blank(Asked(request, tuple(problems), record.get("id")))
 
 

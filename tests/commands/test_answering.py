@@ -210,6 +210,43 @@ def test_what_is_no_text_is_refused_whatever_it_is_called(tmp_path, pipe, stdin,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("form", ["auto", "text", "jsonl"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (bytes(range(256)) * 9, "of its first 10 lines 9 are not UTF-8, and 10 hold control characters"),
+        (b"a\x00b\n" * 9, "of its first 9 lines 0 are not UTF-8, and 9 hold control characters"),
+        ("caf\xe9\n\n".encode("latin-1") * 200, "of its first 50 lines 50 are not UTF-8, and 0 hold control characters"),
+        ("\u4f60\u597d\n".encode("gbk"), "convert it with iconv"),
+        ("Hello\n".encode() + "\u65e5\u672c\n".encode("shift-jis") * 2, "is no text in UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\n\x04", "is no text in UTF-8"),
+    ],
+)
+def test_where_most_of_the_first_lines_are_no_text_all_is_refused(tmp_path, stdin, form, content, what):
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(UserError, match=what) as error:
+        run(input=(str(tmp_path / "x"),), output=str(tmp_path / "out"), form=form)
+    assert error.value.__notes__ == ["0 opened"]
+    stdin(content)
+    with pytest.raises(UserError, match="stdin is no text in UTF-8"):
+        run(form=form)
+
+
+def test_a_few_lines_that_are_no_text_are_answered(stdin, capfdbinary):
+    stdin(b"plain\n\xff\xe9\na\x00b\nmore\n")
+    assert run() == (0, True)
+    assert capfdbinary.readouterr().out == "PLAIN\n\ufffd\ufffd\nA\x00B\nMORE\n".encode()
+
+
+@pytest.mark.parametrize("how", ["file", "stream"])
+def test_where_no_line_is_utf8_it_is_no_success(tmp_path, stdin, how):
+    content = b"\n" * layouts.FIRST_LINES + b"caf\xe9\n" * 3  # the first lines say nothing
+    (tmp_path / "x").write_bytes(content)
+    stdin(content)
+    with pytest.raises(UserError, match="3 of 3 lines are not UTF-8; convert it with iconv"):
+        run(**({"input": (str(tmp_path / "x"),), "output": str(tmp_path / "out")} if how == "file" else {}))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
