@@ -19,12 +19,13 @@ from flax_s2s.files import Files, Form, OutputForm, ending, find_form
 FIRST_LINES = 100
 """So many lines of a file are looked at before it is read."""
 
-_FEWEST_ROWS, _MOST_ALIKE = 3, 0.9  # of lines of text that have equally many tabs: then they are a table
+_MOST_ALIKE = 0.9  # of lines of text that have equally many tabs: then they are a table
 # Endings of what is no lines of text and does not begin with bytes that say so; none that is a language's code in use, as pt is.
 _NO_LINES = frozenset(
     "avro htm html ipynb mqxliff orc pickle pkl po rtf sdlxliff sgml srt tfrecord tmx vtt xhtml xlf xliff xml yaml yml".split()
 )
 _MARKUP = re.compile(r"<(\?xml|!doctype|html|tmx|xliff|srcset|refset|tstset)\b|\{\\rtf", re.IGNORECASE)
+_ARRAY = re.compile(r'\s*\[\s*\{\s*"')  # of objects
 _CONVERT = "make lines of text of it, rows of TSV or CSV, or one JSON object a line"
 
 
@@ -164,19 +165,31 @@ def _find_column(column: str, header: Sequence[str] | None, where: str) -> int:
 
 
 def _refuse_other_text(name: str, first: Sequence[str], sides: Sides) -> None:
-    """Refuses what is no lines of text though nobody said what it is: markup and other files by their ending or beginning, tables."""
+    """Refuses what is no lines of text though nobody said what it is: markup and other files by their ending or beginning, JSON, tables."""
     lines = [line for line in first if line.strip()]
     if ending(name) in _NO_LINES or (lines and _MARKUP.match(lines[0].lstrip())):
         what = f"a .{ending(name)} file" if ending(name) in _NO_LINES else "a file of markup"
         raise UserError(f"{name} is {what}, no lines of text; {_CONVERT}; or give --form text to read its lines as they are")
+    if lines and all(map(_is_object, lines)):
+        raise UserError(f"{name} holds JSON objects; give --form jsonl, which reads a field of each, or --form text to read whole lines")
+    if _ARRAY.match("\n".join(lines[:3])):
+        _refuse_other_json(name, lines)
     tabs = Counter(line.count("\t") for line in lines)
     most, rows_alike = tabs.most_common(1)[0] if tabs else (0, 0)
-    alike = most > 0 and len(lines) >= _FEWEST_ROWS and rows_alike >= _MOST_ALIKE * len(lines)
+    alike = most > 0 and rows_alike >= _MOST_ALIKE * len(lines)
     if alike or (sides.table and lines and "\t" in lines[0]):
         raise UserError(
             f"{name} looks like a table: its lines have tabs; give --form tsv, which reads columns as the run was trained, "
             "or --form text to read whole lines"
         )
+
+
+def _is_object(line: str) -> bool:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and bool(value)
 
 
 def _refuse_other_json(name: str, first: Sequence[str]) -> None:

@@ -218,7 +218,7 @@ def test_what_is_no_text_is_refused_whatever_it_is_called(tmp_path, pipe, stdin,
         (b"a\x00b\n" * 9, "of its first 9 lines 0 are not UTF-8, and 9 hold control characters"),
         ("caf\xe9\n\n".encode("latin-1") * 200, "of its first 50 lines 50 are not UTF-8, and 0 hold control characters"),
         ("\u4f60\u597d\n".encode("gbk"), "convert it with iconv"),
-        ("Hello\n".encode() + "\u65e5\u672c\n".encode("shift-jis") * 2, "is no text in UTF-8"),
+        (b"Hello\n" + "\u65e5\u672c\n".encode("shift-jis") * 2, "is no text in UTF-8"),
         (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\n\x04", "is no text in UTF-8"),
     ],
 )
