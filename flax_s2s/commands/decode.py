@@ -54,14 +54,17 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, file
         opened = open_runs(run_dirs, checkpoint, chosen, join=False)
         return _Answerer(opened, options, blocked), _identify(opened, run_dirs, options, blocked)
 
-    sides = layouts.find_sides(rundir.read_config(make_path(run_dirs[0])).data, files)
+    data = rundir.read_config(make_path(run_dirs[0])).data
+    sides = layouts.find_sides(data, files)
 
     def find_layout(name: str, output: str, first: Sequence[str]) -> Layout:
-        return layouts.find(files, sides, name, first, asked=options.output_form, output=output)
+        layout = layouts.find(files, sides, name, first, asked=options.output_form, output=output)
+        if said := layouts.warn_header(layout, files, data, name, first):
+            console().print(said)
+        return layout
 
     outcome = answering.run(files, answering.Verb(find_layout, open_answerer), beside=options.attention)
     if outcome.whole and options.pictures:
-        data = rundir.read_config(make_path(run_dirs[0])).data
         named = (data.source, data.target)
         for said in heatmap.draw(make_path(options.attention), make_path(options.pictures), options.picture_lines, named):
             console().print(said)

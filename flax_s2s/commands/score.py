@@ -8,7 +8,7 @@ from typing import Any
 
 from flax_s2s.commands import answering
 from flax_s2s.commands.answering import SKIPPED, Answers
-from flax_s2s.commands.wiring import Opened, open_runs
+from flax_s2s.commands.wiring import Opened, console, open_runs
 from flax_s2s.config import EOS, DecodingConfig, UserError
 from flax_s2s.decoding import layout as layouts
 from flax_s2s.decoding import pairs
@@ -32,10 +32,14 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, file
         settings = {name: getattr(opened.config.decoding, name) for name in names}
         return _Answerer(opened), {"verb": "score", **answering.identify(opened, run_dirs), **settings}
 
-    sides = layouts.find_sides(read_config(make_path(run_dirs[0])).data, files)
+    data = read_config(make_path(run_dirs[0])).data
+    sides = layouts.find_sides(data, files)
 
     def find_layout(name: str, output: str, first: Sequence[str]) -> Layout:
-        return layouts.find(files, sides, name, first, pairs=True, aligned=bool(target))
+        layout = layouts.find(files, sides, name, first, pairs=True, aligned=bool(target))
+        if said := layouts.warn_header(layout, files, data, name, first):
+            console().print(said)
+        return layout
 
     return answering.run(files, answering.Verb(find_layout, open_answerer), aligned=target).code
 

@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 from flax_s2s.config import DataConfig, UserError
 from flax_s2s.data import rows
+from flax_s2s.data.account import is_header
+from flax_s2s.data.corpus import Pair
 from flax_s2s.files import Files, Form, OutputForm, ending, find_form
 
 FIRST_LINES = 100
@@ -75,6 +77,8 @@ def find_sides(data: DataConfig, files: Files) -> Sides:
     own, usual = (data.source, data.target), Sides()
     columns = own if table or (objects and header) else usual.columns
     fields = own if objects or (table and data.header) else usual.fields
+    if files.header == "yes" and files.source_field:  # the first columns are not meant
+        columns = (columns[0], data.target)
     asked = (files.source_field, files.target_field)
     columns, fields = ((one[0] or two[0], one[1] or two[1]) for one, two in ((asked, columns), (asked, fields)))
     options = [("--source-field", asked[0]), ("--target-field", asked[1]), ("--header", "" if files.header == "auto" else files.header)]
@@ -127,7 +131,36 @@ def find(
         if name:
             _refuse_other_json(name, first)
         return Layout(form, fields=sides.fields, output=chosen)
+    if files.form == "auto" and form == "csv":
+        _refuse_semicolons(said, first)
     return _find_columns(form, sides, said, first, pairs)._replace(output=chosen)
+
+
+def warn_header(layout: Layout, files: Files, data: DataConfig, name: str, first: Sequence[str]) -> str:
+    """A warning where the first row of columns is read as a sentence and looks like their names; empty where it does not.
+
+    Args:
+        layout: of the file.
+        files: what the command line says.
+        data: of the run, which names its sides.
+        name: of the file; empty: stdin.
+        first: its first lines.
+    """
+    if layout.form not in ("tsv", "csv") or layout.header or files.header != "auto" or not first:
+        return ""
+    try:
+        cells = rows.split(first[0].removesuffix("\r"), layout.form)
+    except ValueError:  # no row
+        return ""
+    own = [side for side in (data.source, data.target) if not side.isdecimal() and side in cells]
+    chosen = [cells[column] for column in (layout.source, layout.target) if column is not None and column < len(cells)]
+    if len(own) < 2 and not (len(chosen) > 1 and is_header(Pair(*chosen))):
+        return ""
+    fields = f" --source-field {own[0]} --target-field {own[1]}" if len(own) == 2 and chosen != own else ""
+    return (
+        f"WARNING the first row of {name or 'stdin'} looks like names of columns, and is read as a sentence: "
+        f"{', '.join(map(repr, cells))}; give --header yes{fields}, or --header no where it is none"
+    )
 
 
 def find_output_form(asked: Literal["auto", "text", "jsonl", "nbest"], form: Form, output: str) -> OutputForm:
@@ -148,11 +181,20 @@ def _find_columns(form: Literal["tsv", "csv"], sides: Sides, name: str, first: S
     if header is None and sides.header:  # an empty file
         return Layout(form)
     source = _find_column(sides.columns[0], header, where[0])
-    if pairs or header is None or sides.columns[1] in header:
-        target: int | None = _find_column(sides.columns[1], header, where[1])
-    else:  # there need be none
-        target = int(sides.columns[1]) if sides.columns[1].isdecimal() and int(sides.columns[1]) < len(header) else None
-    return Layout(form, source, target, header=tuple(header or ()))
+    own = _find_other(sides, header, where[1], pairs)
+    if own == source:
+        if pairs or any(option.startswith("--target-field") for option in sides.given):
+            raise UserError(f"{where[0]} and {where[1]} are one column; name two, with --source-field and --target-field")
+        own = None
+    return Layout(form, source, own, header=tuple(header or ()))
+
+
+def _find_other(sides: Sides, header: Sequence[str] | None, where: str, pairs: bool) -> int | None:
+    """The target's column; None where there is none, and need be none."""
+    column = sides.columns[1]
+    if pairs or header is None or column in header:
+        return _find_column(column, header, where)
+    return int(column) if column.isdecimal() and int(column) < len(header) else None
 
 
 def _find_column(column: str, header: Sequence[str] | None, where: str) -> int:
@@ -181,6 +223,16 @@ def _refuse_other_text(name: str, first: Sequence[str], sides: Sides) -> None:
         raise UserError(
             f"{name} looks like a table: its lines have tabs; give --form tsv, which reads columns as the run was trained, "
             "or --form text to read whole lines"
+        )
+
+
+def _refuse_semicolons(name: str, first: Sequence[str]) -> None:
+    """Refuses what is called CSV and has semicolons where commas should be, as spreadsheets write it in some languages."""
+    lines = [line for line in first if line.strip()]
+    if lines and ";" in lines[0] and "," not in lines[0]:
+        raise UserError(
+            f"{name} has columns that are separated by semicolons, and those of CSV are by commas; write it so, or give --form csv to "
+            "read it as it is"
         )
 
 

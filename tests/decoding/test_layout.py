@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from flax_s2s.config import DataConfig, UserError
-from flax_s2s.decoding.layout import Layout, Sides, find, find_output_form, find_sides
+from flax_s2s.decoding.layout import Layout, Sides, find, find_output_form, find_sides, warn_header
 from flax_s2s.files import Files
 
 TSV = DataConfig(format="tsv", source="1", target="0")
@@ -61,6 +61,13 @@ def test_a_run_says_where_its_sides_stand_and_the_command_line_says_otherwise(da
         (TEXT, "x.html", ["<html>"], {"form": "text"}, Layout("text")),
         (TEXT, "x.tsv", ["a\tb"] * 9, {"form": "text"}, Layout("text")),
         (TEXT, "x.jsonl", ["{}"], {"form": "text"}, Layout("text")),
+        (TEXT, "x.csv", ["id;en"], {"form": "csv"}, Layout("csv")),
+        (TEXT, "x.csv", ["a; b,c"], {}, Layout("csv")),
+        (TEXT, "x.tsv", ["a\tb"], {"source_field": "1"}, Layout("tsv", 1, None)),
+        (TEXT, "x.tsv", ["id\ten"], {"source_field": "en", "header": "yes"}, Layout("tsv", 1, None, header=("id", "en"))),
+        (TEXT, "x.tsv", ["en\tid\tx"], {"source_field": "en", "header": "yes"}, Layout("tsv", 0, None, header=("en", "id", "x"))),
+        (TEXT, "x.tsv", ["de\ten"], {"source_field": "en", "header": "yes"}, Layout("tsv", 1, 0, header=("de", "en"))),
+        (TSV, "x.tsv", ["a\ten"], {"source_field": "en", "header": "yes"}, Layout("tsv", 1, 0, header=("a", "en"))),
         (TEXT, "x.jsonlines", ["{}"], {}, Layout("jsonl", output="jsonl")),
         (TEXT, "x.txt", ['{"a": 1}'], {"form": "text"}, Layout("text")),
         (TEXT, "x.txt", ['{"a": 1}', "a"], {}, Layout("text")),
@@ -99,6 +106,17 @@ def test_the_layout_of_a_file(data, name, first, options, wanted):
         (TEXT, "x", ["a\tb\tc"] * 9 + ["d"], {"pairs": True, "aligned": True}, "x looks like a table"),
         (TEXT, "x", ["a\tb"], {}, "x looks like a table"),
         (TEXT, "", ["a\tb", "", "c\td"], {}, "stdin looks like a table"),
+        (TEXT, "x.csv", ["id;en", "1;May 5, 2023"], {}, "x.csv has columns that are separated by semicolons"),
+        # a source that would be its own reference
+        (TEXT, "x.tsv", ["a\tb"], {"source_field": "1", "pairs": True}, "--target-field 1 of x.tsv are one column; name two"),
+        (TEXT, "x.tsv", ["a\tb"], {"source_field": "1", "target_field": "1"}, "are one column"),
+        (
+            TEXT,
+            "x.tsv",
+            ["id\ten"],
+            {"source_field": "en", "header": "yes", "pairs": True},
+            "--target-field de of x.tsv: the header has no",
+        ),
         # JSON that is called text
         (TEXT, "", ['{"source": "a"}'], {}, "stdin holds JSON objects; give --form jsonl"),
         (TEXT, "x.txt", ['{"a": 1}', "", ' {"b": {}} '], {}, "x.txt holds JSON objects; give --form jsonl"),
@@ -120,6 +138,29 @@ def test_what_is_not_as_it_is_read_is_refused_before_anything_is_made_of_it(data
     with pytest.raises(UserError) as error:
         layout(data, name, first, **options)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "first", "options", "remedy"),
+    [
+        (TEXT, "x.csv", ["en,de"], {}, "'en', 'de'; give --header yes, or"),
+        (TEXT, "x.tsv", ["source\tGerman\tn"], {}, "'source', 'German', 'n'; give --header yes, or"),
+        (TEXT, "x.tsv", ["id\tde\ten"], {}, "give --header yes --source-field en --target-field de, or"),
+        (TEXT, "x.tsv", ["de\ten"], {}, "give --header yes --source-field en --target-field de, or"),
+        (TSV, "x.tsv", ["target\tsource"], {}, "give --header yes, or"),
+        (TEXT, "x.tsv", ["de\ten"], {"header": "no"}, ""),
+        (TEXT, "x.tsv", ["en\tde"], {"header": "yes"}, ""),
+        (NAMED, "x.tsv", ["word\tipa"], {}, ""),
+        (TEXT, "x.tsv", ["A dog.\tEin Hund."], {}, ""),
+        (TEXT, "x.tsv", ["text"], {}, ""),
+        (TEXT, "x.csv", ['"en,de'], {}, ""),
+        (TEXT, "x.csv", [], {}, ""),
+        (TEXT, "x.txt", ["en de"], {}, ""),
+    ],
+)
+def test_a_first_row_that_looks_like_names_is_warned_of(data, name, first, options, remedy):
+    said = warn_header(layout(data, name, first, **options), Files(**options), data, name, first)
+    assert (remedy in said and f"the first row of {name} looks like names" in said) if remedy else not said
 
 
 def test_the_form_of_the_output_is_chosen_apart():
