@@ -228,9 +228,9 @@ class Translator:
         return make_automaton([phrase.casefold().encode() for phrase in phrases], self.vocabularies.target.folded_texts())
 
     def _unmet(self, request: Request, text: str) -> tuple[str, ...]:
-        """What a text does not meet of what was asked for; a phrase counts as it is tokenized, which a normalization may change."""
+        """What a text does not meet of what was asked for; a phrase counts as its tokens write it, at the edges without edge spaces."""
         spelled = dict(zip(wanted := (request.prefix, *request.include), self._spell(wanted), strict=True))
-        missing = [phrase for phrase in request.include if not spelled[phrase] or spelled[phrase].strip() not in text]
+        missing = [phrase for phrase in request.include if not spelled[phrase] or spelled[phrase] not in f" {text} "]
         prefix = [request.prefix] if request.prefix and not (spelled[request.prefix] and text.startswith(spelled[request.prefix])) else []
         return (*prefix, *missing, *_held(text, (*request.exclude, *self._blocked)))
 
