@@ -10,10 +10,11 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
-from flax_s2s import __version__, errors, job, processor
-from flax_s2s.cluster import Flags
+from flax_s2s import __version__, errors
+from flax_s2s.answers.files import Files
 from flax_s2s.config import Config, DecodingConfig, Metric, Tokenizer, UserError, is_preset, load_preset, nearest
-from flax_s2s.files import Files
+from flax_s2s.runtime import job, processor
+from flax_s2s.runtime.cluster import Flags
 
 USAGE = """\
 usage: python -m flax_s2s VERB ...
@@ -456,7 +457,7 @@ def _train(arguments: list[str]) -> int:
 
 
 def _read_run(name: str) -> Config:
-    from flax_s2s.rundir import make_path, read_config
+    from flax_s2s.runs.rundir import make_path, read_config
 
     return read_config(make_path(name))
 

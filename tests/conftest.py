@@ -28,7 +28,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import pytest  # noqa: E402
 
-from flax_s2s import processor  # noqa: E402
+from flax_s2s.runtime import processor  # noqa: E402
 
 processor.features = lambda: ""  # what is exact is tested in float32, whatever this processor is fast in
 from tiny import DEBUG, TINY  # noqa: E402

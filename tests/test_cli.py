@@ -15,8 +15,8 @@ from tiny import DEBUG, REPOSITORY, TINY
 from flax_s2s import __version__, cli
 from flax_s2s.cli import VERBS, main
 from flax_s2s.config import Config, flatten, load_preset
-from flax_s2s.lease import hold
-from flax_s2s.rundir import write_config
+from flax_s2s.runs.lease import hold
+from flax_s2s.runs.rundir import write_config
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -16,7 +16,7 @@ from flax_s2s.cli import main
 from flax_s2s.commands import presets
 from flax_s2s.config import load_preset
 from flax_s2s.errors import explain, prepare_streams
-from flax_s2s.runlog import RunLog
+from flax_s2s.runtime.runlog import RunLog
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # else Python takes UTF-8 for it (PEP 538, PEP 540)
 

@@ -10,64 +10,44 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "flax_s2s"
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("**/*.py"))
 
-# What each room may import of the package, besides config.
-ALLOWED = {
+# The house from the ground up: what each room may import of the package, besides config. A room stands on those above it in this
+# list and on no other, so nothing turns back.
+ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
-    "__main__": {"cli"},
-    "cli": {"cluster", "commands", "errors", "files", "job", "processor", "rundir"},
-    "errors": set(),
-    "places": set(),
-    "cluster": {"places"},
-    "job": {"cluster", "errors", "parallel"},
-    "coordinator": set(),
     "config": set(),
+    "errors": set(),
     "languages": set(),
     "rules": {"languages"},
-    "parallel": set(),
-    "caches": set(),
-    "processor": set(),
-    "programs": {"caches", "parallel", "processor"},
-    "rundir": set(),
-    "files": {"cluster", "rundir"},
-    "lease": set(),
-    "runlog": set(),
-    "manifests": {"processor"},
-    "checkpoint": {"manifests", "parallel", "training"},
-    "data": {"data"},
-    "model": {"model", "processor"},
-    "training": {"training", "model", "parallel", "runlog"},
-    "decoding": {"decoding", "model", "data", "files", "languages", "parallel", "rundir", "runlog"},
+    "data": set(),
+    "runtime": {"errors"},
+    "model": {"runtime"},
+    "training": {"model", "runtime"},
+    "decoding": {"model", "data", "runtime"},
+    "runs": {"training", "runtime"},
+    "evaluation": {"decoding", "model", "data", "runtime", "languages"},
+    "answers": {"decoding", "data", "runs", "runtime", "languages"},
     "commands": {
-        *("commands", "data", "model", "training", "decoding"),
-        *(
-            "parallel",
-            "processor",
-            "programs",
-            "caches",
-            "checkpoint",
-            "manifests",
-            "rundir",
-            "lease",
-            "runlog",
-            "rules",
-            "job",
-            "cluster",
-            "languages",
-            "errors",
-            "files",
-        ),
+        *("data", "model", "training", "decoding", "runs", "evaluation", "answers"),
+        *("runtime", "rules", "languages", "errors"),
     },
+    "cli": {"commands", "answers", "runs", "runtime", "errors"},
+    "__main__": {"cli"},
 }
+# The order of the large rooms, and those that stand side by side.
+FLOORS = ["data", "model", "training", "decoding", "runs", "evaluation", "answers", "commands"]
+APART = [("data", "model"), ("data", "training"), ("data", "runtime"), ("training", "decoding")]  # neither stands on the other
 # Who alone may import a library.
 ONLY = {
-    "orbax": {"checkpoint"},
+    "orbax": {"runs"},
     "tyro": {"cli"},
     "tensorflow_datasets": {"data"},
     "sentencepiece": {"data"},
-    "sacrebleu": {"decoding"},
+    "sacrebleu": {"evaluation"},
+    "rouge_score": {"evaluation"},
     "langcodes": {"languages"},
-    "matplotlib": {"decoding"},
+    "matplotlib": {"answers", "evaluation"},
 }
+MODULES_AT_THE_ROOT = 8
 
 
 def room(module: str) -> str:
@@ -86,10 +66,45 @@ def imported(module: str) -> set[str]:
     return names
 
 
+def reached(start: str) -> set[str]:
+    """Every room that a room stands on, whether it imports it or one that does."""
+    found: set[str] = set()
+    while new := {below for name in {start, *found} for below in ALLOWED[name]} - found:
+        found |= new
+    return found
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_what_its_room_may(module: str) -> None:
     rooms = {name.split(".")[1] for name in imported(module) if name.startswith("flax_s2s.")}
-    assert rooms <= ALLOWED[room(module)] | {"config", "__version__"}
+    assert rooms <= ALLOWED[room(module)] | {"config", "__version__", room(module)}
+
+
+def test_every_arrow_of_the_picture_is_used() -> None:
+    used = {(room(module), name.split(".")[1]) for module in MODULES for name in imported(module) if name.startswith("flax_s2s.")}
+    assert {(name, below) for name, rooms in ALLOWED.items() for below in rooms} <= used
+
+
+def test_no_room_stands_on_one_above_it() -> None:
+    names = list(ALLOWED)
+    assert all(names.index(below) < names.index(name) for name, rooms in ALLOWED.items() for below in rooms)
+    order = [name for name in names if name in FLOORS]
+    assert order == FLOORS
+    for one, other in APART:
+        assert other not in reached(one)
+        assert one not in reached(other)
+
+
+def test_every_room_is_in_the_picture_and_says_what_enters_and_leaves() -> None:
+    assert {room(module) for module in MODULES} == set(ALLOWED)
+    for folder in (path for path in PACKAGE.iterdir() if (path / "__init__.py").exists()):
+        said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+        assert "enter" in said, folder.name
+        assert "leave" in said, folder.name
+
+
+def test_few_modules_lie_loose_at_the_root() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= MODULES_AT_THE_ROOT
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -105,7 +120,7 @@ def test_data_never_imports_jax() -> None:
             assert "jax" not in {name.split(".")[0] for name in imported(module)}
 
 
-@pytest.mark.parametrize("module", ["flax_s2s", "flax_s2s.config", "flax_s2s.cluster", "flax_s2s.cli"])
+@pytest.mark.parametrize("module", ["flax_s2s", "flax_s2s.config", "flax_s2s.runtime.cluster", "flax_s2s.cli"])
 def test_the_front_door_is_light(module: str) -> None:
     code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in ('jax', 'tensorflow', 'tensorflow_datasets')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from flax_s2s.answers import lines, pairs
+from flax_s2s.answers.layout import Layout
+from flax_s2s.answers.lines import Asked, Translated
 from flax_s2s.config import DataConfig, ModelConfig, OptimizerConfig
 from flax_s2s.data import records, rows
-from flax_s2s.decoding import lines, pairs
 from flax_s2s.decoding.constraints import mean_logp
-from flax_s2s.decoding.layout import Layout
-from flax_s2s.decoding.lines import Asked, Translated
 from flax_s2s.decoding.translate import BLANK, Request
 from flax_s2s.model import cells
 from flax_s2s.model.attention import Attention

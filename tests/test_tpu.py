@@ -21,8 +21,8 @@ from flax_s2s.config import load_preset
 from flax_s2s.data.batching import rows_of
 from flax_s2s.decoding.stream import Sentences, make_lay_out, make_stream
 from flax_s2s.model.seq2seq import make_model
-from flax_s2s.parallel import devices_of
 from flax_s2s.rules import check
+from flax_s2s.runtime.parallel import devices_of
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import abstract_state, count_parameters
 from flax_s2s.training.step import abstract_batch, make_train_step

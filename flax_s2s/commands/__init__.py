@@ -1,1 +1,1 @@
-"""One module per verb, where the rooms are wired together."""
+"""One module a verb: enter its options; leaves an exit code. Here the rooms are wired together."""

@@ -11,16 +11,17 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from etils import epath
 from rich.console import Console
 
-from flax_s2s import cluster, errors, job, manifests, rundir
-from flax_s2s.commands import inputs
+from flax_s2s import errors
+from flax_s2s.answers import inputs, parts
+from flax_s2s.answers.files import Files, find_inputs, find_outputs, find_shard
+from flax_s2s.answers.layout import FIRST_LINES, Layout
+from flax_s2s.answers.lines import BLANK_LINES, CAUSES, HEADER_LINES, NOT_UTF8, Raw, raw_lines, read_text
 from flax_s2s.commands.wiring import Opened, console
 from flax_s2s.config import UserError
-from flax_s2s.decoding import parts
-from flax_s2s.decoding.layout import FIRST_LINES, Layout
-from flax_s2s.decoding.lines import BLANK_LINES, CAUSES, HEADER_LINES, NOT_UTF8, Raw, raw_lines, read_text
 from flax_s2s.errors import FAILURE, PREEMPTED
-from flax_s2s.files import Files, find_inputs, find_outputs, find_shard
-from flax_s2s.rundir import is_stream, make_path, writing
+from flax_s2s.runs import manifests, rundir
+from flax_s2s.runs.rundir import is_stream, make_path, writing
+from flax_s2s.runtime import cluster, job
 
 SKIPPED = "skipped"
 """What lines are counted as that got no answer."""

@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_s2s import parallel
 from flax_s2s.commands.wiring import Ready, begin, console, keep_memory, make_ready, measure, measure_products
 from flax_s2s.config import PAD, Config, UserError
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.model.flops import count_flops
 from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.seq2seq import make_model
-from flax_s2s.parallel import Devices, feed_all, feed_rows
 from flax_s2s.rules import check
+from flax_s2s.runtime import parallel
+from flax_s2s.runtime.parallel import Devices, feed_all, feed_rows
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import create_state
 from flax_s2s.training.step import make_train_step

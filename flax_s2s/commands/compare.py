@@ -10,12 +10,12 @@ from rich.table import Table
 from flax_s2s.commands.wiring import choose_metrics, console, load_split, make_translator, open_runs, optional_file, write_json
 from flax_s2s.config import Config, DecodingConfig, EvaluationConfig, Metric, Tokenizer, UserError
 from flax_s2s.data import corpus
-from flax_s2s.decoding.compare import bucket_frequencies, bucket_lengths, count_words, most_different, pair
-from flax_s2s.decoding.evaluate import Example, count_cuts, explain_cuts, make_examples, measure_examples, translate_together
-from flax_s2s.decoding.score import Measured, find_split
 from flax_s2s.decoding.translate import Translation
-from flax_s2s.rundir import make_path, read_config
-from flax_s2s.runlog import make_console
+from flax_s2s.evaluation.compare import bucket_frequencies, bucket_lengths, count_words, most_different, pair
+from flax_s2s.evaluation.evaluate import Example, count_cuts, explain_cuts, make_examples, measure_examples, translate_together
+from flax_s2s.evaluation.metrics import Measured, find_split
+from flax_s2s.runs.rundir import make_path, read_config
+from flax_s2s.runtime.runlog import make_console
 
 
 class Options(NamedTuple):

@@ -7,22 +7,23 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from flax_s2s import languages, rundir
+from flax_s2s import languages
+from flax_s2s.answers import heatmap, lines
+from flax_s2s.answers import layout as layouts
+from flax_s2s.answers.files import Files, find_form, find_inputs, find_outputs
+from flax_s2s.answers.layout import Layout
+from flax_s2s.answers.lines import Raw, Translated
 from flax_s2s.commands import answering
 from flax_s2s.commands.answering import SKIPPED, Answers, Made
 from flax_s2s.commands.wiring import Opened, console, make_translator, open_runs
 from flax_s2s.config import EOS, Config, DecodingConfig, Tokenizer, UserError
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.files import read_lines
-from flax_s2s.decoding import heatmap, lines
-from flax_s2s.decoding import layout as layouts
-from flax_s2s.decoding.evaluate import make_examples, score_defined
-from flax_s2s.decoding.layout import Layout
-from flax_s2s.decoding.lines import Raw, Translated
-from flax_s2s.decoding.score import open_tokenizer
 from flax_s2s.decoding.translate import Translation
-from flax_s2s.files import Files, find_form, find_inputs, find_outputs
-from flax_s2s.rundir import is_stream, make_path
+from flax_s2s.evaluation.evaluate import make_examples, score_defined
+from flax_s2s.evaluation.metrics import open_tokenizer
+from flax_s2s.runs import rundir
+from flax_s2s.runs.rundir import is_stream, make_path
 
 _MOST_SCORED_LINES = 1_000_000  # of an output with references: more are not held in memory
 

@@ -7,15 +7,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from flax_s2s.answers import layout as layouts
+from flax_s2s.answers.files import Files, ending
 from flax_s2s.commands.wiring import Opened, choose_metrics, console, load_split, make_translator, open_runs, optional_file, write_json
 from flax_s2s.config import Config, DataConfig, DecodingConfig, Metric, Tokenizer, UserError
 from flax_s2s.data import corpus, rows
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.files import read_lines
-from flax_s2s.decoding import layout as layouts
-from flax_s2s.decoding import reliability
-from flax_s2s.decoding.calibration import Forecaster, Group, Reliability, calibrate, group_by_confidence, spearman
-from flax_s2s.decoding.evaluate import (
+from flax_s2s.decoding.translate import Translation
+from flax_s2s.evaluation import reliability
+from flax_s2s.evaluation.calibration import Forecaster, Group, Reliability, calibrate, group_by_confidence, spearman
+from flax_s2s.evaluation.evaluate import (
     Example,
     count_cuts,
     explain_cuts,
@@ -27,10 +29,8 @@ from flax_s2s.decoding.evaluate import (
     spread,
     translate_together,
 )
-from flax_s2s.decoding.translate import Translation
-from flax_s2s.files import Files, ending
-from flax_s2s.rundir import make_path, read_config
-from flax_s2s.runlog import make_console
+from flax_s2s.runs.rundir import make_path, read_config
+from flax_s2s.runtime.runlog import make_console
 
 
 class Options(NamedTuple):

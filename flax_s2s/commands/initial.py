@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from flax_s2s import rundir
-from flax_s2s.checkpoint import Checkpoints
 from flax_s2s.commands.wiring import load_vocabularies
 from flax_s2s.config import Config, UserError, differences
 from flax_s2s.model.seq2seq import init_params
-from flax_s2s.parallel import Devices, place
+from flax_s2s.runs import rundir
+from flax_s2s.runs.checkpoint import Checkpoints
+from flax_s2s.runtime.parallel import Devices, place
 from flax_s2s.training.state import TrainState
 
 _HOW_IT_IS_USED = "vocab.sampling"  # the one field of the vocabulary that is not about what tokens there are

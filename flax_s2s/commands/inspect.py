@@ -9,16 +9,17 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from flax_s2s import parallel, rundir
 from flax_s2s.commands.wiring import Ready, begin, make_ready, measure_products, warn_of_tokens
 from flax_s2s.config import Config, UserError
 from flax_s2s.data import account, corpus, vocab
 from flax_s2s.data.batching import Shape
 from flax_s2s.model.flops import Flops, count_flops
 from flax_s2s.model.seq2seq import init_params, make_model
-from flax_s2s.parallel import Devices
 from flax_s2s.rules import check, find_misfits
-from flax_s2s.runlog import make_console
+from flax_s2s.runs import rundir
+from flax_s2s.runtime import parallel
+from flax_s2s.runtime.parallel import Devices
+from flax_s2s.runtime.runlog import make_console
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import abstract_state, count_parameters
 from flax_s2s.training.step import abstract_batch, make_train_step

@@ -3,8 +3,8 @@
 import sys
 from typing import Any
 
-from flax_s2s import rundir
 from flax_s2s.config import Config
+from flax_s2s.runs import rundir
 
 _PRESET = """\
 from pathlib import Path

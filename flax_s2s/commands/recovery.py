@@ -10,12 +10,13 @@ import jax
 import numpy as np
 from etils import epath
 
-from flax_s2s import parallel, rundir
-from flax_s2s.checkpoint import Checkpoints
 from flax_s2s.config import PAD, TrainingConfig, UserError
 from flax_s2s.data.vocab import Vocabularies, Vocabulary
-from flax_s2s.parallel import Devices, feed_all
-from flax_s2s.runlog import RunLog
+from flax_s2s.runs import rundir
+from flax_s2s.runs.checkpoint import Checkpoints
+from flax_s2s.runtime import parallel
+from flax_s2s.runtime.parallel import Devices, feed_all
+from flax_s2s.runtime.runlog import RunLog
 from flax_s2s.training.guard import BadUpdate
 from flax_s2s.training.state import TrainState
 

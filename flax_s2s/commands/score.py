@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from flax_s2s.answers import layout as layouts
+from flax_s2s.answers import pairs
+from flax_s2s.answers.files import Files
+from flax_s2s.answers.layout import Layout
+from flax_s2s.answers.lines import Raw, one_line
 from flax_s2s.commands import answering
 from flax_s2s.commands.answering import SKIPPED, Answers
 from flax_s2s.commands.wiring import Opened, console, open_runs
 from flax_s2s.config import EOS, DecodingConfig, UserError
-from flax_s2s.decoding import layout as layouts
-from flax_s2s.decoding import pairs
 from flax_s2s.decoding.forced import Forced, Scorer
-from flax_s2s.decoding.layout import Layout
-from flax_s2s.decoding.lines import Raw, one_line
-from flax_s2s.files import Files
-from flax_s2s.rundir import make_path, read_config
+from flax_s2s.runs.rundir import make_path, read_config
 
 _NATS = "micronats"  # what is counted: minus log-probabilities in millionths of a nat, whole numbers, whose sum no order changes
 _NOTHING = Forced(0.0, 0.0)

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from flax_s2s import rundir
 from flax_s2s.commands.wiring import console, make_ready
 from flax_s2s.decoding import shortlist
+from flax_s2s.runs import rundir
 
 
 def run(run_dir: str, data_folder: str) -> int:

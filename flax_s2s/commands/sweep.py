@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 from etils import epath
 from rich.table import Table
 
-from flax_s2s import rundir
 from flax_s2s.commands import evaluate, presets
 from flax_s2s.commands.wiring import console, optional_file, write_json
 from flax_s2s.config import Config, Failure, UserError, differences
 from flax_s2s.data import corpus, vocab
 from flax_s2s.data.files import refuse_pipe
 from flax_s2s.errors import DONE, INTERRUPTED, PREEMPTED, USER_ERROR
-from flax_s2s.job import STOPPING
 from flax_s2s.rules import check
-from flax_s2s.runlog import make_console
+from flax_s2s.runs import rundir
+from flax_s2s.runtime.job import STOPPING
+from flax_s2s.runtime.runlog import make_console
 
 
 class Options(NamedTuple):

@@ -13,9 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from flax_s2s import errors, job, lease, parallel, rundir
-from flax_s2s.checkpoint import Checkpoints
-from flax_s2s.cluster import Flags
+from flax_s2s import errors
 from flax_s2s.commands import initial
 from flax_s2s.commands.recovery import Reports, make_roll_back
 from flax_s2s.commands.wiring import Ready, begin, keep_memory, make_ready, warn_of_tokens
@@ -25,17 +23,21 @@ from flax_s2s.data.batching import Shape, TokenPairs
 from flax_s2s.data.corpus import Corpus
 from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
 from flax_s2s.data.tokens import tokenize
-from flax_s2s.decoding.evaluate import make_translation_evaluation
-from flax_s2s.decoding.score import check_metrics
 from flax_s2s.decoding.translate import Translator
-from flax_s2s.lease import Lease
-from flax_s2s.manifests import Bound, Manifest, versions
+from flax_s2s.evaluation.evaluate import make_translation_evaluation
+from flax_s2s.evaluation.metrics import check_metrics
 from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.seq2seq import Model, make_model
-from flax_s2s.parallel import Devices
-from flax_s2s.programs import Programs, compile_secs
 from flax_s2s.rules import check, find_misfits
-from flax_s2s.runlog import RunLog, cut_metrics
+from flax_s2s.runs import lease, rundir
+from flax_s2s.runs.checkpoint import Checkpoints
+from flax_s2s.runs.lease import Lease
+from flax_s2s.runs.manifests import Bound, Manifest, versions
+from flax_s2s.runtime import job, parallel
+from flax_s2s.runtime.cluster import Flags
+from flax_s2s.runtime.parallel import Devices
+from flax_s2s.runtime.programs import Programs, compile_secs
+from flax_s2s.runtime.runlog import RunLog, cut_metrics
 from flax_s2s.training import loop
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import TrainState, abstract_state, count_parameters, create_state, not_finite

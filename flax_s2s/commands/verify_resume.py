@@ -21,13 +21,14 @@ from typing import NamedTuple
 
 from etils import epath
 
-from flax_s2s import cluster, manifests, rundir
-from flax_s2s.checkpoint import Checkpoints
-from flax_s2s.cluster import Place
 from flax_s2s.commands import presets
 from flax_s2s.config import Config, Failure, TrainingConfig, UserError
 from flax_s2s.errors import DONE, PREEMPTED, USER_ERROR
 from flax_s2s.rules import check
+from flax_s2s.runs import manifests, rundir
+from flax_s2s.runs.checkpoint import Checkpoints
+from flax_s2s.runtime import cluster
+from flax_s2s.runtime.cluster import Place
 
 _APART_SECS = 12.0  # between two lives of a job with several processes: so long the others may need to see that one is gone
 _MOST_IDLE_LIVES = 10  # without a new checkpoint and without a kill of ours

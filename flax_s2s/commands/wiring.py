@@ -15,8 +15,6 @@ import numpy as np
 from etils import epath
 from rich.console import Console
 
-from flax_s2s import caches, cluster, job, processor, programs, rundir
-from flax_s2s.checkpoint import Checkpoints
 from flax_s2s.config import UNK, Config, DecodingConfig, Metric, Tokenizer, UserError, VocabConfig
 from flax_s2s.data import vocab
 from flax_s2s.data.batching import Shape, TokenPairs, choose_shapes
@@ -25,12 +23,15 @@ from flax_s2s.data.pipeline import Pipeline, Share
 from flax_s2s.data.tokens import Draw, Tokens, open_tokens, tokenize
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding import shortlist
-from flax_s2s.decoding.score import check_metrics
 from flax_s2s.decoding.translate import Translator
+from flax_s2s.evaluation.metrics import check_metrics
 from flax_s2s.model.seq2seq import Model, init_params, make_model
-from flax_s2s.parallel import Devices, make_decoding_devices, place
 from flax_s2s.rules import check
-from flax_s2s.runlog import make_console
+from flax_s2s.runs import rundir
+from flax_s2s.runs.checkpoint import Checkpoints
+from flax_s2s.runtime import caches, cluster, job, processor, programs
+from flax_s2s.runtime.parallel import Devices, make_decoding_devices, place
+from flax_s2s.runtime.runlog import make_console
 from flax_s2s.training.state import Params, count_parameters
 
 _MOST_UNKNOWN = 0.01  # of the tokens, before it is said

@@ -25,7 +25,7 @@ from flax_s2s.decoding.constraints import Automaton, Steps
 from flax_s2s.decoding.lexical import Phrases
 from flax_s2s.decoding.sampling import sample
 from flax_s2s.model.seq2seq import Memory, Model, Seq2Seq, StepWeights
-from flax_s2s.parallel import AXIS, Devices
+from flax_s2s.runtime.parallel import AXIS, Devices
 
 NEVER = (PAD, BOS, UNK)
 """Tokens that are never generated."""

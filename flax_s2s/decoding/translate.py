@@ -22,7 +22,7 @@ from flax_s2s.decoding.lexical import make_phrases
 from flax_s2s.decoding.shortlist import Shortlist
 from flax_s2s.decoding.stream import Rows, Sentences, Weights, make_lay_out, make_stream, most_tokens, rows_per_device
 from flax_s2s.model.seq2seq import Model
-from flax_s2s.parallel import Devices, feed_rows, localize
+from flax_s2s.runtime.parallel import Devices, feed_rows, localize
 
 _LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _MOST_PHRASE_TOKENS, _MOST_EXCLUDED_BYTES = 256, 4096  # what a phrase, and all that a sentence excludes, may take: tables grow with it

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from flax_s2s import processor
 from flax_s2s.config import ModelConfig, UserError
 from flax_s2s.model import cells
 from flax_s2s.model.cells import Gates, RecurrentLayer, State, lstm_backward, lstm_forward, zero_state
@@ -27,6 +26,7 @@ from flax_s2s.model.cudnn import cudnn_layer
 from flax_s2s.model.noise import Noise
 from flax_s2s.model.product import multiply, multiply_transposed, outer, product
 from flax_s2s.model.recurrence import Multiply, scan
+from flax_s2s.runtime import processor
 
 Kernel = Literal["scan", "cudnn"]
 

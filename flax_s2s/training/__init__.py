@@ -1,1 +1,1 @@
-"""Readouts -> loss -> update; never imports decoding."""
+"""Readouts -> loss -> update: enter batches and a state; leaves the next state; never imports decoding."""

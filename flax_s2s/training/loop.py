@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from flax_s2s.config import PAD, TrainingConfig
-from flax_s2s.parallel import Devices, feed_all, feed_rows
-from flax_s2s.runlog import Meter, Report, RunLog, duration, gain, least_gain
+from flax_s2s.runtime.parallel import Devices, feed_all, feed_rows
+from flax_s2s.runtime.runlog import Meter, Report, RunLog, duration, gain, least_gain
 from flax_s2s.training.guard import BadUpdate, Guard
 from flax_s2s.training.loss import Loss
 from flax_s2s.training.state import Params, TrainState, evaluated_params

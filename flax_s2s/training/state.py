@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from flax_s2s.config import Config
 from flax_s2s.model.seq2seq import init_params
-from flax_s2s.parallel import Devices, place
+from flax_s2s.runtime.parallel import Devices, place
 
 Params = dict[str, Any]
 

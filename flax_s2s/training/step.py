@@ -21,7 +21,7 @@ from flax_s2s.config import BOS, PAD, Config, OptimizerConfig
 from flax_s2s.model.dropout import random_bytes, row_keys
 from flax_s2s.model.noise import OWN, is_random
 from flax_s2s.model.seq2seq import Model
-from flax_s2s.parallel import AXIS, Devices
+from flax_s2s.runtime.parallel import AXIS, Devices
 from flax_s2s.training.loss import Loss, cross_entropy, likeliest
 from flax_s2s.training.optimizer import freeze, make_schedule
 from flax_s2s.training.state import Accumulated, Params, TrainState

@@ -71,10 +71,10 @@ def serve(name, run, folder, beam, rows):
     """Answers the number of copies of the test set with the seconds for it; `one N` with those of each of N sentences."""
     import numpy as np
 
-    from flax_s2s import rundir
     from flax_s2s.commands.wiring import make_translator, measure_products, open_runs
     from flax_s2s.model.flops import count_flops
     from flax_s2s.model.seq2seq import make_model
+    from flax_s2s.runs import rundir
 
     decoding = rundir.read_config(rundir.make_path(run)).decoding
     changed = {"beam_size": beam, "rows": rows, "shortlist": 256 if "shortlist" in name else 0}
@@ -121,8 +121,8 @@ def bleu(run, ids):
     """Of token ids, by the run's vocabulary."""
     import sacrebleu
 
-    from flax_s2s import rundir
     from flax_s2s.data import vocab
+    from flax_s2s.runs import rundir
 
     folder = rundir.make_path(run)
     texts = vocab.load(folder / rundir.VOCAB, rundir.read_config(folder).vocab.joint).target.decode(ids)

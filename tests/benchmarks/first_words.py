@@ -8,8 +8,8 @@ Translates the test split as `evaluate` does and prints one line of both, and th
 import argparse
 
 from flax_s2s.commands.wiring import load_split, make_translator, open_runs
-from flax_s2s.decoding.evaluate import translate_together
-from flax_s2s.decoding.score import score
+from flax_s2s.evaluation.evaluate import translate_together
+from flax_s2s.evaluation.metrics import score
 
 
 def main():

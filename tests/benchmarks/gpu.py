@@ -127,7 +127,7 @@ def gnmt(_):
     from flax_s2s.model.flops import count_flops
     from flax_s2s.model.lstm import choose_means
     from flax_s2s.model.seq2seq import make_model
-    from flax_s2s.parallel import feed_all, feed_rows, make_devices
+    from flax_s2s.runtime.parallel import feed_all, feed_rows, make_devices
     from flax_s2s.training.optimizer import make_optimizer
     from flax_s2s.training.state import create_state
     from flax_s2s.training.step import make_train_step

@@ -43,11 +43,11 @@ def generate(folder: Path, pairs: int) -> None:
 
 def start(folder: Path, began: float) -> None:
     """What `train` does before its first step, and then the pipeline alone."""
-    from flax_s2s import caches
     from flax_s2s.commands.wiring import make_ready
     from flax_s2s.config import PAD, Config, DataConfig, VocabConfig
     from flax_s2s.data import vocab
     from flax_s2s.data.pipeline import Position
+    from flax_s2s.runtime import caches
 
     data = DataConfig(format="text", folder=str(folder), source="en", target="de", batch_tokens=4096)
     config = dataclasses.replace(Config(), data=data, vocab=VocabConfig(kind="bpe", size=8000))

@@ -74,7 +74,7 @@ def make_step(config, size):
     """The train step, and a state."""
     from flax_s2s.commands.wiring import keep_memory
     from flax_s2s.model.seq2seq import make_model
-    from flax_s2s.parallel import make_devices
+    from flax_s2s.runtime.parallel import make_devices
     from flax_s2s.training.optimizer import make_optimizer
     from flax_s2s.training.state import create_state
     from flax_s2s.training.step import make_train_step
@@ -90,7 +90,7 @@ def run_step(config, size, shape):
     """The compiled program of a shape (rows, source, target), the median seconds of a step, and the loss after each."""
     import numpy as np
 
-    from flax_s2s.parallel import feed_all, feed_rows
+    from flax_s2s.runtime.parallel import feed_all, feed_rows
 
     step, state, devices = make_step(config, size)
     draws, (rows, *lengths) = np.random.default_rng(0), shape

@@ -21,7 +21,7 @@ does "nnx.RNN"; "float32" is said where it is asked for. The product is in float
 `model` and `feeding` are model R on Multi30k: vocabulary 8,000 joint, embedding 256, one bidirectional encoder layer of
 2 x 256, decoder 512, general attention, softmax over 512 features, about 64 sentences a batch; one whole update each,
 dropout, label smoothing, clipping and Adam included. `layers` is two layers of 512 over 32 steps of 64 rows, forward and
-backward. "kept" is OpenNMT-py with the setting of glibc that `flax_s2s.processor.keep_memory` makes for ours, which its users
+backward. "kept" is OpenNMT-py with the setting of glibc that `flax_s2s.runtime.processor.keep_memory` makes for ours, which its users
 do not have.
 """
 
@@ -105,7 +105,7 @@ def jax_model(name, task, file, vocab):
     from flax_s2s.config import PAD
     from flax_s2s.model import seq2seq
     from flax_s2s.model.flops import count_flops
-    from flax_s2s.parallel import feed_all, feed_rows, make_devices
+    from flax_s2s.runtime.parallel import feed_all, feed_rows, make_devices
     from flax_s2s.training.optimizer import make_optimizer
     from flax_s2s.training.state import create_state
     from flax_s2s.training.step import make_train_step
@@ -166,8 +166,8 @@ def jax_layers(name):
 
 def serve(name, task, file, vocab):
     """Answers `go` with the seconds of a round and `product` with its FLOP/s."""
-    from flax_s2s import processor, programs
     from flax_s2s.commands.wiring import measure, measure_products
+    from flax_s2s.runtime import processor, programs
 
     programs.keep()
     processor.share_heap()

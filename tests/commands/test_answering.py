@@ -9,12 +9,12 @@ from collections import Counter
 
 import pytest
 
+from flax_s2s.answers import layout as layouts
+from flax_s2s.answers import lines, parts
+from flax_s2s.answers.files import Files
 from flax_s2s.commands import answering
 from flax_s2s.config import DataConfig, UserError
-from flax_s2s.decoding import layout as layouts
-from flax_s2s.decoding import lines, parts
 from flax_s2s.decoding.translate import Translation
-from flax_s2s.files import Files
 
 TEXT, TSV = DataConfig(format="text"), DataConfig(format="tsv", source="1", target="0")
 

@@ -20,17 +20,17 @@ from planted import MARKS, mark, plant
 from processes import environment
 from tiny import DEBUG, REPOSITORY, TINY
 
-from flax_s2s import manifests
-from flax_s2s.checkpoint import Checkpoints
 from flax_s2s.commands import recovery
 from flax_s2s.commands.recovery import Reports, make_roll_back
 from flax_s2s.config import EOS, Config, ModelConfig, OptimizerConfig, TrainingConfig, UserError, VocabConfig
 from flax_s2s.data import vocab
 from flax_s2s.data.corpus import Pair
-from flax_s2s.manifests import Bound
 from flax_s2s.model.seq2seq import make_model
-from flax_s2s.parallel import make_devices
-from flax_s2s.runlog import Report, RunLog
+from flax_s2s.runs import manifests
+from flax_s2s.runs.checkpoint import Checkpoints
+from flax_s2s.runs.manifests import Bound
+from flax_s2s.runtime.parallel import make_devices
+from flax_s2s.runtime.runlog import Report, RunLog
 from flax_s2s.training import loop
 from flax_s2s.training import step as step_module
 from flax_s2s.training.optimizer import make_optimizer

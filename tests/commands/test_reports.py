@@ -16,7 +16,7 @@ from flax_s2s.commands.evaluate import read_targets
 from flax_s2s.config import DataConfig
 from flax_s2s.data.corpus import Pair, load
 from flax_s2s.decoding.translate import Translator
-from flax_s2s.rundir import read_config, write_config
+from flax_s2s.runs.rundir import read_config, write_config
 
 
 def test_evaluate_prints_scores_with_signatures_and_writes_json(

@@ -18,7 +18,6 @@ import pytest
 from etils import epath
 from tiny import DEBUG, REPOSITORY, TINY, changed
 
-from flax_s2s import rundir
 from flax_s2s.cli import main
 from flax_s2s.commands import initial
 from flax_s2s.commands.train import as_begun
@@ -27,6 +26,7 @@ from flax_s2s.config import UserError, VocabConfig, load_preset
 from flax_s2s.data import vocab
 from flax_s2s.data.corpus import Pair
 from flax_s2s.rules import check
+from flax_s2s.runs import rundir
 
 SIX = ["--training.steps=6", "--training.evaluate-every-steps=3", "--training.save-every-steps=3"]
 

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_s2s import parallel
 from flax_s2s.config import BOS, EOS, PAD, DecodingConfig, ModelConfig, VocabConfig
 from flax_s2s.data import vocab
 from flax_s2s.data.batching import pad
@@ -13,6 +12,7 @@ from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.forced import Scorer, forced_logp, make_forced
 from flax_s2s.decoding.stream import Weights, make_lay_out
 from flax_s2s.model.seq2seq import init_params, make_model
+from flax_s2s.runtime import parallel
 
 MODELS = {
     "attention": ModelConfig(embedding_size=8, hidden_size=12),

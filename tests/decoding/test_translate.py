@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flax_s2s import parallel
 from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig, ModelConfig, VocabConfig
 from flax_s2s.data import vocab
 from flax_s2s.data.batching import pad
@@ -21,6 +20,7 @@ from flax_s2s.decoding.shortlist import Shortlist
 from flax_s2s.decoding.stream import Sentences, make_lay_out, make_step_fn, make_stream, most_tokens
 from flax_s2s.decoding.translate import BLANK, Request, Translator, padded_length
 from flax_s2s.model.seq2seq import init_params, make_model
+from flax_s2s.runtime import parallel
 
 PAIRS = [
     Pair("a dog runs", "ein Hund rennt"),

@@ -10,11 +10,11 @@ import reference
 from flax import nnx
 from jax.experimental import rnn
 
-from flax_s2s import processor
 from flax_s2s.config import ModelConfig, UserError
 from flax_s2s.model import lstm
 from flax_s2s.model.cells import RecurrentLayer, State
 from flax_s2s.model.lstm import choose_means, unroll
+from flax_s2s.runtime import processor
 
 ROWS, TIME, INPUTS, HIDDEN = 4, 6, 3, 5
 LENGTHS = np.array([6, 3, 1, 0])  # the last row is filler

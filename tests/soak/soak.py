@@ -33,10 +33,10 @@ import processes as real  # noqa: E402
 from processes import PROGRAM, final, last_step, records, start, wait_for_step  # noqa: E402
 from tiny import DEBUG, TINY  # noqa: E402
 
-from flax_s2s import rundir  # noqa: E402
-from flax_s2s.checkpoint import Checkpoints  # noqa: E402
 from flax_s2s.data import vocab  # noqa: E402
-from flax_s2s.parallel import make_devices  # noqa: E402
+from flax_s2s.runs import rundir  # noqa: E402
+from flax_s2s.runs.checkpoint import Checkpoints  # noqa: E402
+from flax_s2s.runtime.parallel import make_devices  # noqa: E402
 from flax_s2s.training.optimizer import make_optimizer  # noqa: E402
 from flax_s2s.training.state import TrainState, abstract_state, not_finite  # noqa: E402
 

@@ -95,7 +95,7 @@ def prepare(wish: Wish) -> None:
     """Puts the phases around the functions of the program that they are."""
     from jax._src import compiler
 
-    from flax_s2s import checkpoint
+    from flax_s2s.runs import checkpoint
     from flax_s2s.training import loop
 
     wrap(compiler, "compile_or_get_cached", wish, "compilation")

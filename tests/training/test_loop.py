@@ -12,8 +12,8 @@ from etils import epath
 
 from flax_s2s.config import Config, ModelConfig, OptimizerConfig, TrainingConfig
 from flax_s2s.model.seq2seq import make_model
-from flax_s2s.parallel import feed_all, make_devices
-from flax_s2s.runlog import Report, RunLog, gain, least_gain
+from flax_s2s.runtime.parallel import feed_all, make_devices
+from flax_s2s.runtime.runlog import Report, RunLog, gain, least_gain
 from flax_s2s.training import loop
 from flax_s2s.training.loss import Loss
 from flax_s2s.training.optimizer import make_optimizer

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flax_s2s.config import Config, ModelConfig, OptimizerConfig
-from flax_s2s.parallel import make_devices
+from flax_s2s.runtime.parallel import make_devices
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import abstract_state, count_parameters, create_state, evaluated_params, hash_state, not_finite
 

@@ -15,7 +15,7 @@ from flax_s2s.config import BOS, EOS, PAD, Config, ModelConfig, OptimizerConfig
 from flax_s2s.data.batching import Batch
 from flax_s2s.model.dropout import row_keys
 from flax_s2s.model.seq2seq import make_model
-from flax_s2s.parallel import AXIS, feed_all, feed_rows, make_devices
+from flax_s2s.runtime.parallel import AXIS, feed_all, feed_rows, make_devices
 from flax_s2s.training import loss as loss_module
 from flax_s2s.training import step as step_module
 from flax_s2s.training.optimizer import make_optimizer

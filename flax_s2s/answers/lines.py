@@ -1,0 +1,384 @@
+r"""Lines that ask for translations, and lines that answer them: text, TSV, CSV and JSONL, one out for each one in, whatever it holds.
+
+Enters: bytes up to `\n`, which alone ends a line. Leaves: an `Asked`, and its answer as bytes. What is wrong with a line is
+answered in its place and counted, unless most of the first lines say that the file is no text in UTF-8, see `inputs`:
+
+| a line that | is |
+|---|---|
+| is not UTF-8, or holds half of a surrogate pair | read with U+FFFD in place of what is wrong |
+| ends with `\r\n`; is the first and begins with a byte order mark | read without them |
+| holds NUL, U+0085, U+2028 or other odd characters | read as it is; no line break ever comes out inside a line |
+| is empty or blank, whatever its form | answered by an empty translation |
+| is the first of a table with a header | answered by the name of the target's column |
+| is longer than 4 MiB | cut there |
+| has more than decoding.max_source_tokens tokens | cut there |
+| is no JSON object, no row of CSV, or has no source | answered by an empty line, or by an object with an `error` |
+
+An n-best list has a line for each hypothesis, and at least one for each line in, by whose number, from 0, it is found.
+"""
+
+import codecs
+import contextlib
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, assert_never
+
+from flax_s2s.answers.layout import Layout
+from flax_s2s.data import rows
+from flax_s2s.decoding.translate import Request, Translation
+
+LONGEST_BYTES = 1 << 22
+NO_OBJECT, NO_ROW, NO_SOURCE, NO_TARGET = "no JSON objects", "no rows of CSV", "without source", "without target"
+INVALID = "with invalid fields"
+CAUSES = (NO_OBJECT, NO_ROW, NO_SOURCE, NO_TARGET, INVALID)
+"""Why lines are not answered, as it is counted."""
+BLANK_LINES, HEADER_LINES, NOT_UTF8 = "blank lines", "header lines", "invalid UTF-8"
+_BREAKS = re.compile("[\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029]+")
+
+
+class Raw(NamedTuple):
+    """A line as it was read, without its end."""
+
+    content: bytes
+    cut: bool = False  # it was longer
+    first: bool = False  # of its file
+    beside: "Raw | None" = None  # the line at the same place of an aligned file
+
+
+class LineError(ValueError):
+    """A line that cannot be answered: why, and what it is counted as, one of `CAUSES`."""
+
+    def __init__(self, cause: str, why: str) -> None:
+        super().__init__(why)
+        self.cause = cause
+
+
+class Asked(NamedTuple):
+    """A line that asks for a translation."""
+
+    request: Request
+    problems: tuple[str, ...] = ()  # what is counted
+    id: Any = None  # JSONL: given back as it is
+    reference: str = ""  # of a table: the target's column, a right translation
+    error: str = ""  # why there is nothing to translate
+    is_header: bool = False
+
+
+class Translated(NamedTuple):
+    """What comes out for a line."""
+
+    asked: Asked
+    translation: Translation
+    flags: tuple[str, ...] = ()  # what looks wrong, see `flags`
+    confidence: float = 1.0
+    abstained: bool = False
+
+
+def raw_lines(file: Any, end: int | None = None) -> Iterator[Raw]:
+    """The lines of an open file up to a position; never more than one in memory. A file without `end` begins with its first line."""
+    position = file.tell() if end is not None else 0
+    while end is None or position < end:
+        content = file.readline(LONGEST_BYTES)
+        if not content:
+            return
+        first, cut, last = position == 0, False, content
+        position += len(content)
+        while not last.endswith(b"\n") and len(last) == LONGEST_BYTES:
+            last = file.readline(LONGEST_BYTES)
+            position, cut = position + len(last), cut or last not in (b"", b"\n")
+        yield Raw(content.removesuffix(b"\n").removesuffix(b"\r"), cut, first)
+
+
+def ask(raw: Raw, layout: Layout) -> Asked:
+    """What a line asks for."""
+    line, problems = read_text(raw)
+    if raw.first and layout.header:
+        return Asked(Request(""), (*problems, HEADER_LINES), is_header=True)
+    if layout.form == "text" or not line.strip():
+        return _count_blank(Asked(Request(line if layout.form == "text" else ""), tuple(problems)))
+    if layout.form == "jsonl":
+        return _ask_json(line, layout, problems)
+    try:
+        source, reference = read_row(line, layout)
+    except LineError as error:
+        return Asked(Request(""), (*problems, error.cause), error=str(error))
+    return _count_blank(Asked(Request(source), tuple(problems), reference=reference or ""))
+
+
+def read_text(raw: Raw) -> tuple[str, list[str]]:
+    """A line as text, and what was wrong with it."""
+    problems = ["cut lines"] if raw.cut else []
+    content = raw.content.removeprefix(codecs.BOM_UTF8) if raw.first else raw.content
+    try:
+        return content.decode(), problems
+    except UnicodeDecodeError:
+        return content.decode(errors="replace"), [*problems, NOT_UTF8]
+
+
+def read_row(line: str, layout: Layout) -> tuple[str, str | None]:
+    """The source of a row, and its target if it has one; both empty where all cells are blank.
+
+    Raises:
+        LineError: it is no row, or has no source.
+    """
+    match layout.form:
+        case "tsv" | "csv":
+            form = layout.form
+        case _:
+            raise AssertionError(f"lines of the form {layout.form!r} are no rows")
+    try:
+        cells = rows.split(line, form)
+    except ValueError:
+        raise LineError(
+            NO_ROW, f"{_RECORD}: a quotation mark opens a cell, and none closes it, or text follows the one that does"
+        ) from None
+    if layout.form == "csv" and line.count('"') % 2 and _CLOSES.search(line):
+        raise LineError(NO_ROW, f"{_RECORD}: a quotation mark closes a cell, and none opens it")
+    if not any(cell.strip() for cell in cells):
+        return "", ""
+    if layout.source >= len(cells):
+        raise LineError(
+            NO_SOURCE,
+            f"there are {len(cells)} columns, and none has the number {layout.source}, from 0; --source-field says where the source stands",
+        )
+    target = layout.target
+    return cells[layout.source], cells[target] if target is not None and target < len(cells) else None
+
+
+_RECORD = "a record of CSV must be one line (RFC 4180)"
+_CLOSES = re.compile('"(,|$)')  # the second half of a record that went over a line end has one
+
+
+def read_object(line: str) -> dict[str, Any]:
+    """The object of a line.
+
+    Raises:
+        LineError: it is none.
+    """
+    try:
+        record = json.loads(line, parse_constant=_finite, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        raise LineError(NO_OBJECT, f"a line must be a JSON object: {error.msg} at character {error.pos + 1}") from None
+    except LineError:
+        raise
+    except (ValueError, RecursionError):  # Python reads integers of at most 4,300 digits
+        raise LineError(NO_OBJECT, "a line must be a JSON object, and this one is nested too deeply, or has a number too long") from None
+    if not isinstance(record, dict):
+        raise LineError(NO_OBJECT, f"a line must be a JSON object with a source, got {_kind(record)}")
+    return record
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise LineError(NO_OBJECT, f"{number} is no number of JSON")
+    return value
+
+
+def _ask_json(line: str, layout: Layout, problems: list[str]) -> Asked:
+    record: dict[str, Any] = {}
+    try:
+        record = read_object(line)
+        request = Request(
+            read_side(record, layout, 0),
+            read_string(record.get("prefix", ""), "prefix"),
+            _texts(record, "include"),
+            _texts(record, "exclude"),
+            _seed(record),
+        )
+    except LineError as error:
+        return Asked(Request(""), (*problems, error.cause), record.get("id"), error=str(error))
+    if any("\ufffd" in text for text in (request.source, request.prefix)) and "\\ud" in line.lower():
+        problems.append(NOT_UTF8)
+    return _count_blank(Asked(request, tuple(problems), record.get("id")))
+
+
+def _count_blank(asked: Asked) -> Asked:
+    return asked if asked.request.source.strip() else asked._replace(problems=(*asked.problems, BLANK_LINES))
+
+
+def read_side(record: dict[str, Any], layout: Layout, side: int) -> str:
+    """The source (0) or target (1) of an object: in the field that has it, else in the one of this name; in this one alone of what `decode` answered.
+
+    Raises:
+        LineError: it is not there, or no string.
+    """
+    usual = Layout("jsonl").fields[side]
+    names = [usual] if is_answer(record) else list(dict.fromkeys((layout.fields[side], usual)))
+    for name in names:
+        with contextlib.suppress(KeyError):
+            return read_string(rows.get(record, name), name)
+    raise LineError(
+        (NO_SOURCE, NO_TARGET)[side], f"there is no field {' or '.join(map(repr, names))}, only {', '.join(map(repr, record)) or 'none'}"
+    )
+
+
+def is_answer(record: dict[str, Any]) -> bool:
+    """Whether an object is one of those that `decode` answers with; others may have fields of these names."""
+    return "source" in record and "text" in record and isinstance(record.get("others"), list)
+
+
+def read_string(value: Any, name: str) -> str:
+    """A string of an object, half surrogate pairs replaced.
+
+    Raises:
+        LineError: it is none.
+    """
+    if not isinstance(value, str):
+        raise LineError(INVALID, f"{name} must be a string, got {_kind(value)}")
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _texts(record: dict[str, Any], name: str) -> tuple[str, ...]:
+    value = record.get(name, [])
+    if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
+        raise LineError(INVALID, f"{name} must be a list of strings that are not empty")
+    return tuple(read_string(one, name) for one in value)
+
+
+def _seed(record: dict[str, Any]) -> int | None:
+    value = record.get("seed")
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31):
+        raise LineError(INVALID, "seed must be a whole number from 0 to 2**31 - 1")
+    return value
+
+
+def write(answer: Translated, layout: Layout, placeholder: str, pieces: Any, number: int = 0) -> bytes:
+    """The line that answers, its end included; in an n-best list a line for each hypothesis.
+
+    Args:
+        answer: of one line.
+        layout: of the file.
+        placeholder: the text where the model abstains.
+        pieces: makes tokens readable: `ids -> list of strings`.
+        number: of the sentence in its file, from 0.
+    """
+    text = placeholder if answer.abstained else one_line(answer.translation.text)
+    if answer.asked.is_header:
+        return {"text": f"{one_line(layout.title)}\n".encode(), "nbest": b"", "jsonl": to_json({"header": list(layout.header)})}[
+            layout.output
+        ]
+    if layout.output == "text":
+        return f"{text}\n".encode()
+    if layout.output == "nbest":
+        hypotheses = [(text, answer.translation), *((one_line(other.text), other) for other in answer.translation.others)]
+        return "".join(_listed(number, *hypothesis) for hypothesis in hypotheses).encode()
+    if layout.output != "jsonl":
+        assert_never(layout.output)
+    if answer.asked.error:
+        record: dict[str, Any] = {"id": answer.asked.id, "error": answer.asked.error}
+    else:
+        record = {
+            "id": answer.asked.id,
+            "source": answer.asked.request.source,
+            "text": text,
+            "abstained": answer.abstained,
+            "flags": list(answer.flags),
+        }
+        record |= {"confidence": answer.confidence, **_described(answer.translation, pieces)}
+        record["others"] = [{"text": one_line(other.text), **_described(other, pieces)} for other in answer.translation.others]
+    return to_json(record)
+
+
+def _listed(number: int, text: str, found: Translation) -> str:
+    """A hypothesis as a line of an n-best list of Moses; a row of three bars in the text as Moses escapes them."""
+    text = re.sub(r"\|{3,}", lambda bars: "&#124;" * len(bars[0]), text)
+    return f"{number} ||| {text} ||| logp= {found.logp:.6f} tokens= {found.tokens} ||| {found.score:.6f}\n"
+
+
+def read_texts(file: Any, layout: Layout) -> Iterator[str]:
+    """The translations of an open output, each line's best; the header row's answer is left out."""
+    last = ""
+    for count, line in enumerate(file):
+        content = line.decode().removesuffix("\n")
+        if layout.output == "nbest":
+            number, text, _ = content.split(" ||| ", 2)
+            if number == last:
+                continue
+            last, content = number, text.replace("&#124;", "|")
+        elif count == 0 and layout.header:
+            continue
+        yield json.loads(content).get("text", "") if layout.output == "jsonl" else content
+
+
+def to_json(record: dict[str, Any]) -> bytes:
+    """An object as a line, its end included; an `id` that is None is left out."""
+    if record.get("id") is None:
+        record = {name: value for name, value in record.items() if name != "id"}
+    return (_BREAKS.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(record, ensure_ascii=False)) + "\n").encode(errors="replace")
+
+
+def write_alignment(number: int, answer: Translated, source: Sequence[str], target: Sequence[str]) -> bytes:
+    """What a translation looked at, as a line: pieces of both sides with their end marks, and a row of attention for each of the target's.
+
+    Args:
+        number: of the line, from 1.
+        answer: of the line.
+        source: its tokens, as far as they were read.
+        target: those of the translation.
+    """
+    record: dict[str, Any] = {"line": number, "id": answer.asked.id, "source": list(source), "target": list(target)}
+    weights = answer.translation.attention
+    record["attention"] = [] if weights is None else [[round(weight, 4) for weight in row] for row in weights.tolist()]
+    return to_json(record | ({"error": answer.asked.error} if answer.asked.error else {}))
+
+
+def _described(translation: Translation, pieces: Any) -> dict[str, Any]:
+    described = {
+        "score": translation.score,
+        "logp": translation.logp,
+        "reason": translation.reason,
+        "tokens": pieces(translation.ids),
+        "token_logp": list(translation.token_logp),
+    }
+    if translation.attention is not None:
+        described["alignment"] = translation.attention.argmax(axis=1).tolist()
+    if translation.unmet:
+        described["unmet"] = list(translation.unmet)
+    return described
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks of any kind."""
+    return _BREAKS.sub(" ", text)
+
+
+def find_flags(source: str, translation: Translation, source_tokens: int) -> tuple[str, ...]:
+    """What looks wrong with a translation.
+
+    empty: nothing for something. repetition: one to six tokens three times and more in a row, at least six tokens together. copied:
+    the source itself, of at least five tokens. length: more than three times, or less than a third, of the source's tokens, and more than 10 apart.
+    unknown: something of the source is not in the vocabulary. unmet: something that was asked for is not met.
+    """
+    if not source.strip():
+        return ()
+    found, ids = [], [token for token in translation.ids if translation.reason != "end" or token != translation.ids[-1]]
+    if not translation.text.strip():
+        found.append("empty")
+    if any(_repeats(ids, period) for period in range(1, 7)):
+        found.append("repetition")
+    if source_tokens >= 5 and translation.text.split() == source.split():
+        found.append("copied")
+    shorter, longer = sorted((len(ids), source_tokens))
+    if longer > 3 * shorter and longer - shorter > 10:
+        found.append("length")
+    if translation.unknown_source:
+        found.append("unknown")
+    if translation.unmet:
+        found.append("unmet")
+    return tuple(found)
+
+
+def _repeats(ids: list[int], period: int) -> bool:
+    run = 0
+    for one, other in zip(ids, ids[period:], strict=False):
+        run = run + 1 if one == other else 0
+        if run >= max(2 * period, 6 - period):
+            return True
+    return False
