@@ -5,13 +5,13 @@ import os
 import sys
 import traceback
 
-from flax_s2s import cli
+from flax_s2s.cli import verbs
 
 
 def main() -> None:
     """Runs the verb and ends the process; after a failure at once, since the threads of a save that failed would keep it for minutes."""
     try:
-        code = cli.main()
+        code = verbs.main()
     except Exception:
         traceback.print_exc()
         code = 1

@@ -46,7 +46,7 @@ def _few_programs() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory of the debug preset, trained for four steps."""
-    from flax_s2s.cli import main
+    from flax_s2s.cli.verbs import main
 
     folder = tmp_path_factory.mktemp("runs") / "debug"
     assert main(["train", DEBUG, "--run-dir", str(folder), *TINY]) == 0

@@ -52,7 +52,7 @@ def mark_stream(batches):
 
 
 if __name__ == "__main__":
-    from flax_s2s.cli import main
+    from flax_s2s.cli.verbs import main
 
     step_module.batch_loss = planted
     mark_stream(range(int(sys.argv[1]), int(sys.argv[2]) + 1))

@@ -19,22 +19,10 @@ from hypothesis import strategies as st
 from tiny import changed
 
 from flax_s2s import config as module
-from flax_s2s.config import (
-    Config,
-    Metric,
-    ModelConfig,
-    UserError,
-    differences,
-    flatten,
-    from_json,
-    from_python,
-    is_preset,
-    load_preset,
-    nearest,
-    to_json,
-)
+from flax_s2s.config import Config, Metric, ModelConfig, UserError, differences, flatten, from_json, from_python, nearest, to_json
 from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.seq2seq import init_params, make_model, sizes
+from flax_s2s.presets import is_preset, load_preset
 from flax_s2s.rules import check, find_misfits
 from flax_s2s.training.state import count_parameters
 
@@ -351,7 +339,8 @@ def test_python_itself_lets_all_of_it_pass(tmp_path):
     files = [preset(tmp_path, f"{start}{made}\n", f"preset{number}") for number, made in enumerate(WRONG)]
     program = """
 import sys
-from flax_s2s.config import UserError, load_preset
+from flax_s2s.config import UserError
+from flax_s2s.presets import load_preset
 for name in sys.argv[1:]:
     try:
         print(load_preset(name))

@@ -12,10 +12,10 @@ from etils import epath
 from processes import PROGRAM, environment
 from tiny import DEBUG, changed
 
-from flax_s2s.cli import main
-from flax_s2s.commands import presets
-from flax_s2s.config import load_preset
+from flax_s2s.cli.verbs import main
+from flax_s2s.commands import children
 from flax_s2s.errors import explain, prepare_streams
+from flax_s2s.presets import load_preset
 from flax_s2s.runtime.runlog import RunLog
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # else Python takes UTF-8 for it (PEP 538, PEP 540)
@@ -69,7 +69,7 @@ def test_a_console_that_is_closed_swallows_all(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_device_is_named() -> None:
     """Also what is still in Python's buffer when a verb has done its work."""
-    program = "from flax_s2s import __main__, cli; cli.VERBS['shows'] = lambda _: print('a result') or 0; __main__.main()"
+    program = "from flax_s2s import __main__; from flax_s2s.cli import verbs; verbs.VERBS['shows'] = lambda _: print('a result') or 0; __main__.main()"
     with open("/dev/full", "wb") as full:
         command = [sys.executable, "-c", program, "shows"]
         done = subprocess.run(command, env=environment(1, PYTHONUNBUFFERED=""), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -106,8 +106,8 @@ def test_a_verb_ends_quietly_where_the_reader_of_its_result_has_left() -> None:
 
 
 def test_files_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
-    presets.write(epath.Path(tmp_path), changed(load_preset(DEBUG), {"data.folder": "日本"}))
-    program = "import sys; from flax_s2s.config import load_preset; print(ascii(load_preset(sys.argv[1]).data.folder))"
+    children.write(epath.Path(tmp_path), changed(load_preset(DEBUG), {"data.folder": "日本"}))
+    program = "import sys; from flax_s2s.presets import load_preset; print(ascii(load_preset(sys.argv[1]).data.folder))"
     command = [sys.executable, "-c", program, str(tmp_path / "preset.py")]
     done = subprocess.run(command, env=environment(1, **C_LOCALE), capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == (ascii("日本") + "\n", "")

@@ -17,10 +17,10 @@ import pytest
 from hlo import collectives, computations, host_transfers, inside_loops
 from jax.experimental import topologies
 
-from flax_s2s.config import load_preset
 from flax_s2s.data.batching import rows_of
 from flax_s2s.decoding.stream import Sentences, make_lay_out, make_stream
 from flax_s2s.model.seq2seq import make_model
+from flax_s2s.presets import load_preset
 from flax_s2s.rules import check
 from flax_s2s.runtime.parallel import devices_of
 from flax_s2s.training.optimizer import make_optimizer

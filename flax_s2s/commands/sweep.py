@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from etils import epath
 from rich.table import Table
 
-from flax_s2s.commands import evaluate, presets
+from flax_s2s.commands import children, evaluate
 from flax_s2s.commands.wiring import console, optional_file, write_json
 from flax_s2s.config import Config, Failure, UserError, differences
 from flax_s2s.data import corpus, vocab
@@ -105,12 +105,12 @@ def _prepare(folder: epath.Path, config: Config) -> None:
         if other:
             raise UserError(f"{folder} holds a sweep of another configuration:\n  " + "\n  ".join(other) + "\ngive another --run-dir")
     rundir.make_folder(folder)
-    presets.write(folder, config)
+    children.write(folder, config)
 
 
 def _train(folder: epath.Path, run_dir: epath.Path, seed: int) -> None:
     console().print(f"seed {seed}: {run_dir}")
-    child = subprocess.Popen(presets.make_command(folder, run_dir, "--seed", str(seed)))
+    child = subprocess.Popen(children.make_command(folder, run_dir, "--seed", str(seed)))
     asked = list[int]()
 
     def pass_on(number: int, _: Any) -> None:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from flax_s2s.commands import presets
+from flax_s2s.commands import children
 from flax_s2s.config import Config, Failure, TrainingConfig, UserError
 from flax_s2s.errors import DONE, PREEMPTED, USER_ERROR
 from flax_s2s.rules import check
@@ -197,7 +197,7 @@ class _Lives:
     """A training that is started again and again."""
 
     def __init__(self, folder: epath.Path, run_dir: epath.Path, place: Place, training: TrainingConfig) -> None:
-        self.command, self.run_dir, self.training = presets.make_command(folder, run_dir), run_dir, training
+        self.command, self.run_dir, self.training = children.make_command(folder, run_dir), run_dir, training
         self.said = Path(folder) / f"{run_dir.name}-{place.index}.err"
         self.place = place
         self.kills: list[Kill] = []
@@ -264,7 +264,7 @@ def _prepare(folder: epath.Path, config: Config) -> None:
     if folder.exists():
         raise UserError(f"{folder} exists; give another --run-dir, so that both runs begin with nothing")
     folder.mkdir(parents=True)
-    presets.write(folder, config)
+    children.write(folder, config)
 
 
 def _compare(straight: epath.Path, killed: epath.Path, said: str) -> None:

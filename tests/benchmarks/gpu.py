@@ -123,10 +123,10 @@ def gnmt(_):
     import jax
     import numpy as np
 
-    from flax_s2s.config import load_preset
     from flax_s2s.model.flops import count_flops
     from flax_s2s.model.lstm import choose_means
     from flax_s2s.model.seq2seq import make_model
+    from flax_s2s.presets import load_preset
     from flax_s2s.runtime.parallel import feed_all, feed_rows, make_devices
     from flax_s2s.training.optimizer import make_optimizer
     from flax_s2s.training.state import create_state

@@ -129,7 +129,7 @@ def recompute():
 
 
 def gnmt():
-    from flax_s2s.config import load_preset
+    from flax_s2s.presets import load_preset
 
     preset = load_preset(str(HERE.parents[2] / "configs" / "gnmt_wmt16_en_de.py"))
     config = dataclasses.replace(preset, model=dataclasses.replace(preset.model, compute="float32"))

@@ -16,7 +16,7 @@ import sacrebleu
 from soak.decode import kill_decoding
 from tiny import REPOSITORY
 
-from flax_s2s.cli import main
+from flax_s2s.cli.verbs import main
 from flax_s2s.config import VocabConfig
 from flax_s2s.data import vocab
 from flax_s2s.data.corpus import Pair

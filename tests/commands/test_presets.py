@@ -14,8 +14,8 @@ import tensorflow_datasets.question_answering
 import tensorflow_datasets.translate  # registers its datasets, as the one above does
 from tiny import REPOSITORY
 
-from flax_s2s.cli import main
-from flax_s2s.config import load_preset
+from flax_s2s.cli.verbs import main
+from flax_s2s.presets import load_preset
 
 SMALL = """--data.max-source-tokens=100 --data.max-target-tokens=100 --data.batch-tokens=800 --data.buckets=1 --model.embedding-size=8 --model.hidden-size=8 --training.steps=2
 --training.log-every-steps=1 --training.devices=1 --evaluation.valid-pairs=0 --training.best-metric=loss --decoding.beam-size=2""".split()

@@ -11,7 +11,7 @@ import pytest
 from etils import epath
 from tiny import DEBUG, REPOSITORY, TINY
 
-from flax_s2s.cli import main
+from flax_s2s.cli.verbs import main
 from flax_s2s.commands.evaluate import read_targets
 from flax_s2s.config import DataConfig
 from flax_s2s.data.corpus import Pair, load

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flax_s2s.cli import main
+from flax_s2s.cli.verbs import main
 
 PAIRS = [("3 hours", "3小时"), ("May 5, 2023", "2023年5月5日"), ("Tuesday", ""), ("1/2/2019", "2019/1/2")]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny import DEBUG, REPOSITORY, TINY
 
-from flax_s2s.cli import main
+from flax_s2s.cli.verbs import main
 
 
 def sweep(folder: Path, *options: str) -> int:
@@ -117,11 +117,11 @@ sys.exit(int(sys.argv[3]))
 """
 SWEEP = """
 import sys
-from flax_s2s import cli
-from flax_s2s.commands import presets
+from flax_s2s.cli import verbs
+from flax_s2s.commands import children
 training = [sys.executable, "-c", sys.argv[1], *sys.argv[2:5]]
 presets.make_command = lambda folder, run_dir, *options: [*training[:3], training[3] + options[1], *training[4:]]
-sys.exit(cli.main(sys.argv[5:]))
+sys.exit(verbs.main(sys.argv[5:]))
 """
 
 

@@ -18,13 +18,14 @@ import pytest
 from etils import epath
 from tiny import DEBUG, REPOSITORY, TINY, changed
 
-from flax_s2s.cli import main
+from flax_s2s.cli.verbs import main
 from flax_s2s.commands import initial
 from flax_s2s.commands.train import as_begun
 from flax_s2s.commands.wiring import make_ready, open_runs
-from flax_s2s.config import UserError, VocabConfig, load_preset
+from flax_s2s.config import UserError, VocabConfig
 from flax_s2s.data import vocab
 from flax_s2s.data.corpus import Pair
+from flax_s2s.presets import load_preset
 from flax_s2s.rules import check
 from flax_s2s.runs import rundir
 

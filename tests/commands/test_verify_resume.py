@@ -13,10 +13,11 @@ from etils import epath
 from processes import PROGRAM, finish, start
 from tiny import DEBUG, TINY
 
-from flax_s2s.cli import main
+from flax_s2s.cli.verbs import main
 from flax_s2s.commands import verify_resume
 from flax_s2s.commands.verify_resume import Kill, _choose, _compare, _Lives, _tell, _Watch
-from flax_s2s.config import Failure, TrainingConfig, load_preset
+from flax_s2s.config import Failure, TrainingConfig
+from flax_s2s.presets import load_preset
 from flax_s2s.runs import manifests
 
 

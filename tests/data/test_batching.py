@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 from flax_s2s.commands.wiring import make_ready
-from flax_s2s.config import EOS, PAD, DataConfig, UserError, load_preset
+from flax_s2s.config import EOS, PAD, DataConfig, UserError
 from flax_s2s.data.batching import (
     Filtered,
     Shape,
@@ -23,6 +23,7 @@ from flax_s2s.data.batching import (
     rows_of,
 )
 from flax_s2s.data.pipeline import Pipeline
+from flax_s2s.presets import load_preset
 
 ROOT = Path(__file__).parents[2]
 MULTI30K = ROOT / ".." / "shared" / "data" / "multi30k"

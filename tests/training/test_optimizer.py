@@ -7,7 +7,8 @@ import optax
 import pytest
 from tiny import changed
 
-from flax_s2s.config import OptimizerConfig, UserError, load_preset
+from flax_s2s.config import OptimizerConfig, UserError
+from flax_s2s.presets import load_preset
 from flax_s2s.rules import check
 from flax_s2s.training.optimizer import freeze, make_optimizer, make_schedule
 

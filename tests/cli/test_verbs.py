@@ -12,9 +12,11 @@ import pytest
 from etils import epath
 from tiny import DEBUG, REPOSITORY, TINY
 
-from flax_s2s import __version__, cli
-from flax_s2s.cli import VERBS, main
-from flax_s2s.config import Config, flatten, load_preset
+from flax_s2s import __version__
+from flax_s2s.cli import verbs
+from flax_s2s.cli.verbs import VERBS, main
+from flax_s2s.config import Config, flatten
+from flax_s2s.presets import load_preset
 from flax_s2s.runs.lease import hold
 from flax_s2s.runs.rundir import write_config
 
@@ -100,8 +102,8 @@ def test_a_word_that_is_no_verb_is_answered_with_one(word: str, hint: str, capsy
 
 
 def test_what_other_names_lead_to_are_verbs() -> None:
-    assert all(verb in VERBS for text in cli._OTHER_NAMES.values() for verb in re.findall("`([a-z-]+)", text))
-    assert not set(cli._OTHER_NAMES) & set(VERBS)
+    assert all(verb in VERBS for text in verbs._OTHER_NAMES.values() for verb in re.findall("`([a-z-]+)", text))
+    assert not set(verbs._OTHER_NAMES) & set(VERBS)
 
 
 @pytest.mark.parametrize("argument", ["--version", "-V"])

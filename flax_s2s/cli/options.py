@@ -1,0 +1,299 @@
+"""What each verb can be told: one dataclass a verb, whose fields are its options and whose docstrings are its help.
+
+Fields that hold another dataclass (`config`, `decoding`, `files`, `place`) take its fields as options of their own.
+"""
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from flax_s2s.answers.files import Files
+from flax_s2s.config import Config, DecodingConfig, Metric, Tokenizer
+from flax_s2s.runtime.cluster import Flags
+
+
+@dataclasses.dataclass
+class Train:
+    """Trains a model, or goes on with a run: by the same command again, or by `train RUN_DIR` alone.
+
+    Most used; all options are explained below:
+      --run-dir DIR                     folder of the run
+      --init-from RUN_DIR               begin a new run with what another one has learned (fine-tuning)
+      --data.folder DIR                 where the corpus is
+      --data.source en                  its sides: file suffixes, columns or fields
+      --data.target de
+      --training.steps 3000             how long
+      --optimizer.learning-rate 1e-3    how fast
+      --model.hidden-size 512           how large
+      --model.dropout 0.3               how much is dropped
+      --vocab.kind bpe                  what the tokens are
+
+    Where a run is there, options change only what decides nothing of what is learned: steps, intervals, folders, devices. More
+    steps train it further, as long as its learning rate is not zero. With schedule=cosine it is zero at the end, which is
+    where the run was begun to end; what it has learned is trained further as a new run:
+      train RUN_DIR --run-dir NEW --init-from RUN_DIR --optimizer.decay-steps 0 --training.steps 3000
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    run_dir: str
+    """Folder of the run."""
+    init_from: str = ""
+    """Folder of another run, whose parameters and vocabulary a new run starts from (fine-tuning); empty: they are new."""
+    place: Annotated[Flags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Flags)
+
+
+@dataclasses.dataclass
+class Inspect:
+    """Says what a configuration amounts to, without training it.
+
+    Most used; all options are explained below:
+      --data.folder DIR            where the corpus is; without one there are no shapes and no memory
+      --data.batch-tokens 2048     how many tokens a batch has
+      --model.hidden-size 512      how large the model is
+      --no-memory                  quicker: nothing is compiled
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    memory: bool = True
+    """Compile the train step of every shape and say the memory it takes."""
+
+
+@dataclasses.dataclass
+class Bench:
+    """Measures training and decoding, and prints one JSON line.
+
+    Most used; all options are explained below:
+      --rounds 5                   how often each is measured
+      --data.folder DIR            where the corpus is
+      --data.batch-tokens 2048     how many tokens a batch has
+      --model.hidden-size 512      how large the model is
+      --training.devices 1         how many devices
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    rounds: int = 5
+    """Measurements of each kind; medians are printed."""
+
+
+@dataclasses.dataclass
+class Sweep:
+    """Trains with several seeds, evaluates each run and all as one, and prints one table.
+
+    The same command goes on where it was stopped.
+
+    Most used; all options are explained below:
+      --run-dir DIR                folder of the sweep
+      --seeds 1 2 3                one run each
+      --split test                 what is translated
+      --metrics bleu chrf          what is measured
+      --json FILE                  where all scores are written
+      --data.folder DIR            where the corpus is
+      --training.steps 3000        how long each run is
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    run_dir: str
+    """Folder of the sweep; each run is a folder in it."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """Seeds of parameters, dropout and data order."""
+    ensemble: bool = True
+    """Evaluate all runs as one, too."""
+    split: Literal["train", "valid", "test"] = "test"
+    """Split to translate."""
+    metrics: tuple[Metric, ...] = ()
+    """Metrics; none: as configured."""
+    merge_sources: bool = False
+    """Pairs with the same source are one sentence with several right targets, also where evaluation.merge_sources does not say so."""
+    references: tuple[str, ...] = ()
+    """Files of further references, see `evaluate --help`."""
+    json: str = ""
+    """File that all scores are written to; empty: none."""
+
+
+@dataclasses.dataclass
+class VerifyResume:
+    """Trains twice, straight through and killed at random moments, and compares the final states bit by bit.
+
+    Most used; all options are explained below:
+      --run-dir DIR                      folder for both runs
+      --kills 5                          how often
+      --training.steps 3000              how long the runs are
+      --training.save-every-steps 100    how often they are saved
+      --data.folder DIR                  where the corpus is
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    run_dir: str
+    """Folder for both runs; it must not exist yet."""
+    kills: int = 5
+    """How often the second run is killed; by each process, where a place starts several."""
+    seed_of_kills: int = 1
+    """Seed of the moments."""
+
+
+@dataclasses.dataclass
+class Evaluate:
+    """Translates a split of the corpus and scores it; several runs translate as one.
+
+    Most used; all options are explained below:
+      --split test             what is translated
+      --metrics bleu chrf      what is measured
+      --beam-size 5            how wide the search is
+      --samples 10             translations that are printed
+      --references FILE        further right answers
+      --json FILE              where the scores are written
+      --checkpoint last        another checkpoint than the best one
+      --data-folder DIR        where the corpus has moved to
+      --calibration FILE       how sure the model is, as a picture
+    """
+
+    decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")]
+    checkpoint: str = "best"
+    """Checkpoint to use: best, last, or a step."""
+    split: Literal["train", "valid", "test"] = "test"
+    """Split to translate."""
+    data_folder: str = ""
+    """Folder of the corpus, where it has moved; empty: as configured."""
+    samples: int = 0
+    """Translations printed next to their references."""
+    metrics: tuple[Metric, ...] = ()
+    """Metrics, see `train CONFIG --help`; none: as configured."""
+    merge_sources: bool = False
+    """Pairs with the same source are one sentence with several right targets, also where evaluation.merge_sources does not say so."""
+    language: str = ""
+    """Language of the target (ISO 639 or BCP 47), where data.target does not say it."""
+    tokenizer: Tokenizer = "auto"
+    """sacreBLEU's tokenizer, see `train CONFIG --help`."""
+    references: tuple[str, ...] = ()
+    """Files of further references, a line for each pair of the split; a blank line is none. A .tsv has lines of a source, a tab and a
+    right target of it instead, in any order."""
+    resamples: int = 1000
+    """Bootstrap resamples for the confidence intervals; 0: no intervals."""
+    calibration: str = ""
+    """Picture (.png, .pdf or .svg) of how often the model is right at a given confidence, for which a temperature is fitted on the
+    validation split; it is also printed, and written to --json. Empty: none."""
+    json: str = ""
+    """File that the scores are written to; empty: none."""
+
+
+@dataclasses.dataclass
+class Compare:
+    """Translates a split of the corpus with two runs, and says where they differ and whether chance explains it.
+
+    Most used; all options are explained below:
+      --split test             what is translated
+      --metrics bleu chrf      what is measured
+      --beam-size 5            how wide the search is
+      --samples 10             sentences that are printed
+      --json FILE              where the comparison is written
+      --checkpoint last        another checkpoint than the best one
+      --data-folder DIR        where the corpus has moved to
+    """
+
+    decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")]
+    checkpoint: str = "best"
+    """Checkpoint of each run to use: best, last, or a step."""
+    split: Literal["train", "valid", "test"] = "test"
+    """Split to translate."""
+    data_folder: str = ""
+    """Folder of the corpus, where it has moved; empty: as configured."""
+    samples: int = 3
+    """Sentences printed where the second run is better by most, and as many where the first is."""
+    metrics: tuple[Metric, ...] = ()
+    """Metrics, see `train CONFIG --help`; none: as configured."""
+    merge_sources: bool = False
+    """Pairs with the same source are one sentence with several right targets, also where evaluation.merge_sources does not say so."""
+    language: str = ""
+    """Language of the target (ISO 639 or BCP 47), where data.target does not say it."""
+    tokenizer: Tokenizer = "auto"
+    """sacreBLEU's tokenizer, see `train CONFIG --help`."""
+    resamples: int = 1000
+    """Bootstrap resamples for the confidence intervals and p-values."""
+    json: str = ""
+    """File that the comparison is written to; empty: none."""
+
+
+@dataclasses.dataclass
+class Decode:
+    """Translates lines, one out for each one in, in order; several runs translate as one.
+
+    Most used; all options are explained below, those of the search last:
+      --input FILE             files to read; else stdin
+      --output FILE            file to write; else stdout
+      --form jsonl             objects in and out, with scores, tokens and flags
+      --output-form nbest      another form of the output than of the input
+      --beam-size 5            how wide the search is
+      --n-best 5               how many translations of a line
+      --length-penalty 1.0     larger: longer translations
+      --temperature 1.0        sampling instead of search
+      --checkpoint last        another checkpoint than the best one
+      --shard 0/8              a part of a large job
+    """
+
+    output_form: Literal["auto", "text", "jsonl", "nbest"] = "auto"
+    """Text, JSON objects, or an n-best list as of Moses (number ||| text ||| logp= tokens= ||| score); auto: as the input, or by the output's
+    ending .jsonl."""
+    checkpoint: str = "best"
+    """Checkpoint to use: best, last, or a step."""
+    language: str = ""
+    """Language of the references (ISO 639 or BCP 47), where data.target does not say it."""
+    tokenizer: Tokenizer = "auto"
+    """sacreBLEU's tokenizer for them, see `train CONFIG --help`."""
+    blocklist: str = ""
+    """File of phrases, one a line, that no translation contains, whatever their case; empty: none."""
+    abstain_below: float = 0.0
+    """The placeholder instead of a translation whose confidence, the mean probability of a token, is below this; 0: never."""
+    placeholder: str = "[uncertain]"
+    """What stands for a translation that is not confident enough."""
+    attention: str = ""
+    """File for what each translation looked at, one JSON object a line; empty: none."""
+    pictures: str = ""
+    """Folder for pictures of that; empty: none."""
+    picture_lines: tuple[int, ...] = tuple(range(1, 11))
+    """Numbers of the lines that are drawn, from 1."""
+    files: Annotated[Files, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Files)
+    """The target of columns is a reference: where every line has one, the summary has BLEU and chrF. Objects have a source, and by choice id, prefix, include, exclude, seed; objects answer them."""
+    decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=DecodingConfig)
+
+
+@dataclasses.dataclass
+class LearnShortlist:
+    """Learns from a run's training pairs which target tokens are worth trying for a source; `decode RUN_DIR --shortlist 256` then uses it."""
+
+    run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
+    """Folder of a trained run."""
+    data_folder: str = ""
+    """Folder of the corpus, where it has moved; empty: as configured."""
+
+
+@dataclasses.dataclass
+class Score:
+    """Natural log-probability of each target given its source, one line out for each one in, and the perplexity; several runs score as one.
+
+    Most used; all options are explained below:
+      --source FILE            lines of sources
+      --target FILE            and their targets
+      --input FILE             or pairs in one file; else stdin
+      --output FILE            file to write; else stdout
+      --form jsonl             objects in and out, with candidates
+      --length-penalty 1.0     of the scores by which candidates are sorted
+      --checkpoint last        another checkpoint than the best one
+      --shard 0/8              a part of a large job
+    """
+
+    length_penalty: float
+    """Exponent of the length penalty, over which the log-probability is the score; candidates are sorted by it."""
+    ensemble: Literal["probabilities", "log-probabilities"]
+    """What is averaged over several runs."""
+    rows: int
+    """Pairs scored at once by each device."""
+    checkpoint: str = "best"
+    """Checkpoint to use: best, last, or a step."""
+    source: str = ""
+    """File of source lines, instead of --input."""
+    target: str = ""
+    """File of as many target lines."""
+    files: Annotated[Files, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Files)
+    """stdin holds columns too, unless --form says otherwise. Objects have a source, and a target or a list of candidates, or are what
+    `decode` writes as JSONL; objects answer them, the best candidate first."""
