@@ -24,8 +24,8 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from flax_s2s.runs import manifests
 from flax_s2s.config import Failure, UserError
+from flax_s2s.runs import manifests
 from flax_s2s.runs.manifests import Bound, Manifest, describe_leaves
 from flax_s2s.runtime.parallel import from_first
 from flax_s2s.training.state import Params, TrainState, hash_state, not_finite

@@ -12,8 +12,8 @@ import jax
 from etils import epath
 
 from flax_s2s import __version__
-from flax_s2s.runtime import processor
 from flax_s2s.config import UserError, differences, from_json
+from flax_s2s.runtime import processor
 
 FILE = "manifest.json"
 PARTIAL = f".{FILE}.partial"  # ends the name of one that is being written, beside the checkpoint

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from etils import epath
 
+from flax_s2s.config import Config, ModelConfig, OptimizerConfig, UserError, to_json
 from flax_s2s.runs import manifests
 from flax_s2s.runs.checkpoint import Checkpoints
-from flax_s2s.config import Config, ModelConfig, OptimizerConfig, UserError, to_json
 from flax_s2s.runs.manifests import Bound
 from flax_s2s.runtime.parallel import make_devices
 from flax_s2s.training.optimizer import make_optimizer

@@ -16,8 +16,8 @@ import pytest
 from etils import epath
 from tiny import REPOSITORY
 
-from flax_s2s.runs import lease
 from flax_s2s.config import Failure, UserError
+from flax_s2s.runs import lease
 
 MYSELF = re.escape(f"process {os.getpid()} on {socket.gethostname()}")
 

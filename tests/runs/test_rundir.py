@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from flax_s2s.runs import rundir
 from flax_s2s.config import Config, UserError
+from flax_s2s.runs import rundir
 
 
 def test_the_configuration_comes_back(tmp_path: Path) -> None:
