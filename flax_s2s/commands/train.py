@@ -4,22 +4,20 @@ import contextlib
 import dataclasses
 import os
 import socket
-from collections.abc import Iterator
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from flax_s2s import errors
 from flax_s2s.commands import initial
 from flax_s2s.commands.recovery import Reports, make_roll_back
+from flax_s2s.commands.steps import Steps, by_first_use, make_steps
 from flax_s2s.commands.wiring import Ready, begin, keep_memory, make_ready, warn_of_tokens
 from flax_s2s.config import Config, UserError, differences, to_json
 from flax_s2s.data import account, corpus, vocab
-from flax_s2s.data.batching import Shape, TokenPairs
+from flax_s2s.data.batching import TokenPairs
 from flax_s2s.data.corpus import Corpus
 from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
 from flax_s2s.data.tokens import tokenize
@@ -36,16 +34,30 @@ from flax_s2s.runs.manifests import Bound, Manifest, versions
 from flax_s2s.runtime import job, parallel
 from flax_s2s.runtime.cluster import Flags
 from flax_s2s.runtime.parallel import Devices
-from flax_s2s.runtime.programs import Programs, compile_secs
+from flax_s2s.runtime.programs import compile_secs
 from flax_s2s.runtime.runlog import RunLog, cut_metrics
 from flax_s2s.training import loop
 from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import TrainState, abstract_state, count_parameters, create_state, not_finite
-from flax_s2s.training.step import abstract_batch, make_eval_step, make_train_step, module_names
+from flax_s2s.training.step import module_names
+
+
+class Reached(NamedTuple):
+    """What training came to."""
+
+    step: int
+    outcome: loop.Outcome
+    best: float | None  # of training.best_metric; None: nothing was evaluated
 
 
 def run(config: Config, run_dir: str, flags: Flags | None = None, init_from: str = "", command: str = "") -> int:
-    """Trains to `training.steps`; returns 0, or 75 when stopped and saved.
+    """Trains; returns 0, or 75 when stopped and saved. See `train`."""
+    reached = train(config, run_dir, flags, init_from, command)
+    return errors.PREEMPTED if reached.outcome == "stopped" else errors.DONE
+
+
+def train(config: Config, run_dir: str, flags: Flags | None = None, init_from: str = "", command: str = "") -> Reached:
+    """Trains to `training.steps`, or until stopped, or until it no longer improves; all is saved then.
 
     Args:
         config: what is trained.
@@ -99,19 +111,81 @@ def _meet(folder: epath.Path, held: Lease | None) -> None:
         )
 
 
-def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, held: Lease | None, init_from: str) -> int:
+class _Setup(NamedTuple):
+    """What is trained on what: read, and found good."""
+
+    ready: Ready
+    valid: Corpus
+    fitting: TokenPairs  # of the validation pairs
+    model: Model
+    optimizer: Any
+    pipeline: Pipeline
+    bound: Bound
+    abstract: TrainState  # its shapes, on the devices
+    create: Callable[[], TrainState]  # the state that a new run begins with
+
+
+def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, held: Lease | None, init_from: str) -> Reached:
+    """Restores or begins, trains, saves, and says what comes next."""
+    training = config.training
     checkpoints = Checkpoints(
         folder / rundir.CHECKPOINTS,
-        config.training.best_metric,
-        config.training.keep_last,
-        config.training.keep_best,
+        training.best_metric,
+        training.keep_last,
+        training.keep_best,
         log.speaks,
         held.confirm if held else None,
-        config.training.verify_checkpoints,
+        training.verify_checkpoints,
     )
     # Before the first checkpoint nothing is bound to a vocabulary that is there, and the text may have been corrected since.
     given = initial.find(init_from, config) if init_from and not checkpoints.steps() else None
-    ready = make_ready(config, folder / rundir.VOCAB if checkpoints.steps() else given and given.vocab, log.doing)
+    setup = _set_up(config, folder / rundir.VOCAB if checkpoints.steps() else given and given.vocab, given, devices, log)
+    with log.doing("restoring the newest checkpoint"):
+        state = checkpoints.restore(setup.abstract, setup.bound, log.line)
+    _say_what(config, setup, devices, log, f" in a new run: {folder} keeps what it was begun with" if state else "")
+    if state is None:
+        state = setup.create()
+        if given:
+            log.line(given.describe(config))
+    else:
+        log.line(f"continuing {folder} at step {int(state.step)}" + (f"; {init_from} is not read again" if init_from else ""))
+    begin, position = int(state.step), Position(*np.asarray(state.position).tolist())
+    steps = make_steps(config, setup.model, setup.optimizer, setup.abstract, by_first_use(setup.pipeline, position), devices, log)
+    evaluations = _evaluations(config, setup, steps, devices)
+    if log.speaks:  # nothing is written before everything has been read and found good
+        rundir.write_config(folder, config)
+        vocab.save(setup.ready.vocabularies, folder / rundir.VOCAB)
+        cut_metrics(folder, begin)
+    save = _make_save(checkpoints, setup.bound, log)
+    if given:
+        save(state, None, True)  # so that the beginning is there to go back to, whatever becomes of the other run
+    log.start(begin, training.steps)
+    # Checkpoints are closed on every way out: what is being saved is finished, and its error comes before that of a smaller write.
+    with contextlib.closing(steps), contextlib.closing(checkpoints), job.guard():
+        work = loop.Work(
+            steps.train,
+            evaluations,
+            save,
+            checkpoints.rate,
+            lambda: _stop_requested(held),
+            Reports(folder, module_names(setup.abstract.params), setup.ready.vocabularies, log),
+            make_roll_back(checkpoints, setup.abstract, setup.create, training, devices, log),
+            steps.stop_before,
+            steps.warm,
+            compile_secs,
+        )
+        stream = setup.pipeline.stream(position)
+        state, outcome = loop.run(state, stream, work, training, config.optimizer.accumulate_batches, devices, log)
+        with log.doing("saving the last step"):
+            checkpoints.wait()
+    reached = Reached(int(state.step), outcome, abs(float(state.best_score)) if np.isfinite(state.best_score) else None)
+    _say_next(folder, reached, not_finite(state), config, log)
+    return reached
+
+
+def _set_up(config: Config, vocab_folder: epath.Path | None, given: initial.Initial | None, devices: Devices, log: RunLog) -> _Setup:
+    """Reads the corpus, learns the vocabulary unless it is there, builds the model; `given` is what a new run starts from."""
+    ready = make_ready(config, vocab_folder, log.doing)
     with log.doing("reading the validation pairs"):
         valid = corpus.load(config.data, "valid", config.seed)
     fitting = _fitting(valid, ready)
@@ -121,32 +195,23 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     bound = Bound(to_json(config), ready.vocabularies.sha256, ready.tokens.sha256)
     abstract = abstract_state(config, sizes, optimizer, devices)
     keep_memory(abstract.params)
-    with log.doing("restoring the newest checkpoint"):
-        state = checkpoints.restore(abstract, bound, log.line)
-    log.line(describe(config, ready, valid, fitting, pipeline, devices, count_parameters(abstract.params)))
-    kept = f" in a new run: {folder} keeps what it was begun with" if state else ""
-    for misfit in find_misfits(config):
-        log.line(f"warning: {misfit}{kept}")
-    for warning in warn_of_tokens(config, ready, valid.pairs):
-        log.line(f"warning: {warning}")
 
     def create() -> TrainState:
         new = create_state(config, sizes, optimizer, devices)
         return given.take_over(new, ready.vocabularies.sha256, sizes, config, devices) if given else new
 
-    if state is None:
-        state = create()
-        if given:
-            log.line(given.describe(config))
-    else:
-        log.line(f"continuing {folder} at step {int(state.step)}" + (f"; {init_from} is not read again" if init_from else ""))
-    position = Position(*np.asarray(state.position).tolist())
-    train_step, eval_step = _steps(config, model, optimizer, abstract, _by_first_use(pipeline, position), devices)
-    evaluations = _evaluations(config, ready, valid, fitting, model, eval_step, devices, log)
-    if log.speaks:  # nothing is written before everything has been read and found good
-        rundir.write_config(folder, config)
-        vocab.save(ready.vocabularies, folder / rundir.VOCAB)
-        cut_metrics(folder, int(state.step))
+    return _Setup(ready, valid, fitting, model, optimizer, pipeline, bound, abstract, create)
+
+
+def _say_what(config: Config, setup: _Setup, devices: Devices, log: RunLog, kept: str) -> None:
+    """The block at the start, and what is doubtful about it; `kept` ends a line on fields that are settled already."""
+    log.line(describe(config, setup.ready, setup.valid, setup.fitting, setup.pipeline, devices, count_parameters(setup.abstract.params)))
+    for warning in [*(f"{misfit}{kept}" for misfit in find_misfits(config)), *warn_of_tokens(config, setup.ready, setup.valid.pairs)]:
+        log.line(f"warning: {warning}")
+
+
+def _make_save(checkpoints: Checkpoints, bound: Bound, log: RunLog) -> Callable[[TrainState, float | None, bool], None]:
+    """The loop's way to save; a state that is not finite is said and not saved."""
 
     def on_saved(manifest: Manifest) -> None:
         log.metrics(manifest.step, "checkpoint", {"checkpoint": manifest.step, "state_sha256": manifest.state_sha256})
@@ -157,35 +222,13 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
         if spoilt:
             log.line(f"step {int(state.step)} IS NOT SAVED: {spoilt} holds numbers that are not finite; earlier checkpoints are intact")
 
-    if given:
-        save(state, None, True)  # so that the beginning is there to go back to, whatever becomes of the other run
-    log.start(int(state.step), config.training.steps)
+    return save
 
-    def stop_requested() -> bool:
-        if held:
-            held.check()
-        return job.stop_requested()
 
-    def stop_before(*arguments: Any) -> bool:
-        ready = train_step.prepare(_shape(arguments[1]))
-        return ready is not None and _stop_before(ready, "train", train_step, log)
-
-    def warm() -> bool:
-        return train_step.idle and eval_step.idle
-
-    # Checkpoints are closed on every way out: what is being saved is finished, and its error comes before that of a smaller write.
-    with contextlib.closing(train_step), contextlib.closing(eval_step), contextlib.closing(checkpoints), job.guard():
-        reports = Reports(folder, module_names(abstract.params), ready.vocabularies, log)
-        roll_back = make_roll_back(checkpoints, abstract, create, config.training, devices, log)
-        work = loop.Work(
-            train_step, evaluations, save, checkpoints.rate, stop_requested, reports, roll_back, stop_before, warm, compile_secs
-        )
-        stream = pipeline.stream(position)
-        state, outcome = loop.run(state, stream, work, config.training, config.optimizer.accumulate_batches, devices, log)
-        with log.doing("saving the last step"):
-            checkpoints.wait()
-    _say_next(folder, state, outcome, config, log)
-    return errors.PREEMPTED if outcome == "stopped" else errors.DONE
+def _stop_requested(held: Lease | None) -> bool:
+    if held:
+        held.check()
+    return job.stop_requested()
 
 
 def as_begun(folder: epath.Path, config: Config) -> Config:
@@ -225,33 +268,6 @@ def _settle_config(folder: epath.Path, config: Config, log: RunLog) -> None:
         log.line(f"changed: {line}")
 
 
-def _by_first_use(pipeline: Pipeline, position: Position) -> list[Shape]:
-    """All shapes, those that the stream asks for next before the others."""
-    coming = [planned.shape for planned in pipeline.plan(position.epoch)[position.batch :]]
-    return list(dict.fromkeys([*coming, *pipeline.shapes]))
-
-
-def _steps(
-    config: Config, model: Model, optimizer: Any, state: TrainState, shapes: list[Shape], devices: Devices
-) -> tuple[Programs, Programs]:
-    """The train step and the evaluation step, to be compiled for every shape."""
-
-    def batch(shape: Shape) -> Any:
-        return abstract_batch(shape, devices)
-
-    after = jax.ShapeDtypeStruct((2,), jnp.int32, sharding=devices.replicated)
-    train_step, eval_step = make_train_step(model, optimizer, config, devices), make_eval_step(model, devices)
-    return (
-        Programs(train_step, {shape: (state, batch(shape), after) for shape in shapes}, lambda state, batch, after: _shape(batch)),
-        Programs(eval_step, {shape: (state.params, batch(shape)) for shape in shapes}, lambda params, batch: _shape(batch)),
-    )
-
-
-def _shape(batch: Any) -> Shape:
-    (rows, src), (_, tgt) = (side.shape for side in batch)
-    return Shape(rows, src, tgt)
-
-
 def _fitting(valid: Corpus, ready: Ready) -> TokenPairs:
     """The validation pairs that fit into a shape of the training pairs."""
     pairs, largest = tokenize(valid.pairs, ready.vocabularies), ready.shapes[-1]
@@ -261,36 +277,22 @@ def _fitting(valid: Corpus, ready: Ready) -> TokenPairs:
     return pairs.take(fitting)
 
 
-def _evaluations(
-    config: Config, ready: Ready, valid: Corpus, fitting: TokenPairs, model: Model, eval_step: Programs, devices: Devices, log: RunLog
-) -> list[loop.Evaluation]:
-    share = Share(*parallel.process())
-    evaluations = [loop.make_loss_evaluation(eval_step, lambda: _polled(in_order(fitting, ready.shapes, share), eval_step, log), devices)]
+def _evaluations(config: Config, setup: _Setup, steps: Steps, devices: Devices) -> list[loop.Evaluation]:
+    """The loss, and the metrics of greedy translations where the run asks for them."""
+    ready, share = setup.ready, Share(*parallel.process())
+    evaluations = [
+        loop.make_loss_evaluation(steps.evaluate, lambda: steps.interrupted(in_order(setup.fitting, ready.shapes, share)), devices)
+    ]
     if config.evaluation.valid_pairs:
         greedy = dataclasses.replace(config.decoding, beam_size=1)
-        translator = Translator([model], ready.vocabularies, greedy, parallel.my_devices(devices))
-        evaluations.append(make_translation_evaluation(translator, valid.pairs, config.evaluation, config.data.target, _poll))
+        translator = Translator([setup.model], ready.vocabularies, greedy, parallel.my_devices(devices))
+        evaluations.append(make_translation_evaluation(translator, setup.valid.pairs, config.evaluation, config.data.target, _poll))
     return evaluations
 
 
 def _poll(*_: Any) -> None:
     if job.stop_requested():
         raise loop.Interrupted
-
-
-def _polled(batches: Iterator[Any], eval_step: Programs, log: RunLog) -> Iterator[Any]:
-    for batch in batches:
-        shape = _shape(batch)
-        ready = eval_step.prepare(shape._replace(rows=shape.rows * parallel.process()[1]))
-        if job.stop_requested() if ready is None else _stop_before(ready, "evaluation", eval_step, log):
-            raise loop.Interrupted
-        yield batch
-
-
-def _stop_before(ready: Future[None], name: str, programs: Programs, log: RunLog) -> bool:
-    """As `job.stop_before`; says how far the compiler is."""
-    with log.doing(lambda: "compiling the {} step: {} of {} shapes are done".format(name, *programs.progress())):
-        return job.stop_before(ready)
 
 
 def describe(
@@ -330,18 +332,22 @@ def describe(
     return "\n".join([*(f"{name:<11}{text}" for name, text in lines.items()), *warnings])
 
 
-def _say_next(folder: epath.Path, state: TrainState, outcome: loop.Outcome, config: Config, log: RunLog) -> None:
-    """How it ended, and what to type next."""
-    step, spoilt = int(state.step), not_finite(state)
-    if outcome == "stopped":
+def _say_next(folder: epath.Path, reached: Reached, spoilt: str, config: Config, log: RunLog) -> None:
+    """How it ended, and what to type next; `spoilt` is what of the last state is not finite.
+
+    Raises:
+        UserError: it ended with something that is not, and so is not saved.
+    """
+    step = reached.step
+    if reached.outcome == "stopped":
         saved = "not saved (see above)" if spoilt else "saved"
         log.line(f"stopped and {saved} at step {step}; the same command goes on from {'the last checkpoint' if spoilt else 'here'}")
         return
     if spoilt:
         raise UserError(
-            f"{outcome} at step {step}, which is not saved: {spoilt} holds numbers that are not finite; earlier checkpoints are intact: "
-            "decode with one of them, or train anew with a lower optimizer.learning_rate or a larger optimizer.epsilon"
+            f"{reached.outcome} at step {step}, which is not saved: {spoilt} holds numbers that are not finite; earlier checkpoints are "
+            "intact: decode with one of them, or train anew with a lower optimizer.learning_rate or a larger optimizer.epsilon"
         )
-    best = "" if not np.isfinite(state.best_score) else f"; best so far: {abs(float(state.best_score)):.3f}"
+    best = "" if reached.best is None else f"; best so far: {reached.best:.3f}"
     split = "" if config.data.test else " --split valid"
-    log.line(f"{outcome} at step {step}{best}\nnext: python -m flax_s2s evaluate {folder}{split}")
+    log.line(f"{reached.outcome} at step {step}{best}\nnext: python -m flax_s2s evaluate {folder}{split}")
