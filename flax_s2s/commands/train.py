@@ -14,9 +14,10 @@ from flax_s2s import errors
 from flax_s2s.commands import initial
 from flax_s2s.commands.recovery import Reports, make_roll_back
 from flax_s2s.commands.steps import Steps, by_first_use, make_steps
+from flax_s2s.commands.summary import describe
 from flax_s2s.commands.wiring import Ready, begin, keep_memory, make_ready, warn_of_tokens
-from flax_s2s.config import Config, UserError, differences, to_json
-from flax_s2s.data import account, corpus, vocab
+from flax_s2s.config import Config, TrainingConfig, UserError, differences, to_json
+from flax_s2s.data import corpus, vocab
 from flax_s2s.data.batching import TokenPairs
 from flax_s2s.data.corpus import Corpus
 from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
@@ -24,13 +25,12 @@ from flax_s2s.data.tokens import tokenize
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.evaluation.evaluate import make_translation_evaluation
 from flax_s2s.evaluation.metrics import check_metrics
-from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.seq2seq import Model, make_model
 from flax_s2s.rules import check, find_misfits
 from flax_s2s.runs import lease, rundir
 from flax_s2s.runs.checkpoint import Checkpoints
 from flax_s2s.runs.lease import Lease
-from flax_s2s.runs.manifests import Bound, Manifest, versions
+from flax_s2s.runs.manifests import Bound, Manifest
 from flax_s2s.runtime import job, parallel
 from flax_s2s.runtime.cluster import Flags
 from flax_s2s.runtime.parallel import Devices
@@ -128,15 +128,7 @@ class _Setup(NamedTuple):
 def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, held: Lease | None, init_from: str) -> Reached:
     """Restores or begins, trains, saves, and says what comes next."""
     training = config.training
-    checkpoints = Checkpoints(
-        folder / rundir.CHECKPOINTS,
-        training.best_metric,
-        training.keep_last,
-        training.keep_best,
-        log.speaks,
-        held.confirm if held else None,
-        training.verify_checkpoints,
-    )
+    checkpoints = _open_checkpoints(folder, training, held, log)
     # Before the first checkpoint nothing is bound to a vocabulary that is there, and the text may have been corrected since.
     given = initial.find(init_from, config) if init_from and not checkpoints.steps() else None
     setup = _set_up(config, folder / rundir.VOCAB if checkpoints.steps() else given and given.vocab, given, devices, log)
@@ -181,6 +173,18 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     reached = Reached(int(state.step), outcome, abs(float(state.best_score)) if np.isfinite(state.best_score) else None)
     _say_next(folder, reached, not_finite(state), config, log)
     return reached
+
+
+def _open_checkpoints(folder: epath.Path, training: TrainingConfig, held: Lease | None, log: RunLog) -> Checkpoints:
+    return Checkpoints(
+        folder / rundir.CHECKPOINTS,
+        training.best_metric,
+        training.keep_last,
+        training.keep_best,
+        log.speaks,
+        held.confirm if held else None,
+        training.verify_checkpoints,
+    )
 
 
 def _set_up(config: Config, vocab_folder: epath.Path | None, given: initial.Initial | None, devices: Devices, log: RunLog) -> _Setup:
@@ -293,43 +297,6 @@ def _evaluations(config: Config, setup: _Setup, steps: Steps, devices: Devices) 
 def _poll(*_: Any) -> None:
     if job.stop_requested():
         raise loop.Interrupted
-
-
-def describe(
-    config: Config, ready: Ready, valid: Corpus, fitting: TokenPairs, pipeline: Pipeline, devices: Devices, parameters: int
-) -> str:
-    """The block at the start: what is trained on what, with what."""
-    train, sides = ready.train, ready.vocabularies
-    vocabulary = f"{config.vocab.kind}, joint {len(sides.source):,}"
-    if not sides.joint:
-        kinds = config.vocab.kind + ("" if config.vocab.target_kind == "same" else f" and {config.vocab.target_kind}")
-        vocabulary = f"{kinds}, {config.data.source} {len(sides.source):,}, {config.data.target} {len(sides.target):,}"
-    kind = devices.mesh.devices.flat[0].device_kind
-    plan = pipeline.plan(0)
-    sizes = (len(ready.tokens.pairs.source.flat), len(ready.tokens.pairs.target.flat))
-    drawn = sum(pipeline.count(0)) / sum(sizes)
-    unknown = [
-        f"{side} {count / size:.2%}"
-        for side, count, size in zip((config.data.source, config.data.target), ready.tokens.unknown, sizes, strict=True)
-    ]
-    lines = {
-        "train": account.describe_train(ready.tokens, train.name, config.data),
-        "first": account.show(ready.tokens.counts.first),
-        "valid": account.describe_valid(valid, fitting),
-        "vocabulary": f"{vocabulary}; unknown tokens {' '.join(unknown)}"
-        + (f"; split at random, {drawn:.2f} times the tokens" if ready.draw else ""),
-        "parameters": f"{parameters:,}",
-        "devices": f"{devices.count} x {kind} in {parallel.process()[1]} process(es)",
-        "kernel": str(choose_means(config.model)),
-        "shapes": " ".join(map(str, ready.shapes)),
-        "batches": f"{len(plan):,} an epoch, {len(ready.tokens.pairs) / len(plan):.1f} pairs each, padding {pipeline.waste(plan):.1%}",
-        "versions": " ".join(f"{name} {version}" for name, version in versions().items()),
-    }
-    warnings = [
-        *account.warn_train(ready.tokens, train.name, config.data),
-        *account.warn_valid(valid, fitting, ready.shapes[-1], sides, config.data),
-    ]
-    return "\n".join([*(f"{name:<11}{text}" for name, text in lines.items()), *warnings])
 
 
 def _say_next(folder: epath.Path, reached: Reached, spoilt: str, config: Config, log: RunLog) -> None:
