@@ -101,7 +101,7 @@ def prepare(wish: Wish) -> None:
     wrap(compiler, "compile_or_get_cached", wish, "compilation")
     wrap(loop, "_evaluate", wish, "evaluation")
     wrap(loop, "_say", wish, "step")
-    wrap(checkpoint.Checkpoints, "_prune", wish, "retention")
+    wrap(checkpoint.Checkpoints, "prune", wish, "retention")
     wrap(checkpoint.ocp, "save_checkpointables_async", wish, "mid-save")
     finish, write = checkpoint.Checkpoints._finish, checkpoint.Checkpoints._write
     current: list[Saving] = []
