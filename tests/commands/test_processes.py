@@ -32,7 +32,7 @@ def test_a_process_may_come_late_to_its_first_collective() -> None:
     """By more than the 30 s that Gloo waits."""
     late = """
 import os, time, numpy as np
-from flax_s2s import cluster, job, parallel
+from flax_s2s.runtime import cluster, job, parallel
 with job.listen():
     job.join(cluster.find(os.environ))
     time.sleep(40 * parallel.process()[0])

@@ -32,7 +32,7 @@ def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
 def other(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     """Another process that holds the folder."""
     code = (
-        f"import time; from etils import epath; from flax_s2s import lease\nlease.BEAT_SECS = 0.1\n"
+        f"import time; from etils import epath; from flax_s2s.runs import lease\nlease.BEAT_SECS = 0.1\n"
         f"with lease.hold(epath.Path({str(tmp_path)!r}), print):\n    print('held', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)

@@ -146,7 +146,7 @@ def test_a_place_is_found(environment, flags, place, monkeypatch):
 
 def test_processes_of_one_launcher_find_it_through_a_shell_too():
     """MPICH starts each in a session of its own (`setsid`), whether the program stands in a script or not."""
-    program = [sys.executable, "-c", "from flax_s2s import places; print(places._parent_of_session())"]
+    program = [sys.executable, "-c", "from flax_s2s.runtime import places; print(places._parent_of_session())"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     for command in (program, ["sh", "-c", '"$@"; true', "sh", *program]):
         done = subprocess.run(command, start_new_session=True, env=environment, capture_output=True, text=True, check=True)

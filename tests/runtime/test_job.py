@@ -202,7 +202,7 @@ def ended(code: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
 
 
-BUSY = "import hashlib, os, signal, threading, time; from flax_s2s import job\n"
+BUSY = "import hashlib, os, signal, threading, time; from flax_s2s.runtime import job\n"
 
 
 def test_before_the_first_step_a_signal_ends_a_process_that_python_has_no_hand_in():
@@ -216,7 +216,7 @@ def test_a_process_that_waits_for_the_others_to_come_ends_at_once():
     """They may be minutes away, or never come."""
     waiting = "cluster.make_sure_reachable = lambda place: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(60))"
     done = ended(
-        f"{BUSY}from flax_s2s import cluster\n{waiting}\nwith job.listen(): job.join(cluster.Place('flags', 'here:1', 2, 1, 300.0))"
+        f"{BUSY}from flax_s2s.runtime import cluster\n{waiting}\nwith job.listen(): job.join(cluster.Place('flags', 'here:1', 2, 1, 300.0))"
     )
     assert done.returncode == 75 and "process 1 of 2 on " in done.stderr and "stopped before the first step" in done.stderr
 
@@ -233,7 +233,7 @@ def test_a_process_0_that_goes_before_all_have_met_is_not_waited_for():
 
     threading.Thread(target=go_after_the_first_has_come, daemon=True).start()
     place = f"cluster.Place('flags', '127.0.0.1:{server.getsockname()[1]}', 2, 1, 300.0)"
-    done = ended(f"from flax_s2s import cluster, job\nwith job.listen(): job.join({place})")
+    done = ended(f"from flax_s2s.runtime import cluster, job\nwith job.listen(): job.join({place})")
     assert done.returncode == 1 and "and has gone again, before all had met" in done.stderr
 
 

@@ -24,7 +24,7 @@ def test_cores_are_those_that_the_process_may_run_on(monkeypatch: pytest.MonkeyP
 
 FAULTS = """
 import resource, sys, threading
-from flax_s2s import processor
+from flax_s2s.runtime import processor
 if sys.argv[1] == "shared":
     processor.share_heap()
 other = threading.Thread(target=lambda: bytearray(100))  # from now on the number of heaps is settled
@@ -62,7 +62,7 @@ def test_a_program_that_runs_again_asks_for_no_new_memory() -> None:
 def test_a_command_shares_the_heap_before_the_first_thread() -> None:
     look = """
 import os, sys
-from flax_s2s import processor
+from flax_s2s.runtime import processor
 processor.share_heap = lambda: print("shared", len(os.listdir("/proc/self/task")), "jax" in sys.modules, flush=True)
 from flax_s2s.__main__ import main
 sys.argv = ["flax_s2s", "--help"]
@@ -74,7 +74,7 @@ main()
 
 def test_the_processor_says_what_it_can() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from flax_s2s import processor; print(processor.features())"], check=True, capture_output=True, text=True
+        [sys.executable, "-c", "from flax_s2s.runtime import processor; print(processor.features())"], check=True, capture_output=True, text=True
     )
     cpuinfo = Path("/proc/cpuinfo")
     known = [line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features"))] if cpuinfo.exists() else []
