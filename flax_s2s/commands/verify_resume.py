@@ -28,7 +28,7 @@ from flax_s2s.rules import check
 from flax_s2s.runs import manifests, rundir
 from flax_s2s.runs.checkpoint import Checkpoints
 from flax_s2s.runtime import cluster
-from flax_s2s.runtime.cluster import Place
+from flax_s2s.runtime.places import Place
 
 _APART_SECS = 12.0  # between two lives of a job with several processes: so long the others may need to see that one is gone
 _MOST_IDLE_LIVES = 10  # without a new checkpoint and without a kill of ours

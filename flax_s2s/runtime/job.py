@@ -1,13 +1,12 @@
 """The processes of one job: they join, watch over each other, stop at the same step and end together.
 
-Enters: where this process stands (`cluster.Place`), signals. Leaves: an exit code, and a line that says why.
+Enters: where this process stands (`places.Place`), signals. Leaves: an exit code, and a line that says why.
 
 Every process writes to a board, the coordination service's key-value store: a beat, that it asks for a stop, why it left.
 A thread of each reads it. Who finds a peer gone or silent says which and ends at once: nobody waits in a collective that can
 never complete. All state is the process' own, as jax's is: a process belongs to one job.
 """
 
-import concurrent.futures
 import contextlib
 import os
 import signal
@@ -23,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from flax_s2s.errors import FAILURE, INTERRUPTED, PREEMPTED, USER_ERROR, explain, show
-from flax_s2s.runtime import cluster
-from flax_s2s.runtime.cluster import ALONE, Place
+from flax_s2s.runtime import address, meeting
+from flax_s2s.runtime.places import ALONE, Place
+from flax_s2s.runtime.stop import Stop
 
-_SILENCE_SECS = 5.0  # after which it is said what is waited for
 LAPSE_SECS = 8.0  # without a beat a peer counts as gone
 _BEAT_SECS, _HURRY_SECS = 1.0, 0.1
-_HEARTBEAT_SECS = 30  # jax's own watch, which aborts without a line of ours: only where this one fails
 _BOARD = "flax_s2s/"
+_NOTHING_NEW = "stopped before the first step; there is nothing new to save, the same command goes on from here"
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -41,101 +40,26 @@ class _Job:
         self.place, self.log = ALONE, Path()
         self._client: Any = None
         self._service: subprocess.Popen[str] | None = None
-        self._changed = threading.Condition()
-        self._polls = 0  # the same number at the same point of every process' program; 0: no step has been begun
-        self._asked = ""  # why this process asks for a stop
-        self._frozen: int | None = None  # polls when a stop was first known; no more are answered until all agree
-        self._stop_at: int | None = None
+        self.stop = Stop(lambda: self.leave(PREEMPTED, _NOTHING_NEW))
         self._hurry, self._ended = threading.Event(), threading.Event()
-
-    # Stopping ------------------------------------------------------------------------------------------------------
-
-    def ask(self, why: str) -> None:
-        """Asks all processes to stop; before the first step there is nothing to save, and they end at once."""
-        with self._changed:
-            if self._asked:
-                return
-            self._asked = why
-            if self._client is None:  # alone, or still waiting for the others
-                self._frozen = self._polls
-                self._agree([self._polls])
-        self._hurry.set()
-
-    def poll(self) -> bool:
-        """Whether to stop here; waits while the processes agree on where."""
-        with self._changed:
-            self._polls += 1
-            while self._frozen is not None and self._stop_at is None:
-                self._changed.wait()
-            return self._stop_at is not None and self._polls >= self._stop_at
-
-    def poll_before(self, ready: Future[Any]) -> bool:
-        """As `poll`, once something is ready, or a stop has been asked for meanwhile."""
-        while not ready.done() and self._frozen is None:
-            concurrent.futures.wait([ready], _HURRY_SECS)
-        if self.poll():
-            return True
-        concurrent.futures.wait([ready])  # the stop is further on: whoever asks again finds it ready, as the others do
-        return False
-
-    def _agree(self, polls: list[int]) -> None:
-        """All stop at the first point that none has passed."""
-        with self._changed:
-            if self._stop_at is not None:
-                return
-            if min(polls) == 0:
-                self.leave(PREEMPTED, "stopped before the first step; there is nothing new to save, the same command goes on from here")
-            self._stop_at = max(polls) + 1
-            self._changed.notify_all()
-
-    # Joining and ending --------------------------------------------------------------------------------------------
 
     def join(self, place: Place) -> None:
         """Connects the processes, and begins to watch."""
-        import jax
-        from jaxlib import _jax
-
         from flax_s2s.runtime import parallel
 
         self.place = place
-        cluster.make_sure_reachable(place)
+        address.make_sure_reachable(place)
         if place.index == 0:
-            self._service = _start_service(place)
-        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
-        original = _jax.get_distributed_runtime_service
-        _jax.get_distributed_runtime_service = lambda *_, **__: None  # process 0 would start one inside itself
-        met = threading.Event()
-        threading.Thread(target=self._watch_the_meeting, args=(met,), name="meeting", daemon=True).start()
-        try:
-            jax.distributed.initialize(
-                place.coordinator,
-                place.count,
-                place.index,
-                cluster_detection_method="deactivate",  # it would give each task of Slurm and Open MPI a single device
-                initialization_timeout=round(place.connect_secs) + 60,  # at its own deadline jax aborts, without a word of ours
-                heartbeat_timeout_seconds=_HEARTBEAT_SECS,
-            )
-        finally:
-            met.set()
-            _jax.get_distributed_runtime_service = original
+            self._service = meeting.start_service(place)
+        meeting.meet(place, lambda why: self.leave(FAILURE, why))
         self._client = parallel.board()
         self._post("host", socket.gethostname())
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
 
-    def _watch_the_meeting(self, met: threading.Event) -> None:
-        """Ends this process when the others do not come in time, or process 0 has gone again: jax waits without a word."""
-        place, begin, missed, told = self.place, time.monotonic(), 0, False
-        while not met.wait(_BEAT_SECS):
-            if time.monotonic() - begin > _SILENCE_SECS and not told:
-                within = f"{place.connect_secs:.0f} s"
-                print(f"{_name(place)}: waiting up to {within} for all to meet at {place.coordinator}", file=sys.stderr, flush=True)
-                told = True
-            if time.monotonic() - begin > place.connect_secs:
-                within = f"{place.coordinator} within {place.connect_secs:.0f} s"
-                self.leave(FAILURE, f"not all {place.count} processes met at {within}; see that each is started, once")
-            missed = 0 if place.index == 0 or cluster.is_reachable(place) else missed + 1
-            if missed > 1:
-                self.leave(FAILURE, f"process 0 was at {place.coordinator} and has gone again, before all had met; its own words say why")
+    def ask(self, why: str) -> None:
+        """Asks all processes to stop; before the first step there is nothing to save, and they end at once."""
+        self.stop.ask(why, alone=self._client is None)  # or still waiting for the others
+        self._hurry.set()
 
     def end(self, code: int) -> int:
         """The regular end, at which all processes wait for each other; a peer that fails meanwhile ends this one too."""
@@ -153,7 +77,7 @@ class _Job:
 
     def leave(self, code: int, why: str) -> None:
         """Ends this process at once, and tells the others; what runs in the background is cut short, as by a kill."""
-        line = f"{_name(self.place)}: {why}"
+        line = f"{self.place.label()}: {why}"
         print(line, file=sys.stderr, flush=True)
         self.keep(line)
         if self._client:
@@ -172,8 +96,6 @@ class _Job:
             with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
-    # Watching ------------------------------------------------------------------------------------------------------
-
     def _post(self, key: str, value: str) -> None:
         self._client.key_value_set(f"{_BOARD}{self.place.index}/{key}", value, True)
 
@@ -186,8 +108,8 @@ class _Job:
             beat += 1
             try:
                 self._post("beat", str(beat))
-                if self._asked:
-                    self._post("stop", self._asked)
+                if self.stop.asked:
+                    self._post("stop", self.stop.asked)
                 board = _by_process(self._client.key_value_dir_get(_BOARD), self.place.count)
             except Exception as error:  # whatever jax's client raises: without the board nothing is known of the others
                 self.leave(FAILURE, f"the coordination service at {self.place.coordinator} is gone ({str(error).splitlines()[0]})")
@@ -213,18 +135,17 @@ class _Job:
         if asking:
             self._freeze(asking[0])
         if all("polls" in notes for notes in board):
-            self._agree([int(notes["polls"]) for notes in board])
+            self.stop.agree([int(notes["polls"]) for notes in board])
 
     def _freeze(self, why: str) -> None:
         """Tells the others how far this process is; it goes no further until all have told."""
-        with self._changed:
-            if self._frozen is not None:
-                return
-            self._frozen = self._polls
+        polls = self.stop.freeze()
+        if polls is None:
+            return
         self._hurry.set()
-        if not self._asked:
-            print(f"{_name(self.place)}: {why}: saving after this step", file=sys.stderr, flush=True)
-        self._post("polls", str(self._frozen))
+        if not self.stop.asked:
+            print(f"{self.place.label()}: {why}: saving after this step", file=sys.stderr, flush=True)
+        self._post("polls", str(polls))
 
 
 _this = _Job()
@@ -247,12 +168,12 @@ def keep_log(path: str) -> None:
 
 def stop_requested() -> bool:
     """Whether to stop; asked by every process at the same points of its program, and answered alike on all of them."""
-    return _this.poll()
+    return _this.stop.poll()
 
 
 def stop_before(ready: Future[Any]) -> bool:
     """Whether to stop before something is ready, which is the same for all processes at once; waits until it is, or a stop was asked for."""
-    return _this.poll_before(ready)
+    return _this.stop.poll_before(ready)
 
 
 def end(code: int) -> int:
@@ -345,14 +266,6 @@ def _hear(reader: int, job: _Job) -> None:
         job.ask(name)
 
 
-def _start_service(place: Place) -> "subprocess.Popen[str]":
-    # -P: its folder, full of names like `config`, is none to import from. It leads a session of its own: a terminal's Ctrl-C is not for it.
-    program = [sys.executable, "-P", str(Path(__file__).with_name("coordinator.py"))]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    arguments = [cluster.bind_address(place), str(place.count), str(_HEARTBEAT_SECS)]
-    return subprocess.Popen([*program, *arguments], stdin=subprocess.PIPE, text=True, env=environment, start_new_session=True)
-
-
 def _by_process(entries: list[tuple[str, str]], count: int) -> list[dict[str, str]]:
     board: list[dict[str, str]] = [{} for _ in range(count)]
     for path, value in entries:
@@ -367,7 +280,3 @@ def _gone(log: Path) -> str:
         if not log.name or log.parent.is_dir():
             return ""
     return str(log.parents[1])
-
-
-def _name(place: Place) -> str:
-    return f"process {place.index} of {place.count} on {socket.gethostname()}" if place.count > 1 else f"process {os.getpid()}"

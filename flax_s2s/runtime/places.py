@@ -1,4 +1,4 @@
-"""The places that start processes, and what each tells a process of where it stands: Open MPI, MPICH, Slurm, a Cloud TPU, Kubernetes.
+"""Where a process stands among others, and what the places that start processes tell of it: Open MPI, MPICH, Slurm, a Cloud TPU, Kubernetes.
 
 Enters: the environment. Leaves: what the place says, which may lack the number of processes or the address of process 0.
 """
@@ -6,6 +6,7 @@ Enters: the environment. Leaves: what the place says, which may lack the number 
 import dataclasses
 import os
 import re
+import socket
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,29 @@ class Number(NamedTuple):
 
     value: int
     source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a process stands among the processes of its job."""
+
+    name: str
+    """What said so: alone, flags, environment, Slurm, Open MPI, MPICH, PMI, Kubernetes or Cloud TPU."""
+    coordinator: str
+    """HOST:PORT of process 0; empty when alone."""
+    count: int
+    """Processes of the job."""
+    index: int
+    """Number of this process, from 0."""
+    connect_secs: float
+    """How long to wait for the others."""
+
+    def label(self) -> str:
+        """What this process is called in messages."""
+        return f"process {self.index} of {self.count} on {socket.gethostname()}" if self.count > 1 else f"process {os.getpid()}"
+
+
+ALONE = Place("alone", "", 1, 0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,7 @@ import yaml
 from training import LAUNCH, clean_environment, newest, train_arguments
 
 from flax_s2s.runtime import cluster
-from flax_s2s.runtime.cluster import Place
-from flax_s2s.runtime.places import TPU_PORT
+from flax_s2s.runtime.places import TPU_PORT, Place
 
 SCHEMAS = json.loads(Path(__file__).with_name("schemas.json").read_text())
 KINDS = {"Job": "io.k8s.api.batch.v1.Job", "Service": "io.k8s.api.core.v1.Service", "JobSet": "JobSet"}

@@ -13,8 +13,9 @@ import pytest
 from tiny import REPOSITORY
 
 from flax_s2s.config import Failure, UserError
-from flax_s2s.runtime import cluster, places
-from flax_s2s.runtime.cluster import Flags, Place, find
+from flax_s2s.runtime import address, cluster, places
+from flax_s2s.runtime.cluster import Flags, find
+from flax_s2s.runtime.places import Place
 
 JAX = {"JAX_COORDINATOR_ADDRESS": "node1:8476", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "2"}
 # What srun sets in a task; the batch script has the last two as well, and SLURM_PROCID=0.
@@ -48,19 +49,19 @@ KUBERNETES = {"JOB_COMPLETION_INDEX": "1", "JAX_COORDINATOR_ADDRESS": "train-0.t
 TPU = {"TPU_WORKER_HOSTNAMES": "10.0.0.2,10.0.0.3", "TPU_WORKER_ID": "1"}
 
 FOUND = {
-    "nothing": ({}, Flags(), cluster.ALONE),
+    "nothing": ({}, Flags(), places.ALONE),
     "variables": (JAX, Flags(), Place("environment", "node1:8476", 4, 2, 300.0)),
     "flags win": (JAX, Flags("localhost:1", 2, 0), Place("flags", "localhost:1", 2, 0, 30.0)),
     "flags win one by one": (JAX, Flags(process=3), Place("flags", "node1:8476", 4, 3, 300.0)),
-    "one process": ({"JAX_NUM_PROCESSES": "1"}, Flags(), cluster.ALONE),
-    "one process, said in full": ({**JAX, "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}, Flags(), cluster.ALONE),
-    "one process, whatever the place": ({**SLURM, "JAX_NUM_PROCESSES": "1"}, Flags(), cluster.ALONE),
+    "one process": ({"JAX_NUM_PROCESSES": "1"}, Flags(), places.ALONE),
+    "one process, said in full": ({**JAX, "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}, Flags(), places.ALONE),
+    "one process, whatever the place": ({**SLURM, "JAX_NUM_PROCESSES": "1"}, Flags(), places.ALONE),
     "an address of IPv6": ({**JAX, "JAX_COORDINATOR_ADDRESS": "[::1]:80"}, Flags(), Place("environment", "[::1]:80", 4, 2, 30.0)),
     "patience by variable": ({**JAX, "FLAX_S2S_CONNECT_SECS": "7.5"}, Flags(), Place("environment", "node1:8476", 4, 2, 7.5)),
     "patience by flag": ({**JAX, "FLAX_S2S_CONNECT_SECS": "7"}, Flags(connect_secs=9.0), Place("environment", "node1:8476", 4, 2, 9.0)),
     "a task of srun": (SLURM, Flags(), Place("Slurm", f"node007:{places.port_of('812.0')}", 2, 1, 300.0)),
-    "a batch script": (BATCH, Flags(), cluster.ALONE),
-    "the shell of salloc": (INTERACTIVE, Flags(), cluster.ALONE),
+    "a batch script": (BATCH, Flags(), places.ALONE),
+    "the shell of salloc": (INTERACTIVE, Flags(), places.ALONE),
     "srun with an address": (
         {**SLURM, "JAX_COORDINATOR_ADDRESS": "127.0.0.1:5"},
         Flags(),
@@ -74,7 +75,7 @@ FOUND = {
         Flags(),
         Place("Open MPI", f"[fe80::b9b:ac5d]:{places.port_of('1314521088')}", 2, 1, 300.0),
     ),
-    "mpirun of one": ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, Flags(), cluster.ALONE),
+    "mpirun of one": ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, Flags(), places.ALONE),
     "mpirun inside Slurm": ({**SLURM, **OPEN_MPI}, Flags(), find(OPEN_MPI)),
     "mpiexec": (MPICH, Flags(), Place("MPICH", f"127.0.0.1:{places.port_of('77')}", 2, 1, 30.0)),
     "mpiexec with an address": (
@@ -87,7 +88,7 @@ FOUND = {
         Flags(),
         Place("MPICH", "node1:8476", 2, 1, 300.0),
     ),
-    "mpiexec of one": ({**MPICH, "PMI_SIZE": "1", "PMI_RANK": "0", "MPI_LOCALNRANKS": "1"}, Flags(), cluster.ALONE),
+    "mpiexec of one": ({**MPICH, "PMI_SIZE": "1", "PMI_RANK": "0", "MPI_LOCALNRANKS": "1"}, Flags(), places.ALONE),
     "mpiexec inside Slurm": (MPICH_IN_SLURM, Flags(), Place("MPICH", "node007:5000", 8, 5, 300.0)),
     "srun --mpi=pmi2": (SRUN_PMI2, Flags(), find(SLURM)),
     "PMI alone": (
@@ -96,10 +97,10 @@ FOUND = {
         Place("PMI", "node1:8476", 2, 1, 300.0),
     ),
     "an indexed Job": (KUBERNETES, Flags(), Place("Kubernetes", "train-0.train:8476", 2, 1, 300.0)),
-    "an indexed Job of lone pods": ({"JOB_COMPLETION_INDEX": "5", "JAX_NUM_PROCESSES": "1"}, Flags(), cluster.ALONE),
+    "an indexed Job of lone pods": ({"JOB_COMPLETION_INDEX": "5", "JAX_NUM_PROCESSES": "1"}, Flags(), places.ALONE),
     "hosts of a TPU": (TPU, Flags(), Place("Cloud TPU", "10.0.0.2:8476", 2, 1, 300.0)),
     "hosts of a TPU in an indexed Job": ({**TPU, "JOB_COMPLETION_INDEX": "1"}, Flags(), Place("Cloud TPU", "10.0.0.2:8476", 2, 1, 300.0)),
-    "one host of a TPU": ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, Flags(), cluster.ALONE),
+    "one host of a TPU": ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, Flags(), places.ALONE),
 }
 
 WRONG = {
@@ -199,9 +200,9 @@ def free_port() -> int:
 
 
 def test_the_address_listened_at_is_no_wider_than_it_must():
-    assert cluster.bind_address(here(0, "127.0.0.1:81"), {}) == "127.0.0.1:81"
-    assert cluster.bind_address(here(0, "localhost:81"), {}) in ("127.0.0.1:81", "[::1]:81")
-    assert cluster.bind_address(here(0, "node:81"), {"JAX_COORDINATOR_BIND_ADDRESS": "[::]:82"}) == "[::]:82"
+    assert address.bind_address(here(0, "127.0.0.1:81"), {}) == "127.0.0.1:81"
+    assert address.bind_address(here(0, "localhost:81"), {}) in ("127.0.0.1:81", "[::1]:81")
+    assert address.bind_address(here(0, "node:81"), {"JAX_COORDINATOR_BIND_ADDRESS": "[::]:82"}) == "[::]:82"
 
 
 def resolves_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
@@ -210,32 +211,32 @@ def resolves_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 
 def test_a_name_is_listened_at_by_its_address_of_this_machine(monkeypatch):
     resolves_to(monkeypatch, "192.0.2.1", "127.0.0.1")  # the first one is of no machine (RFC 5737)
-    assert cluster._own_address("node1", 81) == "127.0.0.1"
+    assert address._own_address("node1", 81) == "127.0.0.1"
     resolves_to(monkeypatch, "::1")
-    assert cluster.bind_address(here(0, "localhost:81"), {}) == "[::1]:81"
+    assert address.bind_address(here(0, "localhost:81"), {}) == "[::1]:81"
 
 
 def test_a_machine_whose_name_leads_to_its_loopback_listens_at_all_addresses(monkeypatch):
     resolves_to(monkeypatch, "127.0.1.1")
-    assert cluster.bind_address(here(0, "node1:81"), {}) == "0.0.0.0:81"
+    assert address.bind_address(here(0, "node1:81"), {}) == "0.0.0.0:81"
     resolves_to(monkeypatch, "::1")
-    assert cluster.bind_address(here(0, "node1:81"), {}) == "[::]:81"
+    assert address.bind_address(here(0, "node1:81"), {}) == "[::]:81"
 
 
 def test_alone_nothing_is_tried(monkeypatch):
     monkeypatch.setattr(socket, "socket", lambda *_: pytest.fail("must not be called"))
-    cluster.make_sure_reachable(cluster.ALONE)
+    address.make_sure_reachable(places.ALONE)
 
 
 def test_process_0_leaves_the_port_free_for_jax():
     place = here(0, f"127.0.0.1:{free_port()}")
     for _ in range(2):
-        cluster.make_sure_reachable(place, {})
+        address.make_sure_reachable(place, {})
 
 
 @pytest.mark.parametrize("reuse", [False, True])
 def test_a_port_that_is_taken_is_named(monkeypatch, reuse):
-    monkeypatch.setattr(cluster, "_BUSY_SECS", 0.1)
+    monkeypatch.setattr(address, "_BUSY_SECS", 0.1)
     with listening() as taken:
         if reuse:  # as gRPC listens, which then takes connections in turn with another
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -244,40 +245,40 @@ def test_a_port_that_is_taken_is_named(monkeypatch, reuse):
         with pytest.raises(
             Failure, match=f"cannot listen at 127.0.0.1:{port}: Address already in use.*another port in JAX_COORDINATOR_ADDRESS"
         ):
-            cluster.make_sure_reachable(here(0, f"127.0.0.1:{port}"), {})
+            address.make_sure_reachable(here(0, f"127.0.0.1:{port}"), {})
 
 
 def test_a_port_that_is_let_go_soon_is_waited_for():
     taken, begin = listening(), time.monotonic()
     threading.Timer(0.7, taken.close).start()
-    cluster.make_sure_reachable(here(0, f"127.0.0.1:{taken.getsockname()[1]}", 10.0), {})
+    address.make_sure_reachable(here(0, f"127.0.0.1:{taken.getsockname()[1]}", 10.0), {})
     assert time.monotonic() - begin >= 0.7
 
 
 def test_an_address_of_another_machine_is_named_at_once():
     start = time.monotonic()
     with pytest.raises(Failure, match=r"192\.0\.2\.1, no address of this machine.*the machine of process 0"):
-        cluster.make_sure_reachable(here(0, "192.0.2.1:8476", 300.0), {})
+        address.make_sure_reachable(here(0, "192.0.2.1:8476", 300.0), {})
     assert time.monotonic() - start < 5  # not after 300 s
 
 
 def test_a_name_that_led_to_a_pod_that_is_no_more_is_asked_again(monkeypatch):
     answers = iter(["192.0.2.1", "192.0.2.1"])
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **_: [(0, 0, 0, "", (next(answers, "127.0.0.1"), port))])
-    cluster.make_sure_reachable(here(0, f"train-0.train:{free_port()}", 10.0), {})
+    address.make_sure_reachable(here(0, f"train-0.train:{free_port()}", 10.0), {})
     assert next(answers, None) is None
 
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_name_that_does_not_resolve_is_named(index):
     with pytest.raises(Failure, match=r"node1\.invalid does not resolve to an address.*JAX_COORDINATOR_ADDRESS"):
-        cluster.make_sure_reachable(here(index, "node1.invalid:8476", 0.2), {})
+        address.make_sure_reachable(here(index, "node1.invalid:8476", 0.2), {})
 
 
 def test_a_refused_connection_is_named():
     port = free_port()
     with pytest.raises(Failure, match=f"process 1 on .* cannot reach process 0 at 127.0.0.1:{port}: .* refused.*tried for [12] s"):
-        cluster.make_sure_reachable(here(1, f"127.0.0.1:{port}", 1.6), {})
+        address.make_sure_reachable(here(1, f"127.0.0.1:{port}", 1.6), {})
 
 
 def test_no_answer_is_named():
@@ -292,13 +293,13 @@ def test_no_answer_is_named():
             filler.connect_ex(deaf.getsockname())
             fillers.append(filler)
         with pytest.raises(Failure, match="no answer, as behind a firewall"):
-            cluster.make_sure_reachable(here(1, f"127.0.0.1:{deaf.getsockname()[1]}", 0.5), {})
+            address.make_sure_reachable(here(1, f"127.0.0.1:{deaf.getsockname()[1]}", 0.5), {})
         for filler in fillers:
             filler.close()
 
 
 def test_a_process_0_that_starts_later_is_waited_for_and_that_is_said(monkeypatch, capsys):
-    monkeypatch.setattr(cluster, "_SILENCE_SECS", 0.3)
+    monkeypatch.setattr(address, "_SILENCE_SECS", 0.3)
     port, started = free_port(), []
 
     def start() -> None:
@@ -309,7 +310,7 @@ def test_a_process_0_that_starts_later_is_waited_for_and_that_is_said(monkeypatc
         started.append(late)
 
     threading.Timer(1.2, start).start()
-    cluster.make_sure_reachable(here(1, f"127.0.0.1:{port}", 20.0), {})
+    address.make_sure_reachable(here(1, f"127.0.0.1:{port}", 20.0), {})
     assert started
     started[0].close()
     assert capsys.readouterr().err.count("the connection was refused, so nothing listens there; tried again for 20 s") == 1
@@ -317,7 +318,7 @@ def test_a_process_0_that_starts_later_is_waited_for_and_that_is_said(monkeypatc
 
 def test_every_flag_says_what_it_is():
     assert [field.name for field in dataclasses.fields(Flags)] == ["coordinator", "processes", "process", "connect_secs"]
-    assert find({}, Flags()) == find({}) == cluster.ALONE
+    assert find({}, Flags()) == find({}) == places.ALONE
 
 
 # Shares of work that processes do apart

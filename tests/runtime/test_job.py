@@ -16,7 +16,7 @@ import pytest
 
 from flax_s2s.config import Failure, UserError
 from flax_s2s.runtime import job
-from flax_s2s.runtime.cluster import ALONE, Place
+from flax_s2s.runtime.places import ALONE, Place
 
 
 class Board:
@@ -84,7 +84,7 @@ def test_all_stop_at_the_same_point_whoever_asks_and_whenever(seed):
     def work(peer):
         rhythm = random.Random(seed * 10 + peer.place.index)
         for point in range(1, 100_000):
-            if peer.poll():
+            if peer.stop.poll():
                 stopped[peer.place.index] = point
                 return
             time.sleep(rhythm.uniform(0, 0.01))
@@ -106,7 +106,7 @@ def test_all_stop_at_the_same_point_whoever_asks_and_whenever(seed):
 
 def test_before_the_first_step_all_end_at_once_though_some_have_begun_it():
     made, _ = peers(3)
-    assert not made[2].poll()
+    assert not made[2].stop.poll()
     made[0].ask("SIGTERM")
     for peer in made:
         peer.thread.join(5)
@@ -154,31 +154,31 @@ def test_without_the_board_a_process_ends():
 
 def test_alone_a_stop_is_granted_at_the_next_point():
     alone = job._Job()
-    assert not alone.poll() and not alone.poll()
+    assert not alone.stop.poll() and not alone.stop.poll()
     alone.ask("SIGTERM")
     alone.ask("SIGTERM")
-    assert alone.poll() and alone.poll()
+    assert alone.stop.poll() and alone.stop.poll()
 
 
 def test_what_is_not_ready_does_not_hold_up_a_stop():
     alone, never, ready = job._Job(), Future(), Future()
     ready.set_result(None)
-    assert not alone.poll_before(ready)
+    assert not alone.stop.poll_before(ready)
     threading.Timer(0.2, alone.ask, ("SIGTERM",)).start()
     begin = time.monotonic()
-    assert alone.poll_before(never)
+    assert alone.stop.poll_before(never)
     assert time.monotonic() - begin < 5
-    assert alone.poll_before(ready)
+    assert alone.stop.poll_before(ready)
 
 
 def test_where_the_stop_is_further_on_what_is_not_ready_is_waited_for():
     """Else this process would be asked once more than those that found it ready."""
     ahead, later = job._Job(), Future()
-    ahead._frozen, ahead._stop_at = 0, 2  # a peer has come one point further
+    ahead.stop._frozen, ahead.stop._at = 0, 2  # a peer has come one point further
     threading.Timer(0.3, later.set_result, (None,)).start()
-    assert not ahead.poll_before(later)
+    assert not ahead.stop.poll_before(later)
     assert later.done()
-    assert ahead.poll()
+    assert ahead.stop.poll()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -214,9 +214,9 @@ def test_before_the_first_step_a_signal_ends_a_process_that_python_has_no_hand_i
 
 def test_a_process_that_waits_for_the_others_to_come_ends_at_once():
     """They may be minutes away, or never come."""
-    waiting = "cluster.make_sure_reachable = lambda place: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(60))"
+    waiting = "address.make_sure_reachable = lambda place: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(60))"
     done = ended(
-        f"{BUSY}from flax_s2s.runtime import cluster\n{waiting}\nwith job.listen(): job.join(cluster.Place('flags', 'here:1', 2, 1, 300.0))"
+        f"{BUSY}from flax_s2s.runtime import address, places\n{waiting}\nwith job.listen(): job.join(places.Place('flags', 'here:1', 2, 1, 300.0))"
     )
     assert done.returncode == 75 and "process 1 of 2 on " in done.stderr and "stopped before the first step" in done.stderr
 
@@ -232,8 +232,8 @@ def test_a_process_0_that_goes_before_all_have_met_is_not_waited_for():
         server.close()
 
     threading.Thread(target=go_after_the_first_has_come, daemon=True).start()
-    place = f"cluster.Place('flags', '127.0.0.1:{server.getsockname()[1]}', 2, 1, 300.0)"
-    done = ended(f"from flax_s2s.runtime import cluster, job\nwith job.listen(): job.join({place})")
+    place = f"places.Place('flags', '127.0.0.1:{server.getsockname()[1]}', 2, 1, 300.0)"
+    done = ended(f"from flax_s2s.runtime import job, places\nwith job.listen(): job.join({place})")
     assert done.returncode == 1 and "and has gone again, before all had met" in done.stderr
 
 

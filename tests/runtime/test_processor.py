@@ -74,7 +74,10 @@ main()
 
 def test_the_processor_says_what_it_can() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from flax_s2s.runtime import processor; print(processor.features())"], check=True, capture_output=True, text=True
+        [sys.executable, "-c", "from flax_s2s.runtime import processor; print(processor.features())"],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     cpuinfo = Path("/proc/cpuinfo")
     known = [line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features"))] if cpuinfo.exists() else []
