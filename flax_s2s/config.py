@@ -13,8 +13,8 @@ import difflib
 import json
 import math
 import typing
-from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
@@ -35,6 +35,53 @@ class Failure(Exception):  # noqa: N818  # not the program's error, nor the user
     """Something outside failed (a peer, a network): printed as one message, exit code 1, worth trying again."""
 
 
+Metric: TypeAlias = Literal["bleu", "chrf", "exact_match", "wer", "ter", "per", "ser", "rouge1", "rouge2", "rougeL"]
+
+
+class MetricTraits(NamedTuple):
+    """What must be known of a metric besides how it is computed, which is `evaluation.metrics.measure`'s."""
+
+    worst: float
+    """In percent, where every translation is wrong; infinite where it can always be worse. Above 0, lower is better."""
+    needs: Literal["nothing", "spacing", "tokenizer", "language"] = "nothing"
+    """What it must know of the target to find words. spacing, tokenizer: the language, or a tokenizer that says what stands between words
+    or that takes them apart; language: the language, always."""
+    any_right: bool = False
+    """Whether it compares a translation with one target: then any right target of the same source counts."""
+
+
+METRICS: Mapping[Metric, MetricTraits] = {
+    "bleu": MetricTraits(0.0, needs="tokenizer"),
+    "chrf": MetricTraits(0.0),
+    "exact_match": MetricTraits(0.0, any_right=True),
+    "wer": MetricTraits(math.inf, any_right=True),
+    "ter": MetricTraits(math.inf, needs="spacing"),
+    "per": MetricTraits(math.inf, any_right=True),
+    "ser": MetricTraits(100.0, any_right=True),
+    "rouge1": MetricTraits(0.0, needs="language"),
+    "rouge2": MetricTraits(0.0, needs="language"),
+    "rougeL": MetricTraits(0.0, needs="language"),
+}
+
+Scoring: TypeAlias = Literal["dot", "general", "additive"]
+"""Attention's scores: `model.attention` is where they are computed."""
+Cell: TypeAlias = Literal["lstm", "layer_norm_lstm", "gru"]
+"""`model.cells` is where they are computed."""
+
+Format: TypeAlias = Literal["text", "tsv", "csv", "jsonl", "json", "tfds", "phrases"]
+FormatKind: TypeAlias = Literal["aligned", "table", "objects", "dataset", "generated"]
+FORMATS: Mapping[Format, FormatKind] = {
+    "text": "aligned",
+    "tsv": "table",
+    "csv": "table",
+    "jsonl": "objects",
+    "json": "objects",
+    "tfds": "dataset",
+    "phrases": "generated",
+}
+"""What a corpus is: a file for each side, rows of cells or objects with fields in a file named like the format, a TFDS dataset, or made."""
+
+
 def identity(default: T) -> T:
     """A field that decides what is learned; continuing a run with another value is an error."""
     return dataclasses.field(default=default, metadata={"role": "identity"})
@@ -49,7 +96,7 @@ def operational(default: T) -> T:
 class DataConfig:
     """Where the pairs come from, which are kept, and how they are put into batches."""
 
-    format: Literal["text", "tsv", "csv", "jsonl", "json", "tfds", "phrases"] = operational("text")
+    format: Format = operational("text")  # noqa: RUF009  # ruff does not see that the name stands for a Literal
     """Kind of corpus: aligned text files, TSV, CSV (RFC 4180), JSONL, JSON (one array of objects), a TFDS dataset, or phrases generated
     from CLDR."""
     folder: str = operational("")
@@ -122,7 +169,7 @@ class ModelConfig:
     """Features of a token's embedding."""
     hidden_size: int = identity(512)
     """Units of each layer."""
-    cell: Literal["lstm", "layer_norm_lstm", "gru"] = identity("lstm")
+    cell: Cell = identity("lstm")  # noqa: RUF009
     """What a layer computes at each step; layer_norm_lstm normalizes each gate's sums (after Ba et al. 2016); gru: Cho et al. 2014."""
     encoder_layers: int = identity(1)
     """Recurrent layers of the encoder."""
@@ -136,7 +183,7 @@ class ModelConfig:
     """First layer (counted from 1; in the decoder at least 2) whose input is added to its output, and so all above; 0: none."""
     reverse_source: bool = identity(False)
     """Read the source sentence backwards (Sutskever et al. 2014, section 3.3)."""
-    attention: Literal["none", "dot", "general", "additive"] = identity("general")
+    attention: Literal["none", Scoring] = identity("general")
     """Score between decoder state and source position; none is the fixed-vector model."""
     attention_size: int = identity(0)
     """Units of the additive score's hidden layer; 0: hidden_size."""
@@ -230,7 +277,7 @@ class TrainingConfig:
     """Newest checkpoints that are kept."""
     keep_best: int = operational(1)
     """Checkpoints that are kept besides because they are the best by best_metric."""
-    best_metric: Literal["loss", "bleu", "chrf", "exact_match", "wer", "per", "ser", "rougeL"] = operational("loss")
+    best_metric: Literal["loss", Metric] = operational("loss")
     """Metric of the validation set that ranks checkpoints and stops early."""
     verify_checkpoints: bool = operational(True)
     """Compare every file of a checkpoint with its sha256 before it is used (about 2 GB/s); off: only that all files are there."""
@@ -292,7 +339,6 @@ class DecodingConfig:
     """Longer sources are cut to this many tokens, and counted."""
 
 
-Metric: TypeAlias = Literal["bleu", "chrf", "exact_match", "wer", "ter", "per", "ser", "rouge1", "rouge2", "rougeL"]
 Tokenizer: TypeAlias = Literal["auto", "13a", "intl", "zh", "char", "none", "flores200", "ja-mecab", "ko-mecab"]
 
 

@@ -11,7 +11,7 @@ import langcodes
 from babel import Locale
 from babel.core import get_global
 
-from flax_s2s.config import EvaluationConfig, Metric, UserError
+from flax_s2s.config import METRICS, EvaluationConfig, Metric, UserError
 
 Spacing = Literal["words", "Chinese", "none"]
 
@@ -96,18 +96,18 @@ def find_lack(metric: Metric, evaluation: EvaluationConfig, side: str) -> str:
     Raises:
         UserError: see `find_target`.
     """
-    language, rouge = find_target(evaluation, side), metric.startswith("rouge")
-    if not rouge and metric not in ("bleu", "ter"):
+    language, needs = find_target(evaluation, side), METRICS[metric].needs
+    if needs == "nothing":
         return ""
-    by_language = evaluation.tokenizer == "auto" or (evaluation.tokenizer == "flores200" and metric != "bleu")
+    by_language = evaluation.tokenizer == "auto" or (evaluation.tokenizer == "flores200" and needs != "tokenizer")
     otherwise = (
         "; or say how words are found by --tokenizer (evaluation.tokenizer): 13a where spaces are between them, zh for Chinese, "
         "char for Japanese or Thai, none for what is split already"
     )
-    if language is None and (rouge or by_language):
+    if language is None and (needs == "language" or by_language):
         return (
             f"{metric} goes by the target's language, which data.target={side!r} does not tell; give it by --language "
-            f"(evaluation.language), a code such as de, zho_Hans or pt-BR{'' if rouge else otherwise}"
+            f"(evaluation.language), a code such as de, zho_Hans or pt-BR{'' if needs == 'language' else otherwise}"
         )
     if language and by_language and not script(language):
         return f"{metric} goes by the target's script, which CLDR does not know for {language}; give it too, such as {language}_Latn{otherwise}"

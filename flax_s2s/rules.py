@@ -9,6 +9,7 @@ import re
 
 from flax_s2s import languages
 from flax_s2s.config import (
+    FORMATS,
     LEAST_COVERAGE,
     Config,
     DecodingConfig,
@@ -128,17 +129,17 @@ def _check_data(config: Config) -> None:
             f"data.batch_tokens={data.batch_tokens} must hold {data.row_multiple} rows (data.row_multiple) of the longest pair, "
             f"{longest} tokens; use at least {longest * data.row_multiple}, or lower data.max_source_tokens and data.max_target_tokens"
         )
-    if data.format == "phrases" and data.max_train_pairs == 0:
-        raise UserError("data.format=phrases generates data.max_train_pairs pairs, got 0; use for example 40000")
-    if data.format == "tfds" and not data.dataset:
-        raise UserError("data.format=tfds needs data.dataset, a TFDS name such as wmt14_translate/fr-en")
-    if data.header and data.format not in ("tsv", "csv"):
+    if FORMATS[data.format] == "generated" and data.max_train_pairs == 0:
+        raise UserError(f"data.format={data.format} generates data.max_train_pairs pairs, got 0; use for example 40000")
+    if FORMATS[data.format] == "dataset" and not data.dataset:
+        raise UserError(f"data.format={data.format} needs data.dataset, a TFDS name such as wmt14_translate/fr-en")
+    if data.header and FORMATS[data.format] != "table":
         raise UserError(f"data.header is of tables, and data.format={data.format} has no row of names; use --data.no-header")
     if not data.train:
         raise UserError("data.train is empty; name the training split")
     if data.source == data.target:
         raise UserError(f"data.source and data.target are both {data.source!r}; they must name two sides")
-    if data.format in ("text", "phrases"):
+    if FORMATS[data.format] in ("aligned", "generated"):
         for name in (data.source, data.target):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or ".." in name:
                 raise UserError(

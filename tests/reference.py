@@ -98,6 +98,7 @@ def attention_score(score, query, memory, kernel_key=None, kernel_query=None, ve
         return query @ memory
     if score == "general":
         return query @ (memory @ kernel_key)
+    assert score == "additive", f"tests/reference.py: attention_score has no {score}"
     return vector @ np.tanh(query @ kernel_query + memory @ kernel_key)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from flax_s2s.answers.files import Files, Form, OutputForm, ending, find_form
-from flax_s2s.config import DataConfig, UserError
+from flax_s2s.config import FORMATS, DataConfig, UserError
 from flax_s2s.data import rows
 from flax_s2s.data.account import is_header
 from flax_s2s.data.corpus import Pair
@@ -72,7 +72,7 @@ def find_sides(data: DataConfig, files: Files) -> Sides:
         data: of the run; of the first one, where several work as one.
         files: what the command line says.
     """
-    table, objects = data.format in ("tsv", "csv"), data.format in ("jsonl", "json")
+    table, objects = FORMATS[data.format] == "table", FORMATS[data.format] == "objects"
     header = files.header == "yes" or (files.header == "auto" and table and data.header)
     own, usual = (data.source, data.target), Sides()
     columns = own if table or (objects and header) else usual.columns

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from babel import Locale
 
-from flax_s2s.config import DataConfig
+from flax_s2s.config import FORMATS, DataConfig
 from flax_s2s.data.batching import Shape, TokenPairs
 from flax_s2s.data.corpus import Corpus, Pair
 from flax_s2s.data.tokens import Tokens, tokenize
@@ -70,7 +70,7 @@ def warn_train(tokens: Tokens, name: str, data: DataConfig) -> list[str]:
             "sources have many targets; name a validation split in data.valid to train on all"
         )
     if not data.header and is_header(counts.first):
-        remedy = "give --data.header" if data.format in ("tsv", "csv") else "remove it where it is none"
+        remedy = "give --data.header" if FORMATS[data.format] == "table" else "remove it where it is none"
         said.append(f"the first pair of {name} looks like names of columns, and is trained on: {show(counts.first)}; {remedy}")
     return [f"WARNING {one}" for one in said]
 

@@ -9,6 +9,16 @@ A sentence is one line whatever it came from, because decoding reads and writes 
 line breaks; each run of them becomes one space.
 
 A pair with a blank side is left out, in every split: there is nothing to learn from it and nothing to score.
+
+What `data.format` may be (`config.FORMATS`), and where the pairs of `data.train=train` then are:
+
+    text     train.en and train.de: in each a sentence a line
+    tsv      train.tsv: a row a pair, columns by number or by name
+    csv      train.csv: the same, cells quoted by RFC 4180
+    jsonl    train.jsonl: an object a line, with a field for each side
+    json     train.json: one array of such objects
+    tfds     the split `train` of a dataset of TFDS, with a feature for each side
+    phrases  generated from CLDR, `data.max_train_pairs` of them
 """
 
 import dataclasses
@@ -16,11 +26,11 @@ import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, assert_never
 
 import numpy as np
 
-from flax_s2s.config import DataConfig, UserError
+from flax_s2s.config import FORMATS, DataConfig, FormatKind, UserError
 from flax_s2s.data import datasets, files, phrases, records
 
 Split: TypeAlias = Literal["train", "valid", "test"]
@@ -124,11 +134,15 @@ class Reader:
             raise UserError(f"{_name(self.data, self.origin)} has no pairs{blank}; check data.{self.origin}")
 
     def _origin_pairs(self) -> Iterator[tuple[Pair, str]]:
-        if self.data.format == "phrases":
-            return ((Pair(phrase.source, phrase.target), phrase.family) for phrase in self._phrases)
-        if self.data.format == "tfds":
-            return ((Pair(*pair), "") for pair in datasets.read(self.data, self.origin, self._left_out))
-        return ((Pair(*pair), "") for pair in records.read(self.data, self.origin))
+        match kind := FORMATS[self.data.format]:
+            case "aligned" | "table" | "objects":
+                return ((Pair(*pair), "") for pair in records.read(self.data, self.origin))
+            case "dataset":
+                return ((Pair(*pair), "") for pair in datasets.read(self.data, self.origin, self._left_out))
+            case "generated":
+                return ((Pair(phrase.source, phrase.target), phrase.family) for phrase in self._phrases)
+            case _:
+                assert_never(kind)
 
     @functools.cached_property
     def _phrases(self) -> list[phrases.Phrase]:
@@ -161,11 +175,12 @@ class Reader:
 
     def fingerprint(self) -> str | None:
         """Hash of all that decides the pairs, faster than reading them; None where there are no files to hash."""
-        if self.data.format == "phrases":
+        kind = FORMATS[self.data.format]
+        if kind == "generated":
             return None
         elsewhere = dataclasses.replace(self.data, folder="", origin="", batch_tokens=0, row_multiple=0, buckets=0)
         digest = hashlib.sha256(f"{_FORMAT} {self.split} {self.seed} {elsewhere}".encode())
-        if self.data.format == "tfds":
+        if kind == "dataset":
             found = datasets.record_files(self.data, self.origin)
         else:
             found = [str(file.path) for file in files.find(self.data, self.origin)]
@@ -205,9 +220,9 @@ def load(data: DataConfig, split: Split, seed: int) -> Corpus:
 
 def depends_on_seed(data: DataConfig, split: Split) -> bool:
     """Whether another seed has other pairs in this split: they are drawn out of train, or generated."""
-    return data.format == "phrases" or (split != "test" and not data.valid)
+    return FORMATS[data.format] == "generated" or (split != "test" and not data.valid)
 
 
 def _name(data: DataConfig, split: Split) -> str:
-    origin = {"tfds": data.dataset, "phrases": f"phrases {data.source}-{data.target}"}
-    return f"{split} of {origin.get(data.format, data.folder or '.')}"
+    origin: dict[FormatKind, str] = {"dataset": data.dataset, "generated": f"{data.format} {data.source}-{data.target}"}
+    return f"{split} of {origin.get(FORMATS[data.format], data.folder or '.')}"

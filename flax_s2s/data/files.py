@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from flax_s2s.config import DataConfig, UserError, nearest
+from flax_s2s.config import FORMATS, DataConfig, UserError, nearest
 
 _BREAKS = re.compile(r"[\r\n]+")
-FORMATS = ("tsv", "csv", "jsonl", "json")
-"""Of one file with both sides, named like its ending."""
+_ENDINGS = [form for form, kind in FORMATS.items() if kind in ("table", "objects")]  # of one file with both sides
 HEAD_BYTES = 512
 """Of a file, to tell by them what it is."""
 _GZIP = b"\x1f\x8b"
@@ -187,7 +186,7 @@ def _find(data: DataConfig, split: str, names: Sequence[str]) -> File:
 def _other_format(data: DataConfig, split: str, names: Sequence[str]) -> str:
     """The remedy clause where a file of the split is there in another format than `data.format`."""
     stem = PurePosixPath(getattr(data, split)).name
-    for form in FORMATS:
+    for form in _ENDINGS:
         for name in (f"{stem}.{form}", stem):
             if form != data.format and name.endswith(f".{form}") and {name, f"{name}.gz"} & {*names}:
                 return f"; for {name} give --data.format {form}"
@@ -231,7 +230,7 @@ def find(data: DataConfig, split: str) -> list[File]:
         UserError: one is missing or cannot be read, or lies outside of `data.folder`.
     """
     name: str = getattr(data, split)
-    if data.format == "text":
+    if FORMATS[data.format] == "aligned":
         pattern = name if "{side}" in name else f"{name}.{{side}}"
         sides = [pattern.replace("{side}", side) for side in (data.source, data.target)]
         return [_find(data, split, [side, f"{side}.gz"]) for side in sides]

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from flax_s2s.config import DecodingConfig, EvaluationConfig, Metric, UserError
+from flax_s2s.config import METRICS, DecodingConfig, EvaluationConfig, Metric, UserError
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.translate import Translation, Translator
 from flax_s2s.evaluation.metrics import Measured, Score, measure
@@ -14,7 +14,6 @@ from flax_s2s.runtime.runlog import Report
 
 _BATCHES_TOGETHER = 8  # of a process; between them all processes look whether to stop
 _SHARED = Translation._fields[: Translation._fields.index("ids")]
-_ANY_RIGHT = ("exact_match", "ser", "wer", "per")  # they compare a translation with one target, the nearest
 _SAME_SHARE, _FEW = 0.9, 10  # more translations alike than this share are a model that does not look at its source
 
 
@@ -57,7 +56,7 @@ def measure_examples(name: Metric, examples: Sequence[Example], texts: Sequence[
     Where a source has several targets in the split, any of them is right for the metrics that compare with one; the others count
     pair by pair, or source by source where those are merged.
     """
-    references = [one.right if name in _ANY_RIGHT else one.references for one in examples]
+    references = [one.right if METRICS[name].any_right else one.references for one in examples]
     return measure(name, texts, references, config, target)
 
 

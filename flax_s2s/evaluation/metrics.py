@@ -25,14 +25,14 @@ What a word is depends on the language (`languages.spacing`), and the signature 
 import os
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, assert_never, get_args
 
 import numpy as np
 import sacrebleu
 from rapidfuzz.distance import Levenshtein
 
 from flax_s2s import languages
-from flax_s2s.config import EvaluationConfig, Metric, Tokenizer, UserError
+from flax_s2s.config import METRICS, EvaluationConfig, Metric, Tokenizer, UserError
 from flax_s2s.evaluation import bootstrap
 
 _BY_SPACING: dict[languages.Spacing, str] = {"words": "13a", "Chinese": "zh", "none": "char"}
@@ -84,13 +84,15 @@ def check_metrics(config: EvaluationConfig, target: str) -> None:
     """
     for name in config.metrics:
         _refuse_undefined(name, config, target)
-        if name == "bleu" or name.startswith("rouge"):
+        if METRICS[name].needs in ("tokenizer", "language"):
             open_tokenizer(tokenizer_for(config, target))
 
 
 def _refuse_undefined(metric: Metric, config: EvaluationConfig, target: str) -> None:
     if config.tokenizer not in (known := get_args(Tokenizer)):
         raise UserError(f"there is no tokenizer {config.tokenizer!r}; tokenizers: {', '.join(known)}")
+    if metric not in METRICS:
+        raise UserError(f"there is no metric {metric!r}; metrics: {', '.join(METRICS)}")
     if lack := languages.find_lack(metric, config, target):
         raise UserError(lack)
 
@@ -177,27 +179,26 @@ def measure(
     """One metric's statistics of each sentence; see `score`."""
     _refuse_undefined(name, config, target)
     pairs = list(zip(hypotheses, references, strict=True)) or [("", [""])]
-    if name == "bleu":
-        tokenizer = tokenizer_for(config, target)
-        open_tokenizer(tokenizer)
-        return _sacrebleu(sacrebleu.BLEU(tokenize=tokenizer), pairs)
-    if name == "chrf":
-        return _sacrebleu(sacrebleu.CHRF(), pairs)
-    if name == "ter":
-        return _ter(pairs, _spacing(config, target))
-    if name in ("rouge1", "rouge2", "rougeL"):
-        return _rouge(name, pairs, config, target)
-    start = f"{_count_references(pairs)}|case:mixed"
-    if name in ("exact_match", "ser"):
-        right = [any(hypothesis.strip() == one.strip() for one in found) for hypothesis, found in pairs]
-        counted = [one == (name == "exact_match") and len(hypotheses) > 0 for one in right]
-        return Measured(np.array([counted, [1] * len(pairs)], np.float64).T, _share, f"{start}|space:stripped")
-    if name not in ("wer", "per"):
-        raise UserError(f"there is no metric {name!r}; metrics: {', '.join(get_args(Metric))}")
-    characters = name == "wer" and _spacing(config, target) != "words"
-    split = _characters if characters else str.split
-    nearest = [_nearest(split(hypothesis), [split(one) for one in found]) for hypothesis, found in pairs]
-    return Measured(np.array(nearest, np.float64), _share, f"{start}|tok:{'char' if characters else 'space'}|edits:levenshtein")
+    match name:
+        case "bleu":
+            tokenizer = tokenizer_for(config, target)
+            open_tokenizer(tokenizer)
+            return _sacrebleu(sacrebleu.BLEU(tokenize=tokenizer), pairs)
+        case "chrf":
+            return _sacrebleu(sacrebleu.CHRF(), pairs)
+        case "ter":
+            return _ter(pairs, _spacing(config, target))
+        case "rouge1" | "rouge2" | "rougeL":
+            return _rouge(name, pairs, config, target)
+        case "exact_match" | "ser":
+            right = [any(hypothesis.strip() == one.strip() for one in found) for hypothesis, found in pairs]
+            counted = [one == (name == "exact_match") and len(hypotheses) > 0 for one in right]
+            signature = f"{_count_references(pairs)}|case:mixed|space:stripped"
+            return Measured(np.array([counted, [1] * len(pairs)], np.float64).T, _share, signature)
+        case "wer" | "per":
+            return _error_rate(pairs, name == "wer" and _spacing(config, target) != "words")
+        case _:
+            assert_never(name)
 
 
 def _count_references(pairs: Sequence[tuple[str, Sequence[str]]]) -> str:
@@ -219,6 +220,14 @@ def _ter(pairs: Sequence[tuple[str, Sequence[str]]], spacing: languages.Spacing)
     apart = [(" ".join(_characters(hypothesis)), [" ".join(_characters(one)) for one in found]) for hypothesis, found in pairs]
     measured = _sacrebleu(sacrebleu.TER(), apart)
     return measured._replace(signature=measured.signature.replace("|tok:tercom|", "|tok:char|"))
+
+
+def _error_rate(pairs: Sequence[tuple[str, Sequence[str]]], characters: bool) -> Measured:
+    """Edits over the tokens of the nearest reference: characters, or what white space separates."""
+    split = _characters if characters else str.split
+    nearest = [_nearest(split(hypothesis), [split(one) for one in found]) for hypothesis, found in pairs]
+    signature = f"{_count_references(pairs)}|case:mixed|tok:{'char' if characters else 'space'}|edits:levenshtein"
+    return Measured(np.array(nearest, np.float64), _share, signature)
 
 
 class _Words:

@@ -3,7 +3,7 @@
 Enters: queries (decoder states) and a memory (encoder outputs). Leaves: contexts and the weights that made them.
 """
 
-from typing import Literal, NamedTuple, assert_never
+from typing import NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from flax_s2s.config import Scoring
 from flax_s2s.model.cells import Initializer
 from flax_s2s.model.product import product
 from flax_s2s.model.recurrence import Multiply, multiply_by
-
-Scoring = Literal["dot", "general", "additive"]
 
 
 class Source(NamedTuple):
@@ -87,10 +86,15 @@ class Attention(nnx.Module):
 
     def keys(self, memory: Float[Array, "batch src hid"]) -> Float[Array, "batch src keys"]:
         """The part of the score that depends on the source alone, computed once for a sentence; of the additive score in float32."""
-        if self.score == "dot":
-            return memory
-        keys = product(memory, self.kernel_key[...])
-        return keys if self.score == "additive" else keys.astype(memory.dtype)
+        match self.score:
+            case "dot":
+                return memory
+            case "general":
+                return product(memory, self.kernel_key[...]).astype(memory.dtype)
+            case "additive":
+                return product(memory, self.kernel_key[...])
+            case _:
+                assert_never(self.score)
 
     def __call__(
         self,
@@ -104,13 +108,23 @@ class Attention(nnx.Module):
 
     def kernels(self, keys: Float[Array, "batch src keys"], memory: Float[Array, "batch src hid"]) -> dict[str, Array]:
         """What queries are multiplied with, by name: parameters, and each row's own source."""
-        if self.score == "additive":
-            return {"query": self.kernel_query[...], "values": memory}
-        return {"keys": keys.swapaxes(1, 2), "values": memory}
+        match self.score:
+            case "dot" | "general":
+                return {"keys": keys.swapaxes(1, 2), "values": memory}
+            case "additive":
+                return {"query": self.kernel_query[...], "values": memory}
+            case _:
+                assert_never(self.score)
 
     def source(self, keys: Float[Array, "batch src keys"], mask: Bool[Array, "batch src"]) -> Source:
         """What else a query reads."""
-        return Source(mask, keys, self.vector[...]) if self.score == "additive" else Source(mask, None, None)
+        match self.score:
+            case "dot" | "general":
+                return Source(mask, None, None)
+            case "additive":
+                return Source(mask, keys, self.vector[...])
+            case _:
+                assert_never(self.score)
 
     def look(
         self, multiply: Multiply, source: Source, queries: Float[Array, "batch tgt query"], rounded: bool = False
@@ -122,3 +136,16 @@ class Attention(nnx.Module):
             scores = multiply("keys", queries)
         weights = masked_softmax(scores, source.mask, rounded and queries.dtype == jnp.bfloat16)
         return multiply("values", weights.astype(queries.dtype)).astype(queries.dtype), weights
+
+
+def score_products(score: Scoring, query: int, memory: int, hidden: int) -> int:
+    """Multiplications of one query's score with one source position, of the sizes that `Attention` is declared with."""
+    match score:
+        case "dot":
+            return memory
+        case "general":
+            return query
+        case "additive":
+            return hidden
+        case _:
+            assert_never(score)

@@ -13,15 +13,16 @@ Zoneout (Krueger et al. 2017) keeps a unit's old value with a fixed probability;
 """
 
 from functools import partial
-from typing import Any, Literal, NamedTuple, assert_never
+from typing import Any, NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from flax_s2s.config import Cell
+
 Initializer = jax.nn.initializers.Initializer
-Cell = Literal["lstm", "layer_norm_lstm", "gru"]
 
 _LEAST_VARIANCE = 1e-5
 
@@ -81,11 +82,18 @@ class RecurrentLayer(nnx.Module):
         self.kernel_in = nnx.Param(kernel_init(rngs.params(), (inputs, gates), jnp.float32))
         self.kernel_rec = nnx.Param(kernel_init(rngs.params(), (hidden, gates), jnp.float32))
         bias = jnp.zeros(4 * hidden, jnp.float32)
-        self.bias = nnx.Param(bias if cell == "gru" else bias.at[hidden : 2 * hidden].set(forget_bias))
-        if cell == "layer_norm_lstm":
-            self.gain = nnx.Param(jnp.ones(4 * hidden, jnp.float32))
-            self.cell_gain = nnx.Param(jnp.ones(hidden, jnp.float32))
-            self.cell_bias = nnx.Param(jnp.zeros(hidden, jnp.float32))
+        match cell:
+            case "lstm":
+                self.bias = nnx.Param(bias.at[hidden : 2 * hidden].set(forget_bias))
+            case "layer_norm_lstm":
+                self.bias = nnx.Param(bias.at[hidden : 2 * hidden].set(forget_bias))
+                self.gain = nnx.Param(jnp.ones(4 * hidden, jnp.float32))
+                self.cell_gain = nnx.Param(jnp.ones(hidden, jnp.float32))
+                self.cell_bias = nnx.Param(jnp.zeros(hidden, jnp.float32))
+            case "gru":
+                self.bias = nnx.Param(bias)
+            case _:
+                assert_never(cell)
 
     @property
     def hidden(self) -> int:
@@ -95,15 +103,20 @@ class RecurrentLayer(nnx.Module):
     def gates(self) -> Gates:
         """The parameters, all quarters there."""
         kernel_in, kernel_rec, bias = self.kernel_in[...], self.kernel_rec[...], self.bias[...]
-        if self.cell == "gru":
-            nothing_in, nothing_rec = (jnp.zeros_like(kernel[:, : self.hidden]) for kernel in (kernel_in, kernel_rec))
-            both, own = kernel_rec[:, : -self.hidden], kernel_rec[:, -self.hidden :]
-            kernel_in = jnp.concatenate([kernel_in, nothing_in], axis=1)
-            kernel_rec = jnp.concatenate([both, nothing_rec, own], axis=1)
-        if self.cell == "layer_norm_lstm":  # a bias before the norm would be no bias
-            norm = Norm(self.gain[...], bias, self.cell_gain[...], self.cell_bias[...])
-            return Gates(kernel_in, kernel_rec, jnp.zeros_like(bias), norm)
-        return Gates(kernel_in, kernel_rec, bias, None)
+        match self.cell:
+            case "lstm":
+                return Gates(kernel_in, kernel_rec, bias, None)
+            case "layer_norm_lstm":  # a bias before the norm would be no bias
+                norm = Norm(self.gain[...], bias, self.cell_gain[...], self.cell_bias[...])
+                return Gates(kernel_in, kernel_rec, jnp.zeros_like(bias), norm)
+            case "gru":
+                nothing_in, nothing_rec = (jnp.zeros_like(kernel[:, : self.hidden]) for kernel in (kernel_in, kernel_rec))
+                both, own = kernel_rec[:, : -self.hidden], kernel_rec[:, -self.hidden :]
+                kernel_in = jnp.concatenate([kernel_in, nothing_in], axis=1)
+                kernel_rec = jnp.concatenate([both, nothing_rec, own], axis=1)
+                return Gates(kernel_in, kernel_rec, bias, None)
+            case _:
+                assert_never(self.cell)
 
 
 def _quarters(cell: Cell) -> int:
@@ -113,6 +126,17 @@ def _quarters(cell: Cell) -> int:
             return 4
         case "gru":
             return 3
+        case _:
+            assert_never(cell)
+
+
+def count_states(cell: Cell) -> int:
+    """How many states of its own a cell has: of an lstm hidden state and cell; a gru's cell is its hidden state."""
+    match cell:
+        case "lstm" | "layer_norm_lstm":
+            return 2
+        case "gru":
+            return 1
         case _:
             assert_never(cell)
 
@@ -204,7 +228,7 @@ _lstm.defvjp(lstm_forward, lstm_backward)
 
 def _zoned(layer: RecurrentLayer, zones: Zones | None, new: State, old: State) -> State:
     mixed = [_mix(layer.zoneout, *parts) for parts in zip(zones or (None, None), new, old, strict=True)]
-    return State(mixed[1].astype(new.hidden.dtype), mixed[1]) if layer.cell == "gru" else State(*mixed)
+    return State(mixed[1].astype(new.hidden.dtype), mixed[1]) if count_states(layer.cell) == 1 else State(*mixed)
 
 
 def _mix(rate: float, stays: Any, new: Any, old: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 
 from flax_s2s.config import ModelConfig
+from flax_s2s.model.attention import score_products
 from flax_s2s.model.seq2seq import sizes
 
 
@@ -38,10 +39,7 @@ def count_flops(config: ModelConfig, params: Any) -> Flops:
                 target += leaf.size
     output = params["target_table"] if config.tie != "none" else params["output_table"]
     memory = sizes(config).memory
-    attended = {
-        "none": 0,
-        "dot": 2 * memory,
-        "general": config.hidden_size + memory,
-        "additive": (config.attention_size or config.hidden_size) + memory,
-    }
-    return Flops(2.0 * source, 2.0 * (target + output.size), 2.0 * attended[config.attention])
+    attended = 0
+    if config.attention != "none":  # the score, and the context
+        attended = score_products(config.attention, config.hidden_size, memory, config.attention_size or config.hidden_size) + memory
+    return Flops(2.0 * source, 2.0 * (target + output.size), 2.0 * attended)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from flax_s2s.config import PAD, ModelConfig
 from flax_s2s.model import cells, noise
 from flax_s2s.model.attention import Attention, Source
-from flax_s2s.model.cells import Norm, RecurrentLayer, State, Zones
+from flax_s2s.model.cells import Norm, RecurrentLayer, State, Zones, count_states
 from flax_s2s.model.lstm import choose_means, project, unroll
 from flax_s2s.model.noise import Noise, RowKeys, drop_features, drop_words, make_noise
 from flax_s2s.model.product import product
@@ -161,12 +161,11 @@ class Bridge(nnx.Module):
                 pass
             case _:
                 assert_never(config.bridge)
-        parts = State._fields[1:] if config.cell == "gru" else State._fields
         init, layers = initializers(config)[0], []
         for index in range(config.decoder_layers):
             both = source_layer(config, index) < config.bidirectional_layers
             shape = (2 * sizes(config).directions if both else config.hidden_size, config.hidden_size)
-            layers.append(nnx.List([nnx.Param(init(rngs.params(), shape, jnp.float32)) for _ in parts]))
+            layers.append(nnx.List([nnx.Param(init(rngs.params(), shape, jnp.float32)) for _ in range(count_states(config.cell))]))
         self.layers = nnx.List(layers)
 
     def __call__(self, finals: list[State]) -> tuple[State, ...]:

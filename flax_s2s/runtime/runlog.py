@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from etils import epath
 from rich.console import Console
@@ -19,13 +19,12 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from flax_s2s.config import TrainingConfig
+from flax_s2s.config import METRICS, Metric, TrainingConfig
 
 _SILENCE_SECS = 6.0  # after which it is said what goes on
 _REMEMBERED_STEPS = 500  # about as many say how long a step takes: others may begin to use the machine
 _WARM_STEPS = 10  # so many are passed over, since programs run slowly for the first time, and as many say how long a step takes
 _WIDTH_OF_A_FILE = 160  # of tables; lines are never wrapped
-LOWER_IS_BETTER = ("loss", "perplexity", "wer", "ter", "per", "ser")
 
 
 class Report(NamedTuple):
@@ -36,14 +35,18 @@ class Report(NamedTuple):
     notes: Sequence[str] = ()  # what to know of the numbers
 
 
-def gain(metric: str, value: float) -> float:
+def gain(metric: Literal["loss", Metric], value: float) -> float:
     """The value of a metric turned so that more is better."""
-    return -value if metric in LOWER_IS_BETTER else value
+    return -value if _worst(metric) > 0 else value
 
 
-def least_gain(metric: str) -> float:
+def least_gain(metric: Literal["loss", Metric]) -> float:
     """What it is where every translation is wrong, which ranks nothing; a loss, and edits per word, can always be worse."""
-    return -100.0 if metric == "ser" else -math.inf if metric in LOWER_IS_BETTER else 0.0
+    return gain(metric, _worst(metric))
+
+
+def _worst(metric: Literal["loss", Metric]) -> float:
+    return math.inf if metric == "loss" else METRICS[metric].worst
 
 
 class _Console(Console):
