@@ -95,22 +95,35 @@ def make_train_step(model: Model, optimizer: optax.GradientTransformation, confi
     `after` is the data position behind the batch; dropout's masks are a function of it and of a row's place in the
     batch, so that they are the same on any number of devices. A bad update (see `_make_update`) is skipped on the device.
     """
-    every = config.optimizer.accumulate_batches
     gradients_and_loss, update = _make_gradients(model, config, devices), _make_update(optimizer, config.optimizer)
-    schedule = make_schedule(config.optimizer)
+    accumulate = _make_accumulate(update, config.optimizer)
 
     def train_step(state: TrainState, batch: Any, after: Int[Array, "2"]) -> tuple[TrainState, Update]:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), after[0]), after[1])
         gradients, loss = gradients_and_loss(state.params, tuple(batch), key, state.step)
         state = state._replace(position=after)
-        if state.accumulated is None:
-            return update(state, gradients, loss)
+        return (update if state.accumulated is None else accumulate)(state, gradients, loss)
+
+    return jax.jit(
+        train_step,
+        in_shardings=(devices.replicated, devices.by_row, devices.replicated),
+        out_shardings=devices.replicated,
+        donate_argnums=0,
+    )
+
+
+def _make_accumulate(update: Callable[..., tuple[TrainState, Update]], config: OptimizerConfig) -> Callable[..., tuple[TrainState, Update]]:
+    """Makes `(state, gradients, loss) -> (state, Update)`: every so many batches one update, of the sum of their gradients."""
+    schedule = make_schedule(config)
+
+    def accumulate(state: TrainState, gradients: Params, loss: Loss) -> tuple[TrainState, Update]:
+        assert state.accumulated is not None
         sums = Accumulated(
             jax.tree.map(jnp.add, state.accumulated.gradients, gradients),
             tuple(jax.tree.map(jnp.add, tuple(state.accumulated.loss), tuple(loss))),
             state.accumulated.batches + 1,
         )
-        return lax.cond(sums.batches == every, finish, wait, state._replace(accumulated=sums))
+        return lax.cond(sums.batches == config.accumulate_batches, finish, wait, state._replace(accumulated=sums))
 
     def finish(state: TrainState) -> tuple[TrainState, Update]:
         assert state.accumulated is not None
@@ -123,12 +136,7 @@ def make_train_step(model: Model, optimizer: optax.GradientTransformation, confi
         rate = schedule(state.step - state.skipped)
         return state, Update(loss, jnp.float32(0), rate, state.skipped, norms, state.bad_in_a_row, state.usual_loss)
 
-    return jax.jit(
-        train_step,
-        in_shardings=(devices.replicated, devices.by_row, devices.replicated),
-        out_shardings=devices.replicated,
-        donate_argnums=0,
-    )
+    return accumulate
 
 
 def _make_gradients(model: Model, config: Config, devices: Devices) -> Callable[..., tuple[Params, Loss]]:
