@@ -19,7 +19,6 @@ import datetime
 import functools
 import hashlib
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
@@ -30,19 +29,31 @@ import babel.localedata
 import babel.numbers
 import numpy as np
 
-from flax_s2s.config import UserError, nearest
+from flax_s2s.config import UserError
+from flax_s2s.data.locales import (
+    MakeFn,
+    RenderFn,
+    Span,
+    as_typed,
+    make_date,
+    make_date_time,
+    make_duration,
+    make_interval,
+    make_measure,
+    make_money,
+    make_named_money,
+    make_skeleton,
+    make_time,
+    make_time_interval,
+    parse_locale,
+)
 
 FAMILIES: tuple[str, ...] = ("date", "time", "date_time", "duration", "date_interval", "time_interval", "money", "measure")
 
-_Span = tuple[datetime.datetime, datetime.datetime]
 _DrawFn = Callable[[np.random.Generator], Any]
-_RenderFn = Callable[[Any], str]
-_MakeFn = Callable[[babel.Locale], _RenderFn]
 
 # Where phrases are left, even a split of 5% meets none in 2,000 draws only with probability 0.95 ** 2000.
 _PATIENCE_DRAWS = 2_000
-_DIRECTION_MARKS = str.maketrans("", "", "\u061c\u200e\u200f")
-_LETTER_BESIDE_DIGIT = re.compile(r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
 _WIDTHS = ("long", "short")
 
 _CURRENCIES = ("USD", "EUR", "GBP", "JPY", "CNY", "INR", "KRW", "CHF", "CAD", "AUD", "BRL", "MXN")
@@ -57,13 +68,6 @@ _UNITS = {
     "power": ("watt", "kilowatt"),
     "frequency": ("megahertz",),
     "temperature": ("celsius", "fahrenheit"),
-}
-# How many digits stand before the first group that is set apart, where it is not one (CLDR 48, minimumGroupingDigits: `7227` and `12.345`);
-# Babel 2.18 does not know of it. What inherits from one of these locales writes as it does.
-_LEAST_GROUPING_DIGITS = dict.fromkeys("be bg es et hu hy ia ie it ka lv pl pt_PT ru_UA sl sq".split(), 2) | {
-    "ee": 3,
-    "es_419": 1,
-    "pt_AO": 1,
 }
 # Units of time written together, the greater first, and the largest number of the lesser.
 _DURATIONS: dict[tuple[str, ...], int] = {(unit,): 0 for unit in ("year", "month", "week", "day", "hour", "minute", "second")}
@@ -92,8 +96,8 @@ class _Style:
     draw_fn: _DrawFn
     probes: Sequence[Any]
     """Values that differ in each field, at which ambiguity shows."""
-    source_fn: _RenderFn
-    target_fn: _RenderFn
+    source_fn: RenderFn
+    target_fn: RenderFn
     elders: tuple["_Style", ...]
     """Earlier styles of the same meaning: one that writes a value alike decides its target."""
 
@@ -116,7 +120,7 @@ def generate(source_locale: str, target_locale: str, count: int, seed: int, spli
     Raises:
         UserError: an unknown locale, or more phrases than a family has in the split.
     """
-    styles = _styles(_locale(source_locale), _locale(target_locale))
+    styles = _styles(parse_locale(source_locale), parse_locale(target_locale))
     rng = np.random.default_rng([seed, ("train", "valid", "test").index(split)])
     phrases: dict[str, Phrase] = {}
     for index, family in enumerate(FAMILIES):
@@ -148,24 +152,6 @@ def _split(source: str) -> str:
     return "train" if percentile < 90 else "valid" if percentile < 95 else "test"
 
 
-def _locale(name: str) -> babel.Locale:
-    try:
-        return babel.Locale.parse(name.replace("-", "_"))
-    except (babel.UnknownLocaleError, ValueError):
-        near = nearest(name.replace("-", "_"), babel.localedata.locale_identifiers()) or "; use a name such as en, zh_Hans or pt_BR"
-        raise UserError(f"locale {name!r} is not in CLDR{near}") from None
-
-
-@functools.cache
-def _least_grouped(locale: babel.Locale) -> int:
-    """The least number whose digits the locale sets apart in groups."""
-    parents: Any = babel.core.get_global("parent_exceptions")
-    name = str(locale)
-    while name and name not in _LEAST_GROUPING_DIGITS:
-        name = parents.get(name) or name.rpartition("_")[0]
-    return int(10 ** (2 + _LEAST_GROUPING_DIGITS.get(name, 1)))
-
-
 @functools.cache
 def _styles(source: babel.Locale, target: babel.Locale) -> list[_Style]:
     """Every style that both locales have data for and that is not ambiguous."""
@@ -174,7 +160,7 @@ def _styles(source: babel.Locale, target: babel.Locale) -> list[_Style]:
         elders: tuple[_Style, ...] = ()
         for make_fn in make_fns:
             try:
-                source_fn, target_fn = _typed(make_fn(source)), _typed(make_fn(target))
+                source_fn, target_fn = as_typed(make_fn(source)), as_typed(make_fn(target))
             except KeyError:  # no data for it in one of the locales
                 continue
             elders += (_Style(family, draw_fn, probes, source_fn, target_fn, elders),)
@@ -195,32 +181,28 @@ def _unambiguous(styles: list[_Style]) -> list[_Style]:
     return [style for style in styles if style not in ambiguous]
 
 
-def _typed(render_fn: _RenderFn) -> _RenderFn:
-    return lambda value: " ".join(render_fn(value).translate(_DIRECTION_MARKS).split())
-
-
-def _meanings() -> Iterator[tuple[str, _DrawFn, Sequence[Any], Iterable[_MakeFn]]]:
+def _meanings() -> Iterator[tuple[str, _DrawFn, Sequence[Any], Iterable[MakeFn]]]:
     """Family, values, probes and styles of each meaning, the preferred style first."""
     moments = _MONTHS + _HOURS
-    yield "date", _draw_moment, moments, [_make_date("medium"), _make_date("long"), _make_date("full"), _make_skeleton("yMMMEd")]
+    yield "date", _draw_moment, moments, [make_date("medium"), make_date("long"), make_date("full"), make_skeleton("yMMMEd")]
     for skeletons in (("yMMMM", "yMMM"), ("yQQQQ", "yQQQ"), ("MMMMd",)):
-        yield "date", _draw_moment, moments, map(_make_skeleton, skeletons)
-    yield "time", _draw_moment, moments, map(_make_time, ("short", "medium"))
+        yield "date", _draw_moment, moments, map(make_skeleton, skeletons)
+    yield "time", _draw_moment, moments, map(make_time, ("short", "medium"))
     lengths = (("medium", "short"), ("long", "short"), ("full", "short"), ("medium", "medium"))
-    yield "date_time", _draw_moment, moments, itertools.starmap(_make_date_time, lengths)
+    yield "date_time", _draw_moment, moments, itertools.starmap(make_date_time, lengths)
     for shortest, digits, intervals in ((1, 3, ("yMMMd", "yMMMEd")), (1, 2, ("MMMd",)), (31, 3, ("yMMMM", "yMMM"))):
         spans = [(start, start + datetime.timedelta(days=days)) for start in _MONTHS for days in (shortest + 1, shortest + 10**digits - 1)]
-        yield "date_interval", _draw_days(shortest, digits), spans, map(_make_interval, intervals)
-    yield "time_interval", _draw_hours, list(itertools.combinations(_HOURS, 2)), [_make_time_interval]
+        yield "date_interval", _draw_days(shortest, digits), spans, map(make_interval, intervals)
+    yield "time_interval", _draw_hours, list(itertools.combinations(_HOURS, 2)), [make_time_interval]
     for units, largest in _DURATIONS.items():
         counts = [count[: len(units)] for count in ((1, 1), (2, 1), (5, 5), (21, 2))]
-        yield "duration", _draw_counts(largest), counts, [_make_duration(units, width) for width in _WIDTHS]
+        yield "duration", _draw_counts(largest), counts, [make_duration(units, width) for width in _WIDTHS]
     for currency in _CURRENCIES:
-        yield "money", _draw_amount(6), _AMOUNTS, [_make_money(currency), _make_named_money(currency)]
+        yield "money", _draw_amount(6), _AMOUNTS, [make_money(currency), make_named_money(currency)]
     for quantity, units in _UNITS.items():
         draw_fn = _draw_temperature if quantity == "temperature" else _draw_amount(4)
         for unit in units:
-            yield "measure", draw_fn, _AMOUNTS, [_make_measure(f"{quantity}-{unit}", width) for width in _WIDTHS]
+            yield "measure", draw_fn, _AMOUNTS, [make_measure(f"{quantity}-{unit}", width) for width in _WIDTHS]
 
 
 def _number(rng: np.random.Generator, digits: int) -> int:
@@ -234,14 +216,14 @@ def _draw_moment(rng: np.random.Generator) -> datetime.datetime:
 
 
 def _draw_days(shortest: int, digits: int) -> _DrawFn:
-    def draw(rng: np.random.Generator) -> _Span:
+    def draw(rng: np.random.Generator) -> Span:
         start = _draw_moment(rng)
         return start, start + datetime.timedelta(days=shortest - 1 + _number(rng, digits))
 
     return draw
 
 
-def _draw_hours(rng: np.random.Generator) -> _Span:
+def _draw_hours(rng: np.random.Generator) -> Span:
     first = int(rng.integers(1440))
     start, end = sorted((first, (first + int(rng.integers(1, 1440))) % 1440))
     return _FIRST_DAY + datetime.timedelta(minutes=start), _FIRST_DAY + datetime.timedelta(minutes=end)
@@ -274,114 +256,3 @@ def _decimal(number: int, decimals: int) -> Decimal:
     while decimals and number % 10 == 0:
         number, decimals = number // 10, decimals - 1
     return Decimal(number).scaleb(-decimals)
-
-
-def _make_pattern(locale: babel.Locale, pattern: Any) -> _RenderFn:
-    compiled = babel.dates.parse_pattern(pattern)
-    return lambda value: compiled.apply(value, locale)
-
-
-def _make_date(length: str) -> _MakeFn:
-    return lambda locale: _make_pattern(locale, locale.date_formats[length])
-
-
-def _make_time(length: str) -> _MakeFn:
-    return lambda locale: _make_pattern(locale, locale.time_formats[length])
-
-
-def _make_skeleton(skeleton: str) -> _MakeFn:
-    return lambda locale: _make_pattern(locale, locale.datetime_skeletons[skeleton])
-
-
-def _make_date_time(date_length: str, time_length: str) -> _MakeFn:
-    def make(locale: babel.Locale) -> _RenderFn:
-        parts = locale.time_formats[time_length].pattern, locale.date_formats[date_length].pattern
-        return _make_pattern(locale, str(locale.datetime_formats[date_length]).format(*parts))
-
-    return make
-
-
-def _make_interval(skeleton: str) -> _MakeFn:
-    """Intervals are written with the pattern of the greatest field in which start and end differ, or as two whole dates."""
-
-    def make(locale: babel.Locale) -> _RenderFn:
-        whole = _make_pattern(locale, locale.datetime_skeletons[skeleton])
-        formats = locale.interval_formats.get(skeleton, {}).items()
-        patterns = {field: [_make_pattern(locale, part) for part in parts] for field, parts in formats if len(parts) == 2}
-
-        def render(span: _Span) -> str:
-            start, end = (dict(zip("yMdahHm", _fields(moment), strict=True)) for moment in span)
-            for field in start:
-                if start[field] != end[field] and field in patterns:
-                    return "".join(part(moment) for part, moment in zip(patterns[field], span, strict=True))
-            return str(locale.interval_formats[None]).format(*map(whole, span))
-
-        return render
-
-    return make
-
-
-def _fields(moment: datetime.datetime) -> tuple[int, ...]:
-    """Year, month, day, half of the day, hour of it, hour, minute."""
-    return moment.year, moment.month, moment.day, moment.hour // 12, moment.hour % 12, moment.hour, moment.minute
-
-
-def _make_time_interval(locale: babel.Locale) -> _RenderFn:
-    halves = set(locale.time_formats["short"].pattern) & set("hK")
-    return _make_interval("hm" if halves else "Hm")(locale)
-
-
-def _make_measure(unit: str, width: str) -> _MakeFn:
-    """A unit's patterns are read here, for `format_unit` knows neither CLDR's aliases (long to short) nor the plural form `other`."""
-
-    def make(locale: babel.Locale) -> _RenderFn:
-        widths = locale._data["unit_patterns"][unit]
-        forms = widths[width] if "other" in widths.get(width, {}) else widths["short"]
-        other = forms["other"]
-
-        def render(value: Decimal | int) -> str:
-            pattern: str = forms.get(locale.plural_form(value), other)
-            grouped = abs(Decimal(value)) >= _least_grouped(locale)
-            return pattern.format(babel.numbers.format_decimal(value, locale=locale, group_separator=grouped))
-
-        return render
-
-    return make
-
-
-def _make_duration(units: Sequence[str], width: str) -> _MakeFn:
-    """One or two measures of time; of incomplete list patterns `format_list` knows no CLDR alias either."""
-    styles = ("unit", "unit-short", "standard") if width == "long" else ("unit-short", "standard")
-
-    def make(locale: babel.Locale) -> _RenderFn:
-        measures = [_make_measure(f"duration-{unit}", width)(locale) for unit in units]
-        pair = next(patterns["2"] for patterns in (locale.list_patterns.get(style, {}) for style in styles) if "2" in patterns)
-        return lambda counts: functools.reduce(pair.format, [measure(count) for measure, count in zip(measures, counts, strict=True)])
-
-    return make
-
-
-def _make_money(currency: str) -> _MakeFn:
-    """Letters are set apart from digits (`CHF 5.00`), the CLDR rule of currency spacing, which Babel leaves out."""
-    digits: int = babel.numbers.get_currency_precision(currency)
-
-    def render(locale: babel.Locale, value: Decimal) -> str:
-        grouped = abs(round(value, digits)) >= _least_grouped(locale)
-        return _LETTER_BESIDE_DIGIT.sub(" ", babel.numbers.format_currency(value, currency, locale=locale, group_separator=grouped))
-
-    return lambda locale: functools.partial(render, locale)
-
-
-def _make_named_money(currency: str) -> _MakeFn:
-    """Amounts with the currency's name; whole ones without decimals: `12 US dollars`, `12.50 US dollars`."""
-    digits = babel.numbers.get_currency_precision(currency)
-
-    def render(locale: babel.Locale, value: Decimal) -> str:
-        exact = round(value, digits)
-        whole = exact == int(exact)
-        amount = Decimal(int(exact)) if whole else exact
-        grouped = abs(amount) >= _least_grouped(locale)
-        how: dict[str, Any] = {"format_type": "name", "currency_digits": not whole, "group_separator": grouped}
-        return babel.numbers.format_currency(amount, currency, locale=locale, **how)
-
-    return lambda locale: functools.partial(render, locale)

@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 
 from flax_s2s.config import UserError
-from flax_s2s.data import phrases
+from flax_s2s.data import locales, phrases
 
 SPLITS = ("train", "valid", "test")
 MAY_14 = datetime.datetime(2023, 5, 14, 15, 5, 9)
@@ -20,7 +20,7 @@ SEP_1 = datetime.datetime(2023, 9, 1, 0, 0)
 
 def written(family, value, source="en", target="zh"):
     """The value in every style of the family that its kind fits."""
-    styles = phrases._styles(phrases._locale(source), phrases._locale(target))
+    styles = phrases._styles(locales.parse_locale(source), locales.parse_locale(target))
     fitting = [style for style in styles if style.family == family and type(style.probes[0]) is type(value)]
     if isinstance(value, tuple):
         fitting = [style for style in fitting if len(style.probes[0]) == len(value)]
