@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from flax_s2s.answers import lines, pairs
+from flax_s2s.answers import lines, pairs, replies
 from flax_s2s.answers.layout import Layout
-from flax_s2s.answers.lines import Asked, Translated
+from flax_s2s.answers.lines import Asked
+from flax_s2s.answers.replies import Translated
 from flax_s2s.config import DataConfig, ModelConfig, OptimizerConfig
 from flax_s2s.data import records, rows
 from flax_s2s.decoding.constraints import mean_logp
-from flax_s2s.decoding.translate import BLANK, Request
+from flax_s2s.decoding.requests import Request
+from flax_s2s.decoding.translate import BLANK
 from flax_s2s.model import cells
 from flax_s2s.model.attention import Attention
 from flax_s2s.model.cells import RecurrentLayer, State
@@ -78,7 +80,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "format": lambda: read_records(with_unknown(DataConfig(folder="."), "format")),
     "form of a row": lambda: unchecked(rows.split)("a,b", UNKNOWN),
     "form of a line": lambda: lines.read_row("a\tb", Layout(UNKNOWN)),
-    "form of a translation": lambda: lines.write(Translated(Asked(Request("")), BLANK), Layout("text", output=UNKNOWN), "", None),
+    "form of a translation": lambda: replies.write(Translated(Asked(Request("")), BLANK), Layout("text", output=UNKNOWN), "", None),
     "form of a score": lambda: pairs.write(pairs.Asked("", ()), [], Layout("text", output=UNKNOWN), None),
     "attention": lambda: Named(UNKNOWN),
     "bridge, declared": lambda: Bridge(with_unknown(ModelConfig(hidden_size=4), "bridge"), rngs=nnx.Rngs(0)),

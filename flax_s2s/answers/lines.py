@@ -1,7 +1,7 @@
-r"""Lines that ask for translations, and lines that answer them: text, TSV, CSV and JSONL, one out for each one in, whatever it holds.
+r"""Lines that ask for translations: text, TSV, CSV and JSONL; each is answered by one (see `replies`), whatever it holds.
 
-Enters: bytes up to `\n`, which alone ends a line. Leaves: an `Asked`, and its answer as bytes. What is wrong with a line is
-answered in its place and counted, unless most of the first lines say that the file is no text in UTF-8, see `inputs`:
+Enters: bytes up to `\n`, which alone ends a line. Leaves: an `Asked`. What is wrong with a line is answered in its place and counted,
+unless most of the first lines say that the file is no text in UTF-8, see `inputs`:
 
 | a line that | is |
 |---|---|
@@ -13,8 +13,6 @@ answered in its place and counted, unless most of the first lines say that the f
 | is longer than 4 MiB | cut there |
 | has more than decoding.max_source_tokens tokens | cut there |
 | is no JSON object, no row of CSV, or has no source | answered by an empty line, or by an object with an `error` |
-
-An n-best list has a line for each hypothesis, and at least one for each line in, by whose number, from 0, it is found.
 """
 
 import codecs
@@ -22,12 +20,12 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, assert_never
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from flax_s2s.answers.layout import Layout
 from flax_s2s.data import rows
-from flax_s2s.decoding.translate import Request, Translation
+from flax_s2s.decoding.requests import Request
 
 LONGEST_BYTES = 1 << 22
 NO_OBJECT, NO_ROW, NO_SOURCE, NO_TARGET = "no JSON objects", "no rows of CSV", "without source", "without target"
@@ -35,7 +33,6 @@ INVALID = "with invalid fields"
 CAUSES = (NO_OBJECT, NO_ROW, NO_SOURCE, NO_TARGET, INVALID)
 """Why lines are not answered, as it is counted."""
 BLANK_LINES, HEADER_LINES, NOT_UTF8 = "blank lines", "header lines", "invalid UTF-8"
-_BREAKS = re.compile("[\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029]+")
 
 
 class Raw(NamedTuple):
@@ -64,16 +61,6 @@ class Asked(NamedTuple):
     reference: str = ""  # of a table: the target's column, a right translation
     error: str = ""  # why there is nothing to translate
     is_header: bool = False
-
-
-class Translated(NamedTuple):
-    """What comes out for a line."""
-
-    asked: Asked
-    translation: Translation
-    flags: tuple[str, ...] = ()  # what looks wrong, see `flags`
-    confidence: float = 1.0
-    abstained: bool = False
 
 
 def raw_lines(file: Any, end: int | None = None) -> Iterator[Raw]:
@@ -247,138 +234,3 @@ def _seed(record: dict[str, Any]) -> int | None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31):
         raise LineError(INVALID, "seed must be a whole number from 0 to 2**31 - 1")
     return value
-
-
-def write(answer: Translated, layout: Layout, placeholder: str, pieces: Any, number: int = 0) -> bytes:
-    """The line that answers, its end included; in an n-best list a line for each hypothesis.
-
-    Args:
-        answer: of one line.
-        layout: of the file.
-        placeholder: the text where the model abstains.
-        pieces: makes tokens readable: `ids -> list of strings`.
-        number: of the sentence in its file, from 0.
-    """
-    text = placeholder if answer.abstained else one_line(answer.translation.text)
-    if answer.asked.is_header:
-        return {"text": f"{one_line(layout.title)}\n".encode(), "nbest": b"", "jsonl": to_json({"header": list(layout.header)})}[
-            layout.output
-        ]
-    if layout.output == "text":
-        return f"{text}\n".encode()
-    if layout.output == "nbest":
-        hypotheses = [(text, answer.translation), *((one_line(other.text), other) for other in answer.translation.others)]
-        return "".join(_listed(number, *hypothesis) for hypothesis in hypotheses).encode()
-    if layout.output != "jsonl":
-        assert_never(layout.output)
-    if answer.asked.error:
-        record: dict[str, Any] = {"id": answer.asked.id, "error": answer.asked.error}
-    else:
-        record = {
-            "id": answer.asked.id,
-            "source": answer.asked.request.source,
-            "text": text,
-            "abstained": answer.abstained,
-            "flags": list(answer.flags),
-        }
-        record |= {"confidence": answer.confidence, **_described(answer.translation, pieces)}
-        record["others"] = [{"text": one_line(other.text), **_described(other, pieces)} for other in answer.translation.others]
-    return to_json(record)
-
-
-def _listed(number: int, text: str, found: Translation) -> str:
-    """A hypothesis as a line of an n-best list of Moses; a row of three bars in the text as Moses escapes them."""
-    text = re.sub(r"\|{3,}", lambda bars: "&#124;" * len(bars[0]), text)
-    return f"{number} ||| {text} ||| logp= {found.logp:.6f} tokens= {found.tokens} ||| {found.score:.6f}\n"
-
-
-def read_texts(file: Any, layout: Layout) -> Iterator[str]:
-    """The translations of an open output, each line's best; the header row's answer is left out."""
-    last = ""
-    for count, line in enumerate(file):
-        content = line.decode().removesuffix("\n")
-        if layout.output == "nbest":
-            number, text, _ = content.split(" ||| ", 2)
-            if number == last:
-                continue
-            last, content = number, text.replace("&#124;", "|")
-        elif count == 0 and layout.header:
-            continue
-        yield json.loads(content).get("text", "") if layout.output == "jsonl" else content
-
-
-def to_json(record: dict[str, Any]) -> bytes:
-    """An object as a line, its end included; an `id` that is None is left out."""
-    if record.get("id") is None:
-        record = {name: value for name, value in record.items() if name != "id"}
-    return (_BREAKS.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(record, ensure_ascii=False)) + "\n").encode(errors="replace")
-
-
-def write_alignment(number: int, answer: Translated, source: Sequence[str], target: Sequence[str]) -> bytes:
-    """What a translation looked at, as a line: pieces of both sides with their end marks, and a row of attention for each of the target's.
-
-    Args:
-        number: of the line, from 1.
-        answer: of the line.
-        source: its tokens, as far as they were read.
-        target: those of the translation.
-    """
-    record: dict[str, Any] = {"line": number, "id": answer.asked.id, "source": list(source), "target": list(target)}
-    weights = answer.translation.attention
-    record["attention"] = [] if weights is None else [[round(weight, 4) for weight in row] for row in weights.tolist()]
-    return to_json(record | ({"error": answer.asked.error} if answer.asked.error else {}))
-
-
-def _described(translation: Translation, pieces: Any) -> dict[str, Any]:
-    described = {
-        "score": translation.score,
-        "logp": translation.logp,
-        "reason": translation.reason,
-        "tokens": pieces(translation.ids),
-        "token_logp": list(translation.token_logp),
-    }
-    if translation.attention is not None:
-        described["alignment"] = translation.attention.argmax(axis=1).tolist()
-    if translation.unmet:
-        described["unmet"] = list(translation.unmet)
-    return described
-
-
-def one_line(text: str) -> str:
-    """Text without line breaks of any kind."""
-    return _BREAKS.sub(" ", text)
-
-
-def find_flags(source: str, translation: Translation, source_tokens: int) -> tuple[str, ...]:
-    """What looks wrong with a translation.
-
-    empty: nothing for something. repetition: one to six tokens three times and more in a row, at least six tokens together. copied:
-    the source itself, of at least five tokens. length: more than three times, or less than a third, of the source's tokens, and more than 10 apart.
-    unknown: something of the source is not in the vocabulary. unmet: something that was asked for is not met.
-    """
-    if not source.strip():
-        return ()
-    found, ids = [], [token for token in translation.ids if translation.reason != "end" or token != translation.ids[-1]]
-    if not translation.text.strip():
-        found.append("empty")
-    if any(_repeats(ids, period) for period in range(1, 7)):
-        found.append("repetition")
-    if source_tokens >= 5 and translation.text.split() == source.split():
-        found.append("copied")
-    shorter, longer = sorted((len(ids), source_tokens))
-    if longer > 3 * shorter and longer - shorter > 10:
-        found.append("length")
-    if translation.unknown_source:
-        found.append("unknown")
-    if translation.unmet:
-        found.append("unmet")
-    return tuple(found)
-
-
-def _repeats(ids: list[int], period: int) -> bool:
-    run = 0
-    for one, other in zip(ids, ids[period:], strict=False):
-        run = run + 1 if one == other else 0
-        if run >= max(2 * period, 6 - period):
-            return True
-    return False

@@ -27,14 +27,13 @@ from flax_s2s.answers.lines import (
     LineError,
     Raw,
     is_answer,
-    one_line,
     read_object,
     read_row,
     read_side,
     read_string,
     read_text,
-    to_json,
 )
+from flax_s2s.answers.replies import one_line, to_json
 from flax_s2s.data import rows
 from flax_s2s.decoding.forced import Forced
 

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from flax_s2s import languages
-from flax_s2s.answers import heatmap, lines
+from flax_s2s.answers import heatmap, lines, replies
 from flax_s2s.answers import layout as layouts
 from flax_s2s.answers.files import Files, find_form, find_inputs, find_outputs
 from flax_s2s.answers.layout import Layout
-from flax_s2s.answers.lines import Raw, Translated
+from flax_s2s.answers.lines import Raw
+from flax_s2s.answers.replies import Translated
 from flax_s2s.commands import answering
-from flax_s2s.commands.answering import SKIPPED, Answers, Made
+from flax_s2s.commands.answerer import SKIPPED, Answerer, Answers, Made, Verb, first_error
 from flax_s2s.commands.wiring import Opened, console, make_translator, open_runs
 from flax_s2s.config import EOS, Config, DecodingConfig, Tokenizer, UserError
 from flax_s2s.data.corpus import Pair
@@ -50,7 +51,7 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, file
         _check_attention(run_dirs)
     blocked = [line for line in read_lines(options.blocklist) if line.strip()] if options.blocklist else []
 
-    def open_answerer(interactive: bool) -> tuple[answering.Answerer, dict[str, Any]]:
+    def open_answerer(interactive: bool) -> tuple[Answerer, dict[str, Any]]:
         chosen = dataclasses.replace(decoding, rows=1) if interactive else decoding
         opened = open_runs(run_dirs, checkpoint, chosen, join=False)
         return _Answerer(opened, options, blocked), _identify(opened, run_dirs, options, blocked)
@@ -64,7 +65,7 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, file
             console().print(said)
         return layout
 
-    outcome = answering.run(files, answering.Verb(find_layout, open_answerer), beside=options.attention)
+    outcome = answering.run(files, Verb(find_layout, open_answerer), beside=options.attention)
     if outcome.whole and options.pictures:
         named = (data.source, data.target)
         for said in heatmap.draw(make_path(options.attention), make_path(options.pictures), options.picture_lines, named):
@@ -89,7 +90,7 @@ class _Answerer:
         counts: Counter[str] = Counter()
         answers, alignments = [], []
         for number, (one, translation, ids) in enumerate(zip(asked, found, source_ids, strict=True), first_line + 1):
-            flags = lines.find_flags(one.request.source, translation, len(ids))
+            flags = replies.find_flags(one.request.source, translation, len(ids))
             abstained = bool(translation.tokens) and translation.confidence < self._options.abstain_below
             answers.append(Translated(one, translation, flags, translation.confidence, abstained))
             counts.update(one.problems)
@@ -104,10 +105,10 @@ class _Answerer:
             counts["references"] += bool(one.reference.strip())
             if self._options.attention:
                 seen = [] if translation.attention is None else [*ids[: translation.attention.shape[1] - 1], EOS]
-                alignments.append(lines.write_alignment(number, answers[-1], sources.pieces(seen), pieces(translation.ids)))
+                alignments.append(replies.write_alignment(number, answers[-1], sources.pieces(seen), pieces(translation.ids)))
         first = first_line - bool(layout.header)  # the header row is no sentence
-        body = [lines.write(one, layout, self._options.placeholder, pieces, number) for number, one in enumerate(answers, first)]
-        return Answers(b"".join(body), +counts, b"".join(alignments), answering.first_error(asked, first_line))
+        body = [replies.write(one, layout, self._options.placeholder, pieces, number) for number, one in enumerate(answers, first)]
+        return Answers(b"".join(body), +counts, b"".join(alignments), first_error(asked, first_line))
 
     def _count_others(self, translation: Translation) -> dict[str, int]:
         """How often fewer hypotheses than n_best are given out, since no more differ; of samples, how many are drawn again."""
@@ -125,7 +126,7 @@ class _Answerer:
         texts: list[str] = []
         pairs: list[Pair] = []
         with made.source.open("rb") as source, made.output.open("rb") as output:
-            found = lines.read_texts(output, made.layout)
+            found = replies.read_texts(output, made.layout)
             for number, raw in enumerate(lines.raw_lines(source), 1):
                 asked = lines.ask(raw, made.layout)
                 if asked.is_header:

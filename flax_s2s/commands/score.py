@@ -10,9 +10,10 @@ from flax_s2s.answers import layout as layouts
 from flax_s2s.answers import pairs
 from flax_s2s.answers.files import Files
 from flax_s2s.answers.layout import Layout
-from flax_s2s.answers.lines import Raw, one_line
+from flax_s2s.answers.lines import Raw
+from flax_s2s.answers.replies import one_line
 from flax_s2s.commands import answering
-from flax_s2s.commands.answering import SKIPPED, Answers
+from flax_s2s.commands.answerer import SKIPPED, Answerer, Answers, Made, Verb, first_error
 from flax_s2s.commands.wiring import Opened, console, open_runs
 from flax_s2s.config import EOS, DecodingConfig, UserError
 from flax_s2s.decoding.forced import Forced, Scorer
@@ -26,7 +27,7 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, file
     """Scores stdin, files, a folder of files, or two aligned files."""
     files = _with_aligned(files, source, target)
 
-    def open_answerer(interactive: bool) -> tuple[answering.Answerer, dict[str, Any]]:
+    def open_answerer(interactive: bool) -> tuple[Answerer, dict[str, Any]]:
         opened = open_runs(run_dirs, checkpoint, decoding, join=False)
         names = ("length_penalty", "ensemble", "rows", "max_source_tokens", "max_length_ratio", "max_length_extra")
         settings = {name: getattr(opened.config.decoding, name) for name in names}
@@ -41,7 +42,7 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, file
             console().print(said)
         return layout
 
-    return answering.run(files, answering.Verb(find_layout, open_answerer), aligned=target).code
+    return answering.run(files, Verb(find_layout, open_answerer), aligned=target).code
 
 
 def _with_aligned(files: Files, source: str, target: str) -> Files:
@@ -82,9 +83,9 @@ class _Answerer:
             counts["unknown targets"] += any(each.unknown_target for each in forced if each)
         pieces = self._opened.vocabularies.target.pieces
         body = b"".join(pairs.write(*each, layout, pieces) for each in zip(asked, found, strict=True))
-        return Answers(body, +counts, first_error=answering.first_error(asked, first_line))
+        return Answers(body, +counts, first_error=first_error(asked, first_line))
 
-    def conclude(self, counts: Counter[str], made: answering.Made | None) -> dict[str, Any]:
+    def conclude(self, counts: Counter[str], made: Made | None) -> dict[str, Any]:
         """The counts, the sum of the log-probabilities, and the perplexity per token."""
         nats = counts[_NATS] / 1e6
         said: dict[str, Any] = {name: count for name, count in counts.items() if name != _NATS}

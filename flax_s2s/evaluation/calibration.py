@@ -25,7 +25,7 @@ from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.constraints import Mean, mean_logp
-from flax_s2s.decoding.translate import padded_length
+from flax_s2s.decoding.requests import padded_length
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.runtime import parallel
 from flax_s2s.runtime.parallel import AXIS, Devices, feed_rows

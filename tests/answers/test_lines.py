@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from flax_s2s.answers import lines, pairs
 from flax_s2s.answers.layout import Layout
-from flax_s2s.answers.lines import Asked, Raw, Translated, ask, find_flags, one_line, raw_lines, read_texts, write
-from flax_s2s.decoding.translate import BLANK, Request, Translation
+from flax_s2s.answers.lines import Asked, Raw, ask, raw_lines
+from flax_s2s.answers.replies import Translated, find_flags, one_line, read_texts, write
+from flax_s2s.decoding.requests import Request
+from flax_s2s.decoding.translate import BLANK, Translation
 
 FOUND = Translation("zwei\u2028Hunde\r", -1.5, -1.2, 3, True, False, 0, (7, 8, 2), (-0.5, -0.5, -0.5), np.eye(3))
 

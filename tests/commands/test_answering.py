@@ -10,9 +10,9 @@ from collections import Counter
 import pytest
 
 from flax_s2s.answers import layout as layouts
-from flax_s2s.answers import lines, parts
+from flax_s2s.answers import lines, parts, replies
 from flax_s2s.answers.files import Files
-from flax_s2s.commands import answering
+from flax_s2s.commands import answerer, answering
 from flax_s2s.config import DataConfig, UserError
 from flax_s2s.decoding.translate import Translation
 
@@ -23,10 +23,10 @@ class _Upper:
     def answer(self, read, layout, first_line):
         asked = [lines.ask(raw, layout) for raw in read]
         counts = Counter(problem for one in asked for problem in one.problems)
-        counts.update({answering.SKIPPED: sum(bool(one.error) for one in asked), "tokens": sum(bool(one.request.source) for one in asked)})
-        answers = [lines.Translated(one, Translation(one.request.source.upper(), -1.0, -1.0, 1, True, False)) for one in asked]
-        body = b"".join(lines.write(one, layout, "", list, number) for number, one in enumerate(answers, first_line))
-        return answering.Answers(body, +counts, b"{}\n" * len(read), answering.first_error(asked, first_line))
+        counts.update({answerer.SKIPPED: sum(bool(one.error) for one in asked), "tokens": sum(bool(one.request.source) for one in asked)})
+        answers = [replies.Translated(one, Translation(one.request.source.upper(), -1.0, -1.0, 1, True, False)) for one in asked]
+        body = b"".join(replies.write(one, layout, "", list, number) for number, one in enumerate(answers, first_line))
+        return answerer.Answers(body, +counts, b"{}\n" * len(read), answerer.first_error(asked, first_line))
 
     def conclude(self, counts, made):
         return dict(counts)
@@ -46,7 +46,7 @@ def run(data=TEXT, *, aligned="", beside="", asked="auto", **options):
         return layouts.find(files, sides, name, first, aligned=bool(aligned), asked=asked, output=output)
 
     try:
-        return answering.run(files, answering.Verb(find_layout, open_answerer), aligned=aligned, beside=beside)
+        return answering.run(files, answerer.Verb(find_layout, open_answerer), aligned=aligned, beside=beside)
     except UserError as error:
         error.add_note(f"{len(opened)} opened")
         raise

@@ -16,9 +16,10 @@ from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.forced import forced_logp
 from flax_s2s.decoding.lexical import Phrases
+from flax_s2s.decoding.requests import Request, padded_length
 from flax_s2s.decoding.shortlist import Shortlist
 from flax_s2s.decoding.stream import Sentences, make_lay_out, make_step_fn, make_stream, most_tokens
-from flax_s2s.decoding.translate import BLANK, Request, Translator, padded_length
+from flax_s2s.decoding.translate import BLANK, Translator
 from flax_s2s.model.seq2seq import init_params, make_model
 from flax_s2s.runtime import parallel
 

@@ -1,0 +1,203 @@
+"""What is asked for, as numbers: tokens, tables, a shape; and what a text does not meet of it.
+
+Enters: `Request`s. Leaves: `Sentences` for the search, rows of one shape.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flax_s2s.config import EOS, UNK, DecodingConfig
+from flax_s2s.data.batching import pad
+from flax_s2s.data.vocab import Vocabularies
+from flax_s2s.decoding.constraints import Automaton, make_automaton
+from flax_s2s.decoding.lexical import make_phrases
+from flax_s2s.decoding.shortlist import Shortlist
+from flax_s2s.decoding.stream import Sentences, most_tokens
+
+_LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_MOST_PHRASE_TOKENS, _MOST_EXCLUDED_BYTES = 256, 4096  # what a phrase, and all that a sentence excludes, may take: tables grow with it
+
+
+class Request(NamedTuple):
+    """A sentence, and what its translation must be like.
+
+    What cannot be met is left out, the rest is met, and the translation says what was not, see `translate.Translation.unmet`: a prefix or a phrase
+    to include with characters that the vocabulary does not have, or longer than any translation; a phrase to include that holds one to
+    exclude, that does not fit in beside those before it, or that is not looked for (in groups, and where translations are sampled).
+    """
+
+    source: str
+    prefix: str = ""  # what the translation begins with
+    include: tuple[str, ...] = ()  # what it must contain
+    exclude: tuple[str, ...] = ()  # what it must not contain, whatever its case; a prefix may
+    seed: int | None = None  # for sampling; None: drawn from decoding.seed and the source
+
+
+class Shape(NamedTuple):
+    """Sizes that a sentence is padded to; sentences of one shape share a program."""
+
+    src: int
+    prefix: int
+    phrases: int
+    phrase_tokens: int
+    states: int
+    candidates: int
+
+
+class Ready(NamedTuple):
+    """A request as numbers, without what cannot be met."""
+
+    request: Request
+    src: list[int]
+    prefix: list[int]
+    include: list[list[list[int]]]
+    exclude: tuple[np.ndarray, np.ndarray] | None
+    seed: int
+    candidates: np.ndarray | None
+    cut_source: bool
+    unknown_source: int
+
+
+def padded_length(tokens: int) -> int:
+    """The length that a sentence is padded to: one of a closed set, with steps of 256 beyond 512."""
+    return next((length for length in _LENGTHS if length >= tokens), -(-tokens // 256) * 256)
+
+
+def _padded(size: int) -> int:
+    """0, or the power of two that holds it, at least 4."""
+    return 0 if size == 0 else max(4, 1 << (size - 1).bit_length())
+
+
+class Requests:
+    """Reads requests by the vocabularies and the settings of a search."""
+
+    def __init__(self, vocabularies: Vocabularies, config: DecodingConfig, blocked: tuple[str, ...], shortlist: Shortlist | None) -> None:
+        """See `translate.Translator`."""
+        self.vocabularies, self.config, self._blocked, self._shortlist = vocabularies, config, blocked, shortlist
+
+    def make_blocklist(self) -> Automaton | None:
+        """What keeps blocked phrases out of every translation."""
+        return Automaton(*(part[None] for part in self._automaton(self._blocked))) if self._blocked else None
+
+    def read(self, chosen: Sequence[int], asked: Sequence[Request]) -> dict[int, Ready]:
+        """The chosen ones of some requests, by their index."""
+        sources = self.vocabularies.source.encode([asked[i].source for i in chosen])
+        prefixes = self.vocabularies.target.encode([asked[i].prefix for i in chosen])
+        ready = {}
+        for i, source, prefix in zip(chosen, sources, prefixes, strict=True):
+            request, cut = asked[i], source[: self.config.max_source_tokens - 1]
+            if UNK in prefix or len(prefix) >= most_tokens(self.config.max_source_tokens, self.config):
+                prefix = []
+            include = self._include(request, most_tokens(len(cut) + 1, self.config))
+            exclude = self._exclude(request.exclude)
+            candidates = None
+            if self._shortlist is not None:
+                wanted = [*prefix, *(token for phrase in include for variant in phrase for token in variant)]
+                candidates = self._shortlist.candidates(cut, wanted)
+            seed = request.seed if request.seed is not None else _draw_seed(self.config.seed, request.source)
+            ready[i] = Ready(request, [*cut, EOS], prefix, include, exclude, seed, candidates, len(cut) < len(source), cut.count(UNK))
+        return ready
+
+    def _include(self, request: Request, limit: int) -> list[list[list[int]]]:
+        """The phrases that can be in a translation of so many tokens, as the tokens that may be."""
+        if self.config.groups > 1 or self.config.temperature:
+            return []
+        found, left, excluded = [], limit - 1, [*filter(None, request.exclude), *self._blocked]
+        for phrase in request.include:
+            variants = self._variants(phrase)
+            shortest = min(map(len, variants), default=0)
+            if variants and shortest <= left and not _held(phrase, excluded):
+                found.append(variants)
+                left -= shortest
+        return found
+
+    def _variants(self, phrase: str) -> list[list[int]]:
+        """A phrase as the tokens of whole words, and as those that go on inside of one; none where it cannot be said."""
+        variants = [self.vocabularies.target.encode([phrase])[0], self.vocabularies.target.encode_inside(phrase)]
+        fitting = [ids for ids in variants if 0 < len(ids) <= _MOST_PHRASE_TOKENS and UNK not in ids]
+        return fitting if fitting[1:] != fitting[:1] else fitting[:1]
+
+    def _exclude(self, phrases: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
+        """What keeps phrases out, as far as they fit."""
+        fitting, left = [], _MOST_EXCLUDED_BYTES
+        for phrase in phrases:
+            size = len(phrase.casefold().encode())
+            if 0 < size <= left:
+                fitting.append(phrase)
+                left -= size
+        return self._automaton(fitting) if fitting else None
+
+    def _automaton(self, phrases: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        return make_automaton([phrase.casefold().encode() for phrase in phrases], self.vocabularies.target.folded_texts())
+
+    def unmet(self, request: Request, text: str) -> tuple[str, ...]:
+        """What a text does not meet of what was asked for; a phrase counts as its tokens write it, at the edges without edge spaces."""
+        if request[1:] == Request("")[1:] and not self._blocked:
+            return ()
+        spelled = dict(zip(wanted := (request.prefix, *request.include), self._spell(wanted), strict=True))
+        missing = [phrase for phrase in request.include if not spelled[phrase] or spelled[phrase] not in f" {text} "]
+        prefix = [request.prefix] if request.prefix and not (spelled[request.prefix] and text.startswith(spelled[request.prefix])) else []
+        return (*prefix, *missing, *_held(text, (*request.exclude, *self._blocked)))
+
+    def _spell(self, texts: Sequence[str]) -> list[str]:
+        """Texts as their tokens write them; nothing where some are unknown."""
+        ids = self.vocabularies.target.encode(texts)
+        return ["" if UNK in own else text for own, text in zip(ids, self.vocabularies.target.decode(ids), strict=True)]
+
+    def shape(self, one: Ready) -> Shape:
+        """What a request is padded to; it depends on the request alone."""
+        longest = max((len(variant) for phrase in one.include for variant in phrase), default=0)
+        states = _padded(len(one.exclude[0])) if one.exclude else 0
+        candidates = 0
+        if one.candidates is not None and self._shortlist is not None:
+            many = len(one.candidates)
+            candidates = self._shortlist.size if many <= self._shortlist.size else _padded(many)
+        return Shape(padded_length(len(one.src)), _padded(len(one.prefix)), _padded(len(one.include)), _padded(longest), states, candidates)
+
+    def sentences(self, shape: Shape, ready: Sequence[Ready], rows: int) -> Sentences:
+        """The arrays of as many sentences as there are rows; rows without a sentence have a limit of 0."""
+        filler = [()] * (rows - len(ready))
+        limit = np.zeros(rows, np.int32)
+        limit[: len(ready)] = [most_tokens(len(one.src), self.config) + len(one.prefix) for one in ready]
+        prefix = prefix_length = include = exclude = seed = candidates = None
+        if shape.prefix:
+            prefix = pad([np.array(_local(one.prefix, one.candidates)) for one in ready], rows, shape.prefix)
+            prefix_length = np.array([len(one.prefix) for one in ready] + [0] * len(filler), np.int32)
+        if shape.phrases:
+            wanted = [[[_local(variant, one.candidates) for variant in phrase] for phrase in one.include] for one in ready]
+            include = make_phrases([*wanted, *map(list, filler)], shape.phrases, 2, shape.phrase_tokens)
+        if shape.states:
+            tables = [one.exclude for one in ready if one.exclude is not None]
+            exclude = Automaton(*(_stack([table[part] for table in tables], rows, shape.states) for part in (0, 1)))
+        if self.config.temperature > 0:
+            seed = np.array([one.seed for one in ready] + [0] * len(filler), np.int32)
+        if shape.candidates:
+            candidates = pad([one.candidates for one in ready if one.candidates is not None], rows, shape.candidates)
+        src_ids = pad([np.array(one.src) for one in ready], rows, shape.src)
+        return Sentences(src_ids, limit, prefix, prefix_length, include, exclude, seed, candidates)
+
+
+def _held(text: str, phrases: Sequence[str]) -> list[str]:
+    """The phrases that a text holds, whatever its case."""
+    folded = text.casefold()
+    return [phrase for phrase in phrases if phrase.casefold() in folded]
+
+
+def _draw_seed(seed: int, source: str) -> int:
+    """A sentence's own seed: it does not depend on where the sentence stands."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {source}".encode(errors="surrogatepass")).digest()[:4], "big") >> 1
+
+
+def _local(ids: Sequence[int], candidates: np.ndarray | None) -> list[int]:
+    """Tokens as they are counted among a sentence's candidates."""
+    return list(ids) if candidates is None else np.searchsorted(candidates, ids).tolist()
+
+
+def _stack(tables: Sequence[np.ndarray], rows: int, states: int) -> np.ndarray:
+    stacked = np.zeros((rows, states, tables[0].shape[1]), tables[0].dtype)
+    for row, table in enumerate(tables):
+        stacked[row, : len(table)] = table
+    return stacked
