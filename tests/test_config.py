@@ -21,7 +21,8 @@ from tiny import changed
 from flax_s2s import config as module
 from flax_s2s.config import Config, Metric, ModelConfig, UserError, differences, flatten, from_json, from_python, nearest, to_json
 from flax_s2s.model.lstm import choose_means
-from flax_s2s.model.seq2seq import init_params, make_model, sizes
+from flax_s2s.model.seq2seq import init_params, make_model
+from flax_s2s.model.sizes import sizes
 from flax_s2s.presets import is_preset, load_preset
 from flax_s2s.rules import check, find_misfits
 from flax_s2s.training.state import count_parameters

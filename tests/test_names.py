@@ -22,9 +22,10 @@ from flax_s2s.model import cells
 from flax_s2s.model.attention import Attention
 from flax_s2s.model.cells import RecurrentLayer, State
 from flax_s2s.model.dropout import drop
+from flax_s2s.model.encoder import Bridge
 from flax_s2s.model.lstm import choose_means, unroll
 from flax_s2s.model.noise import drop_features
-from flax_s2s.model.seq2seq import Bridge, sizes
+from flax_s2s.model.sizes import sizes
 from flax_s2s.training.optimizer import make_optimizer, make_schedule
 
 UNKNOWN = "unheard-of"

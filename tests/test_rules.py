@@ -11,7 +11,8 @@ from tiny import REPOSITORY, changed
 
 from flax_s2s import languages
 from flax_s2s.config import Config, Metric, ModelConfig, UserError, VocabConfig, flatten
-from flax_s2s.model.seq2seq import init_params, make_model, sizes
+from flax_s2s.model.seq2seq import init_params, make_model
+from flax_s2s.model.sizes import sizes
 from flax_s2s.presets import load_preset
 from flax_s2s.rules import check, find_misfits
 

@@ -24,7 +24,8 @@ from flax_s2s.decoding.beam import Hypotheses, Next
 from flax_s2s.decoding.constraints import Automaton, Steps
 from flax_s2s.decoding.lexical import Phrases
 from flax_s2s.decoding.sampling import sample
-from flax_s2s.model.seq2seq import Memory, Model, Seq2Seq, StepWeights
+from flax_s2s.model.decoder import Memory
+from flax_s2s.model.seq2seq import Model, Seq2Seq, StepWeights
 from flax_s2s.runtime.parallel import AXIS, Devices
 
 NEVER = (PAD, BOS, UNK)

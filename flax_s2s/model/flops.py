@@ -6,7 +6,7 @@ import jax
 
 from flax_s2s.config import ModelConfig
 from flax_s2s.model.attention import score_products
-from flax_s2s.model.seq2seq import sizes
+from flax_s2s.model.sizes import sizes
 
 
 class Flops(NamedTuple):

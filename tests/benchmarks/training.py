@@ -103,7 +103,7 @@ def jax_model(name, task, file, vocab):
     import numpy as np
 
     from flax_s2s.config import PAD
-    from flax_s2s.model import seq2seq
+    from flax_s2s.model import decoder, encoder, seq2seq
     from flax_s2s.model.flops import count_flops
     from flax_s2s.runtime.parallel import feed_all, feed_rows, make_devices
     from flax_s2s.training.optimizer import make_optimizer
@@ -111,7 +111,7 @@ def jax_model(name, task, file, vocab):
     from flax_s2s.training.step import make_train_step
 
     if "nnx.RNN" in name:
-        seq2seq.unroll = nnx_layer
+        encoder.unroll = decoder.unroll = nnx_layer
     config, devices = reference_model(task == "feeding"), make_devices(1, {})
     if "float32" in name:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute="float32"))

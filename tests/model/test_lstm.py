@@ -14,9 +14,9 @@ from jaxprs import carries, equations
 from flax_s2s.config import ModelConfig
 from flax_s2s.model import cells
 from flax_s2s.model.cells import RecurrentLayer, State, Zones, zero_state
+from flax_s2s.model.encoder import Encoder
 from flax_s2s.model.lstm import project, unroll
 from flax_s2s.model.noise import Noise
-from flax_s2s.model.seq2seq import Encoder
 
 FLOAT32, BFLOAT16 = 1e-5, 3e-2  # largest error, as a share of the largest entry
 INPUTS, STATES = ("inputs", "kernel_in", "kernel_rec", "bias", "hidden", "cell"), ("outputs", "hidden", "cell")

@@ -14,7 +14,9 @@ from jaxprs import carries
 
 from flax_s2s.config import BOS, EOS, PAD, Config, DataConfig, ModelConfig, OptimizerConfig
 from flax_s2s.model.dropout import choose, drop, row_keys
-from flax_s2s.model.seq2seq import init_params, make_model, reverse_real, sizes, source_layer
+from flax_s2s.model.encoder import reverse_real, source_layer
+from flax_s2s.model.seq2seq import init_params, make_model
+from flax_s2s.model.sizes import sizes
 from flax_s2s.rules import check
 
 # A rate, so that every test without keys also says that nothing is dropped without keys.
