@@ -1,4 +1,4 @@
-"""What a run is made of: one frozen dataclass per room, and its exact JSON form.
+"""What a run is made of: one frozen dataclass per room, and its exact JSON form; the names that fields may have, and their tables.
 
 Enters: a preset, a `config.json`, or nothing (the defaults). Leaves: a `Config` whose fields have the types and names that are
 declared here; `rules.check` says whether they agree.

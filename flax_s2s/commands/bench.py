@@ -5,7 +5,7 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -79,11 +79,9 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
 
     decoded = sum(translation.tokens for translation in decode())
     train_secs, decode_secs, products = _interleaved([train, decode], rounds)
-    source, target = (sum(int(np.count_nonzero(side != PAD)) for side in sides) for sides in zip(*batches, strict=True))
+    source, target, attended = _count_tokens(batches)
     padded = sum(side.size for batch in batches for side in batch)
     time_steps = sum(side.shape[1] for batch in batches for side in batch)
-    lengths = [[np.count_nonzero(side != PAD, axis=1) for side in batch] for batch in batches]
-    attended = sum(float((src * tgt).sum()) for src, tgt in lengths) / target  # source tokens that a target token looks at
     work = count_flops(config.model, box[0].params).training(source, target, attended)
     fastest = products * (1 if jax.default_backend() == "cpu" else devices.count)
     return {
@@ -105,6 +103,13 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
         "decode_beam_size": config.decoding.beam_size,
         "rounds": rounds,
     }
+
+
+def _count_tokens(batches: Sequence[Any]) -> tuple[int, int, float]:
+    """Real ones of source and target; and how many of the source a target token looks at, in the mean."""
+    source, target = (sum(int(np.count_nonzero(side != PAD)) for side in sides) for sides in zip(*batches, strict=True))
+    lengths = [[np.count_nonzero(side != PAD, axis=1) for side in batch] for batch in batches]
+    return source, target, sum(float((src * tgt).sum()) for src, tgt in lengths) / target
 
 
 def _shape(batch: Any) -> Any:

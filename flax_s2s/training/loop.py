@@ -85,9 +85,7 @@ def _train(
     """Trains until it ends, or, without an outcome, until too many updates in a row were bad."""
     step = int(state.step)
     meter, guard = Meter(step, config), Guard(state, work.report, config.roll_back_after)
-    pending: _Pending | None = None
-    losses: list[Loss] = []  # since the last line: batches of long sentences and of short ones differ too much to say one
-    stopping = False
+    lines, stopping = _Lines(meter, log), False
     if step and _due(step, config):  # unless it was made before a stop, which comes first
         state, score, stopping = _evaluate(state, step, work, config, devices, meter, log)
         if score is not None:
@@ -100,15 +98,14 @@ def _train(
         stopping = any(work.stop_before(state, batch.fed, batch.after) for batch in batches)
         meter.waited(time.perf_counter() - begin)
         if stopping:
-            _say(pending, meter, log)
+            lines.say()
             guard.read()
             if saved < step:
                 work.save(state, None, False)
             return state, "stopped"
         for batch in batches:
             state, update = work.train_step(state, batch.fed, batch.after)
-        _say(pending, meter, log)  # fetched only now: the device is busy with the next step meanwhile
-        pending = None
+        lines.say()  # fetched only now: the device is busy with the next step meanwhile
         too_many = guard.read()  # likewise of the step before, also where that was the last one before a stop
         step += 1
         guard.watch(step, update, [batch.position for batch in batches], [batch.rows for batch in batches])
@@ -116,21 +113,17 @@ def _train(
             guard.read()
             return state, None
         meter.add(sum(batch.tokens for batch in batches) * jax.process_count(), work.warm())
-        losses.append(update.loss)
         log.advance(step, meter.left_secs(step))
-        if step % config.log_every_steps == 0 or step >= config.steps:
-            pending, losses = _Pending(step, batches[-1].position[0], update, losses), []
+        lines.add(step, batches[-1].position[0], update, step % config.log_every_steps == 0 or step >= config.steps)
         stopping, score, improved = work.stop_requested(), None, False
         if not stopping and _due(step, config):
-            _say(pending, meter, log)
-            pending = None
+            lines.say()
             state, score, stopping = _evaluate(state, step, work, config, devices, meter, log)
             bad_evaluations = int(state.bad_evaluations)
             improved = score is not None and bad_evaluations == 0
         outcome = _outcome(bad_evaluations, config, stopping, step)
         if _saves(step, config, improved) or outcome:
-            _say(pending, meter, log)
-            pending = None
+            lines.say()
             guard.read()  # a run that begins after this step would not report it
             begin = time.perf_counter()
             work.save(state, score, _saves(step, config, improved))
@@ -187,6 +180,26 @@ class _Pending(NamedTuple):
     epoch: int
     update: Update
     losses: list[Loss]  # of all updates since the last line
+
+
+class _Lines:
+    """Lines of progress, each said when the device has its numbers ready, and something else to do."""
+
+    def __init__(self, meter: Meter, log: RunLog) -> None:
+        self._meter, self._log = meter, log
+        self._pending: _Pending | None = None
+        self._losses: list[Loss] = []  # since the last line: batches of long sentences and of short ones differ too much to say one
+
+    def add(self, step: int, epoch: int, update: Update, due: bool) -> None:
+        """An update; where a line is due, it waits to be said."""
+        self._losses.append(update.loss)
+        if due:
+            self._pending, self._losses = _Pending(step, epoch, update, self._losses), []
+
+    def say(self) -> None:
+        """Says the line that waits, if there is one."""
+        _say(self._pending, self._meter, self._log)
+        self._pending = None
 
 
 def _say(pending: _Pending | None, meter: Meter, log: RunLog) -> None:
