@@ -20,7 +20,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from flax_s2s.answers.layout import Layout
@@ -168,18 +168,22 @@ def _ask_json(line: str, layout: Layout, problems: list[str]) -> Asked:
     record: dict[str, Any] = {}
     try:
         record = read_object(line)
-        request = Request(
-            read_side(record, layout, 0),
-            read_string(record.get("prefix", ""), "prefix"),
-            _texts(record, "include"),
-            _texts(record, "exclude"),
-            _seed(record),
-        )
+        request = make_request(read_side(record, layout, 0), record)
     except LineError as error:
         return Asked(Request(""), (*problems, error.cause), record.get("id"), error=str(error))
     if any("\ufffd" in text for text in (request.source, request.prefix)) and "\\ud" in line.lower():
         problems.append(NOT_UTF8)
     return _count_blank(Asked(request, tuple(problems), record.get("id")))
+
+
+def make_request(source: Any, wishes: Mapping[str, Any]) -> Request:
+    """A request whose fields are checked: the source, and what is wished of its translation, each by its name in `Request` or not there.
+
+    Raises:
+        LineError: one is not of its kind.
+    """
+    source, prefix = read_string(source, "source"), read_string(wishes.get("prefix", ""), "prefix")
+    return Request(source, prefix, _texts(wishes, "include"), _texts(wishes, "exclude"), _seed(wishes))
 
 
 def _count_blank(asked: Asked) -> Asked:
@@ -222,14 +226,14 @@ def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
 
 
-def _texts(record: dict[str, Any], name: str) -> tuple[str, ...]:
+def _texts(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = record.get(name, [])
     if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
         raise LineError(INVALID, f"{name} must be a list of strings that are not empty")
     return tuple(read_string(one, name) for one in value)
 
 
-def _seed(record: dict[str, Any]) -> int | None:
+def _seed(record: Mapping[str, Any]) -> int | None:
     value = record.get("seed")
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31):
         raise LineError(INVALID, "seed must be a whole number from 0 to 2**31 - 1")

@@ -20,7 +20,9 @@ from flax_s2s.commands.wiring import Opened, console, make_translator, open_runs
 from flax_s2s.config import EOS, Config, DecodingConfig, Tokenizer, UserError
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.files import read_lines
-from flax_s2s.decoding.translate import Translation
+from flax_s2s.decoding.requests import Request
+from flax_s2s.decoding.stream import Weights
+from flax_s2s.decoding.translate import Translation, Translator
 from flax_s2s.evaluation.evaluate import make_examples, score_defined
 from flax_s2s.evaluation.metrics import open_tokenizer
 from flax_s2s.runs import rundir
@@ -73,6 +75,18 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, file
     return outcome.code
 
 
+def translate(
+    translator: Translator, weights: Sequence[Weights], requests: Sequence[Request]
+) -> list[tuple[Translation, tuple[str, ...], list[int]]]:
+    """Of each request the translation, what looks wrong with it (see `replies.find_flags`), and the tokens of its source."""
+    found = translator(weights, requests)
+    source_ids = translator.vocabularies.source.encode([one.source for one in requests])
+    return [
+        (translation, replies.find_flags(one.source, translation, len(ids)), ids)
+        for one, translation, ids in zip(requests, found, source_ids, strict=True)
+    ]
+
+
 class _Answerer:
     """Answers lines with a model."""
 
@@ -84,13 +98,11 @@ class _Answerer:
     def answer(self, read: Sequence[Raw], layout: Layout, first_line: int) -> Answers:
         """The translations of lines, and what was seen in them."""
         asked = [lines.ask(raw, layout) for raw in read]
-        found = self._translator(self._weights, [one.request for one in asked])
+        found = translate(self._translator, self._weights, [one.request for one in asked])
         sources, pieces = self._opened.vocabularies.source, self._opened.vocabularies.target.pieces
-        source_ids = sources.encode([one.request.source for one in asked])
         counts: Counter[str] = Counter()
         answers, alignments = [], []
-        for number, (one, translation, ids) in enumerate(zip(asked, found, source_ids, strict=True), first_line + 1):
-            flags = replies.find_flags(one.request.source, translation, len(ids))
+        for number, (one, (translation, flags, ids)) in enumerate(zip(asked, found, strict=True), first_line + 1):
             abstained = bool(translation.tokens) and translation.confidence < self._options.abstain_below
             answers.append(Translated(one, translation, flags, translation.confidence, abstained))
             counts.update(one.problems)

@@ -51,13 +51,9 @@ class Options(NamedTuple):
 
 def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, options: Options) -> int:
     """Prints a table of scores with their signatures, and writes it as JSON where asked."""
-    if options.resamples < 0:
-        raise UserError(f"--resamples {options.resamples} must be 0 (no confidence intervals) or more, for example 1000")
-    form = options.calibration.rpartition(".")[2].lower()
-    if options.calibration and form not in ("png", "pdf", "svg"):
-        raise UserError(f"--calibration {options.calibration} must be a picture; end its name with .png, .pdf or .svg")
-    with optional_file(options.json) as file, optional_file(options.calibration) as picture:
-        found = evaluate(run_dirs, checkpoint, decoding, options, picture)
+    check(options)
+    with optional_file(options.json) as file:
+        found = evaluate(run_dirs, checkpoint, decoding, options)
         if file:
             write_json(file, found.result)
     print_found(found)  # last: no output device can cost what was computed
@@ -72,22 +68,39 @@ class Found(NamedTuple):
     notes: list[str]  # what to know of the scores
 
 
-def evaluate(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig | None, options: Options, picture: Any = None) -> Found:
-    """Translates and scores as `run` does, and prints none of it; the calibration is drawn into `picture`."""
+def check(options: Options) -> None:
+    """Refuses what can be seen to be wrong before anything is read.
+
+    Raises:
+        UserError: something is.
+    """
+    if options.resamples < 0:
+        raise UserError(f"--resamples {options.resamples} must be 0 (no confidence intervals) or more, for example 1000")
+    if options.calibration and _form(options.calibration) not in ("png", "pdf", "svg"):
+        raise UserError(f"--calibration {options.calibration} must be a picture; end its name with .png, .pdf or .svg")
+
+
+def _form(picture: str) -> str:
+    return picture.rpartition(".")[2].lower()
+
+
+def evaluate(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig | None, options: Options, *, quiet: bool = False) -> Found:
+    """Translates and scores as `run` does, and prints none of it; what goes on is said unless it is to be quiet."""
     configured = read_config(make_path(run_dirs[0]))
     choose(configured, options)  # what cannot be measured is said before anything is loaded
-    opened = open_runs(run_dirs, checkpoint, decoding)
-    _check_seeds(run_dirs, opened.config, options)
-    opened = opened._replace(config=choose(opened.config, options))
-    chosen, examples = load_examples(opened.config, options)
-    fitting = load_split(opened.config, "valid", options.data_folder) if picture else chosen
-    found, translations = _evaluate(opened, run_dirs, chosen, examples, options)
-    if picture:
-        calibration = _calibrate(opened, fitting.pairs, chosen.pairs, examples, translations)
-        found.result["calibration"] = _describe(calibration)
-        reliability.draw(
-            picture, options.calibration.rpartition(".")[2].lower(), (calibration.before, calibration.after), calibration.groups
-        )
+    with optional_file(options.calibration) as picture:
+        opened = open_runs(run_dirs, checkpoint, decoding)
+        _check_seeds(run_dirs, opened.config, options)
+        opened = opened._replace(config=choose(opened.config, options))
+        chosen, examples = load_examples(opened.config, options)
+        fitting = load_split(opened.config, "valid", options.data_folder) if picture else chosen
+        out = make_console(stderr=True, speaks=False) if quiet else console()
+        found, translations = _evaluate(opened, run_dirs, chosen, examples, options, out)
+        if picture:
+            with out.status("calibrating"):
+                calibration = _calibrate(opened, fitting.pairs, chosen.pairs, examples, translations)
+            found.result["calibration"] = _describe(calibration)
+            reliability.draw(picture, _form(options.calibration), (calibration.before, calibration.after), calibration.groups)
     return found
 
 
@@ -107,9 +120,9 @@ def _check_seeds(run_dirs: Sequence[str], config: Config, options: Options) -> N
 
 
 def _evaluate(
-    opened: Opened, run_dirs: Sequence[str], chosen: corpus.Corpus, examples: Sequence[Example], options: Options
+    opened: Opened, run_dirs: Sequence[str], chosen: corpus.Corpus, examples: Sequence[Example], options: Options, out: Console
 ) -> tuple[Found, list[Translation]]:
-    config, out = opened.config, console()
+    config = opened.config
     runs = ", ".join(f"step {step} of {run_dir}" for step, run_dir in zip(opened.steps, run_dirs, strict=True))
     merged = f" with {len(examples):,} sources" if config.evaluation.merge_sources else ""
     left_out = f", left out: {chosen.blank:,} blank" if chosen.blank else ""
@@ -148,8 +161,7 @@ def _calibrate(
     opened: Opened, fitting: Sequence[Pair], pairs: Sequence[Pair], examples: Sequence[Example], found: Sequence[Translation]
 ) -> Calibration:
     forecaster = Forecaster(opened.models, opened.vocabularies, opened.config.decoding, opened.devices)
-    with console().status("calibrating"):
-        before, after = calibrate(forecaster, opened.params, fitting, pairs)
+    before, after = calibrate(forecaster, opened.params, fitting, pairs)
     said = [i for i, translation in enumerate(found) if translation.tokens]
     texts, translated = [found[i].text for i in said], [examples[i] for i in said]
     config, target = opened.config.evaluation, opened.config.data.target

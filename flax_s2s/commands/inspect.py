@@ -1,7 +1,10 @@
 """`inspect CONFIG or RUN_DIR`: what a configuration amounts to, before anything is trained."""
 
+import math
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -25,37 +28,98 @@ from flax_s2s.training.state import abstract_state, count_parameters
 from flax_s2s.training.step import abstract_batch, make_train_step
 
 
+class Planned(NamedTuple):
+    """A shape of batches."""
+
+    rows: int
+    source_tokens: int  # of a row, padding included
+    target_tokens: int
+    batches: int  # an epoch
+    state_bytes: int | None  # that the train step takes on each device for the state and the batch; None: not asked for
+    temporary_bytes: int | None  # and for what it works in
+
+
+class Epoch(NamedTuple):
+    """One pass over the training pairs."""
+
+    shapes: list[Planned]
+    source_tokens: int  # real ones
+    target_tokens: int
+    padding: float  # the share of all tokens that is padding, 0 to 1
+    tokens_per_sec: float  # of both sides, were every operation as fast as a float32 matrix product
+    product_flops: float  # how fast that is here, floating-point operations a second
+    corpus: str  # how many pairs, and what is left out
+    warnings: list[str]
+
+
+class Inspection(NamedTuple):
+    """What a configuration amounts to; as text, what `inspect` prints."""
+
+    parameters: int
+    parameter_shapes: dict[str, tuple[int, ...]]  # by name, as `decoder/layers/0/kernel_in`
+    vocabulary: tuple[int, int]  # tokens of the source and of the target
+    flops: Flops  # forward; training takes three times as many
+    warnings: list[str]
+    epoch: Epoch | None  # None where the corpus is not at hand
+    lack: str = ""  # why it is not
+
+    def __str__(self) -> str:
+        """The tables and lines that the verb prints."""
+        out = make_console(stderr=False)
+        with out.capture() as captured:
+            _print_model(self, out)
+            if self.epoch:
+                _print_epoch(self.epoch, out)
+        return captured.get()
+
+
 def run(config: Config, run_dir: str, memory: bool) -> int:
     """Prints parameters and FLOPs; and, where the corpus is at hand, shapes, padding, memory and what speed to compare with."""
+    found, plan = _look(config, run_dir, memory)
+    out = make_console(stderr=False)
+    _print_model(found, out)
+    if plan:
+        _print_epoch(plan(), out)
+    return 0
+
+
+def inspect(config: Config, run_dir: str, memory: bool) -> Inspection:
+    """What `run` prints, as numbers.
+
+    Args:
+        config: of a run to be, or of the run.
+        run_dir: of a run, which has its vocabulary; empty: there is none.
+        memory: whether the train step of every shape is compiled, to say the memory it takes.
+
+    Raises:
+        UserError: the configuration is no good; or its vocabulary is as large as that of a corpus that is not at hand.
+    """
+    found, plan = _look(config, run_dir, memory)
+    return found._replace(epoch=plan() if plan else None)
+
+
+def _look(config: Config, run_dir: str, memory: bool) -> tuple[Inspection, Callable[[], Epoch] | None]:
+    """The model, at once; and what finds out about an epoch, which takes a while, where the corpus is at hand."""
     config = check(config, measures=not run_dir)  # a run need not be measured to be looked at
     begin()
     devices = parallel.make_devices(config.training.devices, {"data.row_multiple": config.data.row_multiple})
-    out = make_console(stderr=False)
     lack: UserError | None = None
     try:
         ready = make_ready(config, epath.Path(run_dir) / rundir.VOCAB if run_dir else None)
     except UserError as error:
         ready, lack = None, error
-        out.print(f"without its corpus, so without shapes and memory: {error}\n")
     kept = vocab.load(rundir.make_path(run_dir) / rundir.VOCAB, config.vocab.joint) if run_dir else None
     vocabularies = ready.vocabularies if ready else kept
     sizes = (len(vocabularies.source), len(vocabularies.target)) if vocabularies else vocab.planned_sizes(config.vocab)
     if sizes is None:  # and so no parameters either
         raise lack or UserError("vocab.size=0 takes all that the text has; give the text, or a vocab.size")
     params = jax.eval_shape(lambda: init_params(config.model, *sizes, jax.random.key(0)))
-    flops = count_flops(config.model, params)
-    out.print(_parameters(params))
-    out.print(
-        f"vocabulary {sizes[0]:,} and {sizes[1]:,}; training FLOPs: {3 * flops.source_token / 1e6:.2f} M per source token, "
-        f"{3 * flops.target_token / 1e6:.2f} M per target token, {3 * flops.attended / 1e3:.2f} k per pair of both\n"
-    )
-    for misfit in find_misfits(config):
-        out.print(f"warning: {misfit}\n")
+    shapes = {"/".join(str(part.key) for part in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    flops, warnings = count_flops(config.model, params), find_misfits(config)
     if ready:
-        for warning in warn_of_tokens(config, ready, _validation(config)):
-            out.print(f"warning: {warning}\n")
-        _describe_batches(config, ready, sizes, flops, devices, memory, out)
-    return 0
+        warnings = [*warnings, *warn_of_tokens(config, ready, _validation(config))]
+    found = Inspection(count_parameters(params), shapes, sizes, flops, warnings, None, str(lack or ""))
+    return found, partial(_plan, config, ready, sizes, flops, devices, memory) if ready else None
 
 
 def _validation(config: Config) -> list[corpus.Pair]:
@@ -66,44 +130,69 @@ def _validation(config: Config) -> list[corpus.Pair]:
         return []
 
 
-def _parameters(params: Any) -> Table:
-    table = Table("parameters", "shape", "numbers", box=None)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        table.add_row("/".join(str(part.key) for part in path), "x".join(map(str, leaf.shape)), f"{leaf.size:,}")
-    table.add_row("all", "", f"{count_parameters(params):,}")
-    return table
-
-
-def _describe_batches(
-    config: Config, ready: Ready, sizes: tuple[int, int], flops: Flops, devices: Devices, memory: bool, out: Console
-) -> None:
+def _plan(config: Config, ready: Ready, sizes: tuple[int, int], flops: Flops, devices: Devices, memory: bool) -> Epoch:
     pipeline = ready.make_pipeline(config.seed)
     plan = pipeline.plan(0)
     source, target = pipeline.count(0)
     counted = Counter(planned.shape for planned in plan)
-    table = Table("shape rows x (src + tgt)", "batches an epoch", "memory per device", box=None)
-    for shape in ready.shapes:
-        table.add_row(str(shape), f"{counted[shape]:,}", _memory(config, shape, sizes, devices) if memory else "not asked for")
-    out.print(table)
+    shapes = [
+        Planned(shape.rows, shape.src, shape.tgt, counted[shape], *(_memory(config, shape, sizes, devices) if memory else (None, None)))
+        for shape in ready.shapes
+    ]
     work = flops.training(source, target, source / len(ready.tokens.pairs))
     rate = measure_products() * (1 if jax.default_backend() == "cpu" else devices.count)
-    out.print(
-        f"{account.describe_train(ready.tokens, ready.train.name, config.data)}\nfirst {account.show(ready.tokens.counts.first)}\n"
-        f"{source:,} source and {target:,} target tokens an epoch in {len(plan):,} batches, padding {pipeline.waste(plan):.1%}\n"
-        f"{rate * (source + target) / work:,.0f} tokens/s, were every operation as fast as a float32 matrix product here "
-        f"({rate / 1e9:,.0f} GFLOP/s)"
-    )
-    for warning in account.warn_train(ready.tokens, ready.train.name, config.data):
-        out.print(warning)
+    name = ready.train.name
+    corpus_text = f"{account.describe_train(ready.tokens, name, config.data)}\nfirst {account.show(ready.tokens.counts.first)}"
+    warnings = account.warn_train(ready.tokens, name, config.data)
+    return Epoch(shapes, source, target, pipeline.waste(plan), rate * (source + target) / work, rate, corpus_text, warnings)
 
 
-def _memory(config: Config, shape: Shape, sizes: tuple[int, int], devices: Devices) -> str:
-    """What the compiled train step of one shape takes: state, batch and temporaries."""
+def _memory(config: Config, shape: Shape, sizes: tuple[int, int], devices: Devices) -> tuple[int, int]:
+    """Bytes that the compiled train step of one shape takes: for state and batch, and temporaries."""
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
     step = make_train_step(model, optimizer, config, devices)
     after = jax.ShapeDtypeStruct((2,), np.int32, sharding=devices.replicated)
     analysis = (
         step.lower(abstract_state(config, sizes, optimizer, devices), abstract_batch(shape, devices), after).compile().memory_analysis()
     )
-    state, temporary = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
-    return f"{(state + temporary) / 2**20:,.0f} MiB ({state / 2**20:,.0f} state, {temporary / 2**20:,.0f} temporary)"
+    return analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
+
+
+def _print_model(found: Inspection, out: Console) -> None:
+    if found.lack:
+        out.print(f"without its corpus, so without shapes and memory: {found.lack}\n")
+    table = Table("parameters", "shape", "numbers", box=None)
+    for name, shape in found.parameter_shapes.items():
+        table.add_row(name, "x".join(map(str, shape)), f"{math.prod(shape):,}")
+    table.add_row("all", "", f"{found.parameters:,}")
+    out.print(table)
+    flops = found.flops
+    out.print(
+        f"vocabulary {found.vocabulary[0]:,} and {found.vocabulary[1]:,}; training FLOPs: {3 * flops.source_token / 1e6:.2f} M per source token, "
+        f"{3 * flops.target_token / 1e6:.2f} M per target token, {3 * flops.attended / 1e3:.2f} k per pair of both\n"
+    )
+    for warning in found.warnings:
+        out.print(f"warning: {warning}\n")
+
+
+def _print_epoch(epoch: Epoch, out: Console) -> None:
+    table = Table("shape rows x (src + tgt)", "batches an epoch", "memory per device", box=None)
+    for one in epoch.shapes:
+        table.add_row(str(Shape(one.rows, one.source_tokens, one.target_tokens)), f"{one.batches:,}", _describe_memory(one))
+    out.print(table)
+    out.print(
+        f"{epoch.corpus}\n"
+        f"{epoch.source_tokens:,} source and {epoch.target_tokens:,} target tokens an epoch in {sum(one.batches for one in epoch.shapes):,} "
+        f"batches, padding {epoch.padding:.1%}\n"
+        f"{epoch.tokens_per_sec:,.0f} tokens/s, were every operation as fast as a float32 matrix product here "
+        f"({epoch.product_flops / 1e9:,.0f} GFLOP/s)"
+    )
+    for warning in epoch.warnings:
+        out.print(warning)
+
+
+def _describe_memory(one: Planned) -> str:
+    if one.state_bytes is None or one.temporary_bytes is None:
+        return "not asked for"
+    whole, state, temporary = (size / 2**20 for size in (one.state_bytes + one.temporary_bytes, one.state_bytes, one.temporary_bytes))
+    return f"{whole:,.0f} MiB ({state:,.0f} state, {temporary:,.0f} temporary)"

@@ -16,7 +16,9 @@ from flax_s2s.commands import answering
 from flax_s2s.commands.answerer import SKIPPED, Answerer, Answers, Made, Verb, first_error
 from flax_s2s.commands.wiring import Opened, console, open_runs
 from flax_s2s.config import EOS, DecodingConfig, UserError
+from flax_s2s.data.vocab import Vocabulary
 from flax_s2s.decoding.forced import Forced, Scorer
+from flax_s2s.decoding.stream import Weights
 from flax_s2s.runs.rundir import make_path, read_config
 
 _NATS = "micronats"  # what is counted: minus log-probabilities in millionths of a nat, whole numbers, whose sum no order changes
@@ -60,6 +62,31 @@ def _with_aligned(files: Files, source: str, target: str) -> Files:
     return dataclasses.replace(files, input=(source,))
 
 
+def score(scorer: Scorer, weights: Sequence[Weights], asked: Sequence[pairs.Asked]) -> list[list[Forced | None]]:
+    """Scores each target of each line; None for one that is too long."""
+    found: list[list[Forced | None]] = [[_NOTHING] * len(one.targets) for one in asked]
+    places = [(i, k) for i, one in enumerate(asked) if one.source.strip() for k in range(len(one.targets))]
+    ids = _encode(scorer.vocabularies.target, [asked[i].targets[k] for i, k in places])
+    fits = [number for number, one in enumerate(ids) if len(one) < scorer.most_tokens]
+    scored = scorer(weights, [asked[places[n][0]].source for n in fits], [ids[n] for n in fits])
+    for i, k in places:
+        found[i][k] = None
+    for number, one in zip(fits, scored, strict=True):
+        found[places[number][0]][places[number][1]] = one
+    return found
+
+
+def _encode(vocabulary: Vocabulary, targets: Sequence[pairs.Target]) -> list[list[int]]:
+    """Tokens of each text, without the end mark: those that `decode` generated, where they make the text."""
+    encoded = vocabulary.encode([target.text for target in targets])
+    given = [vocabulary.find(target.pieces) if target.pieces else None for target in targets]
+    texts = vocabulary.decode([ids or [] for ids in given])
+    for number, (ids, text) in enumerate(zip(given, texts, strict=True)):
+        if ids and one_line(text) == targets[number].text:
+            encoded[number] = ids[:-1] if ids[-1] == EOS else ids
+    return encoded
+
+
 class _Answerer:
     """Answers lines with log-probabilities."""
 
@@ -72,7 +99,7 @@ class _Answerer:
         """The scores of lines, and what was seen in them."""
         asked = [pairs.ask(raw, layout) for raw in read]
         counts: Counter[str] = Counter()
-        found = self._score(asked)
+        found = score(self._scorer, self._weights, asked)
         for one, forced in zip(asked, found, strict=True):
             counts.update(one.problems)
             for each in forced:
@@ -90,30 +117,6 @@ class _Answerer:
         nats = counts[_NATS] / 1e6
         said: dict[str, Any] = {name: count for name, count in counts.items() if name != _NATS}
         return said | ({"logp": -nats, "perplexity": math.exp(min(nats / counts["tokens"], 700.0))} if counts["tokens"] else {})
-
-    def _score(self, asked: Sequence[pairs.Asked]) -> list[list[Forced | None]]:
-        """Of each target of each line; None for one that is too long."""
-        found: list[list[Forced | None]] = [[_NOTHING] * len(one.targets) for one in asked]
-        places = [(i, k) for i, one in enumerate(asked) if one.source.strip() for k in range(len(one.targets))]
-        ids = self._encode([asked[i].targets[k] for i, k in places])
-        fits = [number for number, one in enumerate(ids) if len(one) < self._scorer.most_tokens]
-        scored = self._scorer(self._weights, [asked[places[n][0]].source for n in fits], [ids[n] for n in fits])
-        for i, k in places:
-            found[i][k] = None
-        for number, one in zip(fits, scored, strict=True):
-            found[places[number][0]][places[number][1]] = one
-        return found
-
-    def _encode(self, targets: Sequence[pairs.Target]) -> list[list[int]]:
-        """Tokens of each text, without the end mark: those that `decode` generated, where they make the text."""
-        vocabulary = self._opened.vocabularies.target
-        encoded = vocabulary.encode([target.text for target in targets])
-        given = [vocabulary.find(target.pieces) if target.pieces else None for target in targets]
-        texts = vocabulary.decode([ids or [] for ids in given])
-        for number, (ids, text) in enumerate(zip(given, texts, strict=True)):
-            if ids and one_line(text) == targets[number].text:
-                encoded[number] = ids[:-1] if ids[-1] == EOS else ids
-        return encoded
 
     def _count(self, forced: Forced | None) -> dict[str, int]:
         if forced is None:

@@ -42,8 +42,10 @@ def describe(
         "batches": f"{len(plan):,} an epoch, {len(ready.tokens.pairs) / len(plan):.1f} pairs each, padding {pipeline.waste(plan):.1%}",
         "versions": " ".join(f"{name} {version}" for name, version in versions().items()),
     }
-    warnings = [
-        *account.warn_train(ready.tokens, train.name, config.data),
-        *account.warn_valid(valid, fitting, ready.shapes[-1], sides, config.data),
-    ]
-    return "\n".join([*(f"{name:<11}{text}" for name, text in lines.items()), *warnings])
+    return "\n".join(f"{name:<11}{text}" for name, text in lines.items())
+
+
+def find_faults(config: Config, ready: Ready, valid: Corpus, fitting: TokenPairs) -> list[str]:
+    """What of the corpus is probably not meant, a line each."""
+    trained = account.warn_train(ready.tokens, ready.train.name, config.data)
+    return [*trained, *account.warn_valid(valid, fitting, ready.shapes[-1], ready.vocabularies, config.data)]

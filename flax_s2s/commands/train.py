@@ -14,7 +14,7 @@ from flax_s2s import errors
 from flax_s2s.commands import initial
 from flax_s2s.commands.recovery import Reports, make_roll_back
 from flax_s2s.commands.steps import Steps, by_first_use, make_steps
-from flax_s2s.commands.summary import describe
+from flax_s2s.commands.summary import describe, find_faults
 from flax_s2s.commands.wiring import Ready, begin, keep_memory, make_ready, warn_of_tokens
 from flax_s2s.config import Config, TrainingConfig, UserError, differences, to_json
 from flax_s2s.data import corpus, vocab
@@ -56,7 +56,9 @@ def run(config: Config, run_dir: str, flags: Flags | None = None, init_from: str
     return errors.PREEMPTED if reached.outcome == "stopped" else errors.DONE
 
 
-def train(config: Config, run_dir: str, flags: Flags | None = None, init_from: str = "", command: str = "") -> Reached:
+def train(
+    config: Config, run_dir: str, flags: Flags | None = None, init_from: str = "", command: str = "", *, quiet: bool = False
+) -> Reached:
     """Trains to `training.steps`, or until stopped, or until it no longer improves; all is saved then.
 
     Args:
@@ -65,6 +67,7 @@ def train(config: Config, run_dir: str, flags: Flags | None = None, init_from: s
         flags: where this process stands among others.
         init_from: another run, whose parameters a new run starts from; empty: they are drawn.
         command: the command line, for the log.
+        quiet: whether nothing is printed; what must be seen is a Python warning then.
 
     Raises:
         UserError: see the checks of each room.
@@ -78,7 +81,7 @@ def train(config: Config, run_dir: str, flags: Flags | None = None, init_from: s
     devices = parallel.make_devices(config.training.devices, {"data.row_multiple": config.data.row_multiple})
     index, _ = parallel.process()
     rundir.make_folder(folder)
-    log = RunLog(folder, index)
+    log = RunLog(folder, index, quiet=quiet)
     with lease.hold(folder, log.line) if index == 0 else contextlib.nullcontext() as held:
         _meet(folder, held)
         (folder / "logs").mkdir(exist_ok=True)
@@ -210,8 +213,10 @@ def _set_up(config: Config, vocab_folder: epath.Path | None, given: initial.Init
 def _say_what(config: Config, setup: _Setup, devices: Devices, log: RunLog, kept: str) -> None:
     """The block at the start, and what is doubtful about it; `kept` ends a line on fields that are settled already."""
     log.line(describe(config, setup.ready, setup.valid, setup.fitting, setup.pipeline, devices, count_parameters(setup.abstract.params)))
+    for warning in find_faults(config, setup.ready, setup.valid, setup.fitting):
+        log.warn(warning)
     for warning in [*(f"{misfit}{kept}" for misfit in find_misfits(config)), *warn_of_tokens(config, setup.ready, setup.valid.pairs)]:
-        log.line(f"warning: {warning}")
+        log.warn(f"warning: {warning}")
 
 
 def _make_save(checkpoints: Checkpoints, bound: Bound, log: RunLog) -> Callable[[TrainState, float | None, bool], None]:
@@ -224,7 +229,7 @@ def _make_save(checkpoints: Checkpoints, bound: Bound, log: RunLog) -> Callable[
         with log.doing(f"saving step {int(state.step)}"):
             spoilt = checkpoints.save(state, score, bound, on_saved, regular)
         if spoilt:
-            log.line(f"step {int(state.step)} IS NOT SAVED: {spoilt} holds numbers that are not finite; earlier checkpoints are intact")
+            log.warn(f"step {int(state.step)} IS NOT SAVED: {spoilt} holds numbers that are not finite; earlier checkpoints are intact")
 
     return save
 

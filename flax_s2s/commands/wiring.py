@@ -132,6 +132,7 @@ class Opened(NamedTuple):
     """Trained runs, ready to decode as one."""
 
     config: Config  # of the first run, with the settings of decoding that were asked for
+    configs: list[Config]  # of each run, as it was trained
     vocabularies: Vocabularies
     models: list[Model]
     params: list[Params]
@@ -154,28 +155,40 @@ def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig
     """
     begin(join=join)
     folders = [rundir.make_path(run_dir) for run_dir in run_dirs]
-    decoding = decoding or rundir.read_config(folders[0]).decoding
-    # How it is measured is checked by who measures: any run decodes.
-    configs = [check(dataclasses.replace(rundir.read_config(folder), decoding=decoding), measures=False) for folder in folders]
-    config = dataclasses.replace(configs[0], decoding=dataclasses.replace(decoding, compute=_choose_compute(decoding)))
+    configs = [rundir.read_config(folder) for folder in folders]
+    config = settle(configs, decoding or configs[0].decoding)
     devices = make_decoding_devices(config.training.devices)
     training = config.training
     found = [Checkpoints(folder / rundir.CHECKPOINTS, training.best_metric, verify=training.verify_checkpoints) for folder in folders]
     steps = [checkpoints.choose(checkpoint) for checkpoints in found]
     vocabularies = load_vocabularies(folders[0])
-    sizes = (len(vocabularies.source), len(vocabularies.target))
-    models, params = [], []
-    for folder, own, checkpoints, step in zip(folders, configs, found, steps, strict=True):
+    models, params = make_models(configs, config.decoding, vocabularies), []
+    for folder, model, checkpoints, step in zip(folders, models, found, steps, strict=True):
         if load_vocabularies(folder).sha256 != vocabularies.sha256:
             raise UserError(f"{folder} has another vocabulary than {folders[0]}; runs that translate as one must share theirs")
-        # A run decodes anywhere, whatever it was trained with.
-        model_config = dataclasses.replace(own.model, kernel="auto", compute=config.decoding.compute)
-        abstract = place(jax.eval_shape(partial(init_params, model_config, *sizes, jax.random.key(0))), devices)
+        sizes = (len(vocabularies.source), len(vocabularies.target))
+        abstract = place(jax.eval_shape(partial(init_params, model.config, *sizes, jax.random.key(0))), devices)
         keep_memory(abstract)
         params.append(checkpoints.load_params(step, abstract, vocabularies.sha256))
-        models.append(make_model(model_config, *sizes))
         checkpoints.close()
-    return Opened(config, vocabularies, models, params, devices, steps, folders[0])
+    return Opened(config, configs, vocabularies, models, params, devices, steps, folders[0])
+
+
+def settle(configs: Sequence[Config], decoding: DecodingConfig) -> Config:
+    """The first run's configuration with these settings of decoding, once they have been found good for all runs.
+
+    Raises:
+        UserError: they are not.
+    """
+    # How it is measured is checked by who measures: any run decodes.
+    checked = [check(dataclasses.replace(config, decoding=decoding), measures=False) for config in configs]
+    return dataclasses.replace(checked[0], decoding=dataclasses.replace(decoding, compute=_choose_compute(decoding)))
+
+
+def make_models(configs: Sequence[Config], decoding: DecodingConfig, vocabularies: Vocabularies) -> list[Model]:
+    """The runs' models as they decode: anywhere, whatever they were trained with."""
+    sizes = (len(vocabularies.source), len(vocabularies.target))
+    return [make_model(dataclasses.replace(config.model, kernel="auto", compute=decoding.compute), *sizes) for config in configs]
 
 
 def _choose_compute(decoding: DecodingConfig) -> Literal["float32", "bfloat16"]:

@@ -9,6 +9,7 @@ import math
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -60,17 +61,20 @@ def make_console(stderr: bool, speaks: bool = True) -> Console:
     """A console on stderr or stdout that prints text as it is: `[b]` and `:smile:` may be data."""
     file = sys.stderr if stderr else sys.stdout
     width = None if file.isatty() else _WIDTH_OF_A_FILE
-    return _Console(file=file, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=not speaks)
+    jupyter = False  # a notebook gets lines, as a file does
+    return _Console(
+        file=file, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=not speaks, force_jupyter=jupyter
+    )
 
 
 class RunLog:
     """Lines, progress and metrics of one training run."""
 
-    def __init__(self, folder: epath.Path, process: int = 0) -> None:
-        """Of process 0, which speaks, or of another one."""
-        self.speaks, self.folder = process == 0, folder
+    def __init__(self, folder: epath.Path, process: int = 0, *, quiet: bool = False) -> None:
+        """Of process 0, which speaks, or of another one; if it is quiet, into files alone."""
+        self.speaks, self.folder, self._quiet = process == 0, folder, quiet
         self.file = folder / "logs" / f"process-{process}.log"
-        self.console = make_console(stderr=True, speaks=self.speaks)
+        self.console = make_console(stderr=True, speaks=self.speaks and not quiet)
         self._progress: Progress | None = None
         self._board: Any = None
         self._doing: str | Callable[[], str] = ""
@@ -82,6 +86,12 @@ class RunLog:
         with contextlib.suppress(OSError):  # a console that has gone, or is full, ends no training
             self.console.print(text)
         self.note(text)
+
+    def warn(self, text: str) -> None:
+        """A line that must be seen: a warning of Python's where nothing is printed."""
+        self.line(text)
+        if self._quiet and self.speaks:
+            warnings.warn(text, stacklevel=2)
 
     def note(self, text: str) -> None:
         """A line of the file alone."""
@@ -124,7 +134,7 @@ class RunLog:
         # Not SummaryWriter: its thread ends at the first error of the disk, and the training then waits for its queue for ever.
         self._board = EventsWriter(str(self.folder / "tensorboard" / "events"))
         self._go_on_behind(done)
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.quiet:
             ends = TextColumn("ETA {task.fields[left]} {task.fields[doing]}")
             self._progress = Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), ends, console=self.console)
             self._task = self._progress.add_task("training", total=steps, completed=done, left=duration(math.nan), doing="")
