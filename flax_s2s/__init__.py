@@ -8,6 +8,68 @@ The legend of axes, used in every shape annotation of the package:
     hid     features of a hidden state            gates   4 * hid: input, forget, cell, output
     vocab   token ids                             beam    live hypotheses of one sentence
     layer   a stack's layers, lowest first
+
+The public face of the package: `load`, `train`, `evaluate` and `inspect`, what they return, and what a `Config` is made of.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from flax_s2s.config import (
+    Config,
+    DataConfig,
+    DecodingConfig,
+    EvaluationConfig,
+    Failure,
+    ModelConfig,
+    OptimizerConfig,
+    TrainingConfig,
+    UserError,
+    VocabConfig,
+)
+from flax_s2s.presets import load_preset
+
+if TYPE_CHECKING:
+    from flax_s2s.api.calls import Settings
+    from flax_s2s.api.model import Hypothesis, PairScore, TrainedModel, Translation, load
+    from flax_s2s.api.verbs import Evaluation, Inspection, Reached, Score, evaluate, inspect, train
+else:
+
+    def __getattr__(name: str) -> Any:
+        """What needs jax is imported when it is first used."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from flax_s2s.api import model, verbs
+
+        return getattr(model if hasattr(model, name) else verbs, name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
 __version__ = "0.1.0"
+__all__ = [
+    "Config",
+    "DataConfig",
+    "DecodingConfig",
+    "Evaluation",
+    "EvaluationConfig",
+    "Failure",
+    "Hypothesis",
+    "Inspection",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PairScore",
+    "Reached",
+    "Score",
+    "Settings",
+    "TrainedModel",
+    "TrainingConfig",
+    "Translation",
+    "UserError",
+    "VocabConfig",
+    "evaluate",
+    "inspect",
+    "load",
+    "load_preset",
+    "train",
+]

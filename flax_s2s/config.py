@@ -415,6 +415,17 @@ def from_python(made: object) -> Config:
     return _read(_as_json(Config, made, ""))
 
 
+def change(room: T, fields: Mapping[str, object], name: str) -> T:
+    """A room, such as `config.decoding`, with other values in some fields, which are read as strictly; `name` is what messages call it.
+
+    Raises:
+        UserError: as `from_json`.
+    """
+    changed = _build(type(room), {**vars(room), **fields}, name)
+    assert isinstance(changed, type(room))
+    return changed
+
+
 def _read(tree: object) -> Config:
     config = _build(Config, tree, "")
     assert isinstance(config, Config)

@@ -37,6 +37,8 @@ from flax_s2s.answers.replies import one_line, to_json
 from flax_s2s.data import rows
 from flax_s2s.decoding.forced import Forced
 
+TOO_LONG = "the target has more tokens than any source is decoded to"
+
 
 class Target(NamedTuple):
     """A text whose probability is asked for."""
@@ -64,19 +66,19 @@ def ask(raw: Raw, layout: Layout) -> Asked:
         return Asked("", (), (*problems, HEADER_LINES), is_header=True)
     if layout.form == "text":
         target, more = read_text(raw.beside or Raw(b""))
-        return _check_source(Asked(line, (Target(target),), (*problems, *(problem for problem in more if problem not in problems))))
+        return check_source(Asked(line, (Target(target),), (*problems, *(problem for problem in more if problem not in problems))))
     if not line.strip():
-        return _check_source(Asked("", (Target(""),), tuple(problems)))
+        return check_source(Asked("", (Target(""),), tuple(problems)))
     record: dict[str, Any] = {}
     try:
         if layout.form == "jsonl":
             record = read_object(line)
             asked = Asked(read_side(record, layout, 0), _targets(record, layout), tuple(problems), record.get("id"))
-            return _check_source(asked._replace(is_list="candidates" in record or bool(record.get("others"))))
+            return check_source(asked._replace(is_list="candidates" in record or bool(record.get("others"))))
         source, read = read_row(line, layout)
         if read is None:
             raise LineError(NO_TARGET, f"there is no column {layout.target}, counted from 0; --target-field says where the target stands")
-        return _check_source(Asked(source, (Target(read),), tuple(problems)))
+        return check_source(Asked(source, (Target(read),), tuple(problems)))
     except LineError as error:
         return Asked("", (), (*problems, error.cause), record.get("id"), str(error))
 
@@ -112,7 +114,8 @@ def _pieces(record: dict[str, Any]) -> tuple[str, ...] | None:
     return tuple(pieces) if isinstance(pieces, list) and all(isinstance(piece, str) for piece in pieces) else None
 
 
-def _check_source(asked: Asked) -> Asked:
+def check_source(asked: Asked) -> Asked:
+    """The same, with an error where a target has no source; a blank line is counted."""
     if asked.source.strip():
         return asked
     if any(target.text.strip() for target in asked.targets):
@@ -144,6 +147,6 @@ def write(asked: Asked, found: Sequence[Forced | None], layout: Layout, pieces: 
 
 def _described(one: Forced | None, pieces: Any) -> dict[str, Any]:
     if one is None:
-        return {"error": "the target has more tokens than any source is decoded to"}
+        return {"error": TOO_LONG}
     unknown = {"flags": ["unknown"]} if one.unknown_source or one.unknown_target else {}
     return {"logp": one.logp, "score": one.score, "tokens": pieces(one.ids), "token_logp": list(one.token_logp), **unknown}

@@ -97,7 +97,7 @@ class Requests:
             if self._shortlist is not None:
                 wanted = [*prefix, *(token for phrase in include for variant in phrase for token in variant)]
                 candidates = self._shortlist.candidates(cut, wanted)
-            seed = request.seed if request.seed is not None else _draw_seed(self.config.seed, request.source)
+            seed = request.seed if request.seed is not None else draw_seed(self.config.seed, request.source)
             ready[i] = Ready(request, [*cut, EOS], prefix, include, exclude, seed, candidates, len(cut) < len(source), cut.count(UNK))
         return ready
 
@@ -186,7 +186,7 @@ def _held(text: str, phrases: Sequence[str]) -> list[str]:
     return [phrase for phrase in phrases if phrase.casefold() in folded]
 
 
-def _draw_seed(seed: int, source: str) -> int:
+def draw_seed(seed: int, source: str) -> int:
     """A sentence's own seed: it does not depend on where the sentence stands."""
     return int.from_bytes(hashlib.sha256(f"{seed} {source}".encode(errors="surrogatepass")).digest()[:4], "big") >> 1
 

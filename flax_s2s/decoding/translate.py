@@ -91,6 +91,7 @@ class Translator:
         self._blocklist = self._requests.make_blocklist()
         self._lay_out = make_lay_out(models)
         self._stream = make_stream(models, config, devices, attention and all(model.config.attention != "none" for model in models))
+        self._empty = jax.jit(_emptied, out_shardings=devices.by_row)  # where `go` leaves them: placed otherwise it is compiled twice
         self._idle: tuple[Shape, Rows] | None = None  # rows without sentences, left from the last call
 
     def lay_out(self, params: Sequence[Any]) -> list[Weights]:
@@ -136,7 +137,7 @@ class Translator:
                     if i >= 0:
                         at_door[row // self._rows_each].append((row % self._rows_each, i))
             if rows is None:
-                rows = _emptied(waiting)
+                rows = self._empty(waiting)
             index, take = np.zeros(self.rows, np.int32), np.zeros(self.rows, bool)
             for row in (place for place, sentence in enumerate(seats) if sentence < 0):
                 door = at_door[row // self._rows_each]
@@ -210,7 +211,6 @@ def _rearranged(sentences: Sentences, dealt: np.ndarray, order: Sequence[int]) -
     return moved._replace(limit=np.where(dealt >= 0, moved.limit, 0))
 
 
-@jax.jit
 def _emptied(rows: Any) -> Any:
     """Rows like these, all of them free."""
     empty = jax.tree.map(jnp.zeros_like, rows)

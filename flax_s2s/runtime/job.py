@@ -21,7 +21,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from flax_s2s.errors import FAILURE, INTERRUPTED, PREEMPTED, USER_ERROR, explain, show
+from flax_s2s import errors
+from flax_s2s.errors import FAILURE, INTERRUPTED, PREEMPTED, USER_ERROR, show
 from flax_s2s.runtime import address, meeting
 from flax_s2s.runtime.places import ALONE, Place
 from flax_s2s.runtime.stop import Stop
@@ -182,6 +183,14 @@ def end(code: int) -> int:
     return code
 
 
+def explain(error: BaseException) -> tuple[int, str]:
+    """As `errors.explain`; a run directory that has gone comes first, whatever it was that could not be read or written."""
+    if gone := _gone(_this.log):
+        # Not tried again by itself: where its mount point is empty, that would begin a new training there.
+        return USER_ERROR, f"the run directory {gone} is gone: deleted, or unmounted; bring it back, then run the same command again"
+    return errors.explain(error)
+
+
 def fail(error: BaseException) -> int:
     """The end after an error: says it; where there are other processes they are told, and this one ends at once.
 
@@ -192,9 +201,6 @@ def fail(error: BaseException) -> int:
         BaseException: the error itself, where this process is alone and only a traceback will do.
     """
     code, text = explain(error)
-    if gone := _gone(_this.log):  # whatever it was that could not be read or written
-        # Not tried again by itself: where its mount point is empty, that would begin a new training there.
-        code, text = USER_ERROR, f"the run directory {gone} is gone: deleted, or unmounted; bring it back, then run the same command again"
     alone = _this.place.count == 1
     if not text:
         if alone:
@@ -250,6 +256,40 @@ def listen() -> Iterator[None]:
         os.close(writer)
         thread.join()
         os.close(reader)
+
+
+@contextlib.contextmanager
+def borrow() -> Iterator[None]:
+    """As `listen`, in a process that is not ours to end, such as a notebook's: nothing is said, and signals come late, not never.
+
+    The first of them asks for a stop, and does what it did before the call once what was trained is saved: Ctrl-C is a
+    KeyboardInterrupt then. A second one does so at once, as does one before the first step, when there is nothing to save.
+    """
+    global _this
+    _this = this = _Job()
+    heard, before = list[int](), dict[int, Any]()
+
+    def deliver(number: int) -> None:
+        signal.signal(number, before[number])
+        signal.raise_signal(number)
+
+    def hear(number: int, _: Any) -> None:
+        if heard or not this.stop.begun:
+            deliver(number)
+        heard.append(number)
+        this.ask(signal.Signals(number).name)
+
+    if threading.current_thread() is threading.main_thread():
+        ours = [number for number in STOPPING if signal.getsignal(number) is not None]  # not what another language has set
+        before |= {number: signal.signal(number, hear) for number in ours}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _this = _Job()
+    for number in heard[:1]:
+        deliver(number)
 
 
 def _hear(reader: int, job: _Job) -> None:

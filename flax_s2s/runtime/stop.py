@@ -28,6 +28,11 @@ class Stop:
         self._frozen: int | None = None  # polls when a stop was first known; no more are answered until all agree
         self._at: int | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether a step has been begun."""
+        return self._polls > 0
+
     def ask(self, why: str, alone: bool) -> None:
         """Asks for a stop; a process alone need not agree with others."""
         with self._changed:
