@@ -13,12 +13,14 @@ from jaxtyping import Float
 
 from flax_s2s.answers import lines, pairs
 from flax_s2s.answers.lines import LineError
+from flax_s2s.answers.replies import one_line
 from flax_s2s.api.calls import Path, Settings, as_messages, find_names, settle
 from flax_s2s.commands import decode, score, wiring
 from flax_s2s.config import Config, DecodingConfig, UserError, change
 from flax_s2s.decoding import translate as translating
 from flax_s2s.decoding.forced import Forced, Scorer
-from flax_s2s.decoding.translate import Request, Translator
+from flax_s2s.decoding.requests import Request, draw_seed
+from flax_s2s.decoding.translate import Translator
 
 _MOST_SEARCHES = 8  # of a model, each with programs of its own: the settings that were used last
 
@@ -266,7 +268,7 @@ def _request(number: int, texts: Sequence[str], wishes: Mapping[str, Sequence[An
         request = lines.make_request(texts[number], {name: values[number] for name, values in wishes.items() if values[number] is not None})
     except LineError as error:
         raise UserError(f"text {number}: {error}") from None
-    return request if request.seed is not None else request._replace(seed=translating.draw_seed(seed, request.source))
+    return request if request.seed is not None else request._replace(seed=draw_seed(seed, request.source))
 
 
 def _pair(number: int, pair: tuple[str, str | Hypothesis]) -> pairs.Asked:
@@ -284,7 +286,7 @@ def _pair(number: int, pair: tuple[str, str | Hypothesis]) -> pairs.Asked:
 def _describe(translation: translating.Translation, pieces: Callable[[Sequence[int]], list[str]]) -> dict[str, Any]:
     """What a hypothesis is made of; `pieces` makes tokens readable."""
     return {
-        "text": lines.one_line(translation.text),
+        "text": one_line(translation.text),
         "logp": translation.logp,
         "score": translation.score,
         "confidence": translation.confidence,
