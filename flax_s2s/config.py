@@ -121,8 +121,8 @@ class DataConfig:
     max_train_pairs: int = identity(0)
     """Pairs of train that are used, from its beginning (phrases: how many are generated); 0: all."""
     held_out_pairs: int = identity(1000)
-    """Pairs taken out of train for validation where valid is empty: drawn with all pairs of the same sources, until they are so many, so
-    that no source of theirs stays in train."""
+    """Pairs taken out of train for validation where valid is empty, at most a tenth of it: drawn with all pairs of the same sources, until
+    they are so many, so that no source of theirs stays in train."""
     max_source_tokens: int = identity(100)
     """Training pairs with a longer source (in tokens, its end mark included) are left out."""
     max_target_tokens: int = identity(100)

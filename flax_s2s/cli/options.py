@@ -23,6 +23,7 @@ class Train:
       --data.folder DIR                 where the corpus is
       --data.source en                  its sides: file suffixes, columns or fields
       --data.target de
+      --language de                     the target's, where its side is not called so: for scores that go by words
       --training.steps 3000             how long
       --optimizer.learning-rate 1e-3    how fast
       --model.hidden-size 512           how large

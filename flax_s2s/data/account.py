@@ -66,8 +66,8 @@ def warn_train(tokens: Tokens, name: str, data: DataConfig) -> list[str]:
         )
     if counts.held_out * _MUCH > found:
         said.append(
-            f"{_share(counts.held_out, found)} of {name} are held out, more than data.held_out_pairs={data.held_out_pairs}, because their "
-            "sources have many targets; name a validation split in data.valid to train on all"
+            f"{_share(counts.held_out, found)} of {name} are held out, more than a tenth, because their sources have many targets; "
+            "name a validation split in data.valid to train on all"
         )
     if not data.header and is_header(counts.first):
         remedy = "give --data.header" if FORMATS[data.format] == "table" else "remove it where it is none"
@@ -98,10 +98,10 @@ def warn_valid(valid: Corpus, fitting: TokenPairs, largest: Shape, vocabularies:
 
 
 def is_header(pair: Pair) -> bool:
-    """Whether both sides are what columns are called: words of the trade, or languages, as `en`, `German`."""
+    """Whether both sides are what columns are called: words of the trade, or languages, as `en`, `German`, `German text`."""
     languages: Mapping[str, str] = Locale("en").languages
     names = _NAMES | {name.casefold() for code_and_name in languages.items() for name in code_and_name}
-    return all(text.strip().casefold() in names for text in pair)
+    return all(text.strip() and (text.strip().casefold() in names or {*text.casefold().split()} <= names) for text in pair)
 
 
 def _share(count: int, of: int) -> str:

@@ -36,6 +36,7 @@ from flax_s2s.data import datasets, files, phrases, records
 Split: TypeAlias = Literal["train", "valid", "test"]
 
 PHRASES_HELD_OUT = 1_000  # phrases of valid and of test
+_MOST_HELD_OUT = 10  # a tenth: what is validated on is not learned from
 
 
 class Pair(NamedTuple):
@@ -77,7 +78,8 @@ class Reader:
         self.data, self.split, self.seed = data, split, seed
         self.origin: Split = "train" if split == "valid" and not data.valid else split
         if not getattr(data, self.origin):
-            raise UserError(f"there is no {self.origin} split, because data.{self.origin} is empty; name it there, or use another split")
+            other = "--split valid" if split == "test" else "another split"
+            raise UserError(f"there is no {self.origin} split, because data.{self.origin} is empty; name it there, or use {other}")
         self.name, self.families = _name(data, split), []
         self._begin()
 
@@ -151,15 +153,15 @@ class Reader:
 
     @functools.cached_property
     def _held_out(self) -> frozenset[str] | None:
-        """The sources held out: those of pairs drawn at random, as many as have `data.held_out_pairs` pairs together."""
+        """The sources held out: those of pairs drawn at random, as many as have `data.held_out_pairs` pairs together, or a tenth of all."""
         if self.data.valid or self.split == "test":
             return None
-        total, count = sum(1 for _ in self._all()), self.data.held_out_pairs
-        if count * 10 > total:
-            least = f"lower it to at most {total // 10}, or " if total >= 10 else ""
+        total = sum(1 for _ in self._all())
+        count = min(self.data.held_out_pairs, total // _MOST_HELD_OUT)
+        if not count:
             raise UserError(
-                f"data.held_out_pairs={count} must be at most a tenth of {_name(self.data, 'train')}, which has {total} pairs; "
-                f"{least}name a validation split in data.valid"
+                f"{_name(self.data, 'train')} has {total} pairs, and validation pairs are at most a tenth of it; name a validation split in "
+                "data.valid"
             )
         drawn = np.random.default_rng(self.seed).choice(total, count, replace=False).tolist()
         chosen = frozenset(drawn)

@@ -166,13 +166,15 @@ def _find(data: DataConfig, split: str, names: Sequence[str]) -> File:
     """The first of the named files of `data.folder` that exists."""
     folder = _path(data.folder, "data.folder=")
     given = f"data.{split}={getattr(data, split)!r}"
+    if os.path.isfile(folder):
+        raise UserError(f"data.folder={data.folder} is a file; give its folder, and its name as data.{split}")
     for name in names:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise UserError(f"{given} must name a file inside data.folder={data.folder!r}, got {name!r}; set data.folder to its folder")
         refuse_pipe(folder / name)
         if _exists(folder / name):
             return File(folder / name)
-    place, origin = (folder / names[0]).parent, f"; where the data come from: {data.origin}" if data.origin else ""
+    place, origin = (folder / names[0]).parent, f"; where the preset's data come from: {data.origin}" if data.origin else ""
     try:
         there = [file.name for file in place.iterdir()]
     except OSError as error:

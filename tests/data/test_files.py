@@ -160,10 +160,16 @@ def test_what_cannot_be_read_is_named(name, said):
 def test_a_missing_file_says_where_the_data_come_from(tmp_path):
     from_here = {"origin": "Multi30k, task 1: train.0 and train.1"}
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(UserError, match=r"; where the data come from: Multi30k, task 1: train\.0 and train\.1$"):
+        with pytest.raises(UserError, match=r"; where the preset's data come from: Multi30k, task 1: train\.0 and train\.1$"):
             load(table(folder, **from_here), "train", 1)
     (tmp_path / "train.tsv").write_bytes(TEXT)
     assert len(load(table(tmp_path, **from_here), "train", 1).pairs) == 2
+
+
+def test_a_folder_that_is_a_file_is_told_from_one_that_is_not_there(tmp_path):
+    (tmp_path / "mine.tsv").write_bytes(TEXT)
+    with pytest.raises(UserError, match=r"mine\.tsv is a file; give its folder, and its name as data\.train$"):
+        load(table(tmp_path / "mine.tsv"), "train", 1)
 
 
 @pytest.mark.parametrize(
