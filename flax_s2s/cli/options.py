@@ -23,11 +23,10 @@ class Train:
       --data.folder DIR                 where the corpus is
       --data.source en                  its sides: file suffixes, columns or fields
       --data.target de
-      --language de                     the target's, where its side is not called so: for scores that go by words
+      --evaluation.language de          the target's, where its side is not called so
       --training.steps 3000             how long
       --optimizer.learning-rate 1e-3    how fast
       --model.hidden-size 512           how large
-      --model.dropout 0.3               how much is dropped
       --vocab.kind bpe                  what the tokens are
 
     Where a run is there, options change only what decides nothing of what is learned: steps, intervals, folders, devices. More
