@@ -7,7 +7,7 @@ Each variant is a `sweep` in FOLDER that differs from `base` in the options belo
 of the pairs, with few units and without input feeding, take five minutes each; with fewer pairs or updates attention is learned by one
 seed and not by the next. All take as many steps: one that makes more tokens of the text sees it less often. `student` learns what the
 three seeds of `base` say as one of the training sources (Kim and Rush 2016), `student of both` that and the right targets, with
-vocabularies of their own, so that their perplexities are no other's. Prints a table for the README.
+vocabularies of their own, so that their perplexities are no other's. Prints the table of RESULTS.md.
 """
 
 import argparse
