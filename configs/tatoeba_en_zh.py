@@ -13,8 +13,7 @@ three seeds: 33.68 +- 0.32 BLEU (sacreBLEU, zh), 28.85 +- 0.29 chrF; all three a
 and batch, its input feeding, dropout 0.3, 8,000 steps: 22.76, 20.27 (one seed, tests/benchmarks/opennmt_recipe.py); dropout 0.5,
 5,000 steps (2026-11-28): 18.39, 16.98.
 
-One seed: dropout 0.3 and 4,000 steps 30.96 and 26.67; with 6,000 BPE tokens as target, 2e-3, neither input feeding nor embeddings in
-attention besides 24.97 and 21.81. Thirty thousand short sentences are few: it knows few words.
+Thirty thousand short sentences are few: it knows few words.
 """
 
 from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig, VocabConfig
