@@ -107,6 +107,14 @@ def test_a_command_that_is_not_known_fails(place: Path, monkeypatch: pytest.Monk
             run(line, place, monkeypatch)
 
 
+def test_the_phrases_that_are_shown_are_the_quickstarts() -> None:
+    shown = next(block for language, block in blocks(README) if language in SHOWN).partition("five phrases\n")[2].splitlines()
+    phrases = [re.split(r"  +", line.strip())[0] for line in shown if line.startswith("  ")]
+    asked = (REPOSITORY / "launch/quickstart.sh").read_text()
+    assert len(phrases) == 5
+    assert all(f"    '{phrase}'\n" in asked for phrase in phrases)
+
+
 def test_the_readme_is_short_and_names_every_verb() -> None:
     text = README.read_text()
     assert len(text.split()) <= MOST_WORDS
@@ -121,7 +129,7 @@ def anchors(document: Path) -> set[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_every_link_leads_somewhere(document: Path) -> None:
-    for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+    for link in re.findall(r"(?:\]\(|src=\")([^)\s\"]+)", document.read_text()):
         target, _, anchor = link.partition("#")
         if not re.match(r"https?:", link):
             path = document.parent / target if target else document
