@@ -1,6 +1,7 @@
 """The documentation: every example of the README runs, every link and file it names is there, and its figures are those of the presets."""
 
 import ast
+import dataclasses
 import io
 import random
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 from tiny import REPOSITORY
 
+from flax_s2s import config
+from flax_s2s.cli import options
 from flax_s2s.cli.verbs import VERBS, main
 
 README = REPOSITORY / "README.md"
@@ -20,10 +23,12 @@ FOLDERS = ("configs", "findings", "flax_s2s", "launch", "tests")
 DOCUMENTS = [*REPOSITORY.glob("*.md"), *(path for folder in FOLDERS for path in sorted((REPOSITORY / folder).rglob("*.md")))]
 MOST_WORDS = 1800
 
-# What makes the README's training of its own corpus small enough for a test. Nothing else of an example is changed.
-SMALL = """--vocab.size=60 --model.embedding-size=8 --model.hidden-size=8 --data.buckets=1 --data.batch-tokens=800
---training.steps=2 --training.log-every-steps=1 --training.evaluate-every-steps=2 --training.save-every-steps=2 --training.devices=1
---evaluation.valid-pairs=16""".split()
+# What makes the README's trainings small enough for a test. Nothing else of an example is changed.
+SMALL = """--vocab.size=60 --model.embedding-size=8 --model.hidden-size=8 --data.max-source-tokens=32 --data.max-target-tokens=32
+--data.buckets=1 --data.batch-tokens=256 --training.steps=2 --training.log-every-steps=1 --training.evaluate-every-steps=2
+--training.save-every-steps=2 --training.devices=1 --evaluation.valid-pairs=16 --decoding.beam-size=2 --decoding.rows=16
+--decoding.max-source-tokens=32""".split()
+SMALLER = {'load_preset("quickstart")': 'load_preset("debug")', "steps=200": "steps=4, devices=1"}
 SHOWN = ("text",)  # blocks that are to be read, not run
 WORDS = "eins zwei drei vier sieben acht neun zehn elf zwanzig".split()
 
@@ -93,18 +98,37 @@ def test_every_command_of_the_readme_runs(place: Path, monkeypatch: pytest.Monke
 
 
 def test_every_python_example_of_the_readme_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one program, after the commands: one of its runs is theirs."""
     monkeypatch.chdir(place)
     names: dict[str, object] = {}
-    for number, (language, block) in enumerate(blocks(README)):
-        if language == "python":
-            exec(compile(block, f"README.md, block {number}", "exec"), names)
-    assert "model" in names
+    program = "\n".join(block for language, block in blocks(README) if language == "python")
+    for given, smaller in SMALLER.items():
+        assert program.count(given) == 1
+        program = program.replace(given, smaller)
+    exec(compile(program, "README.md", "exec"), names)
+    assert names["reached"].step == 4  # type: ignore[attr-defined]
 
 
 def test_a_command_that_is_not_known_fails(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for line in ("make all", "bash launch/other.sh", "flax-s2s decode runs/quickstart --no-such-option 1"):
         with pytest.raises((pytest.fail.Exception, AssertionError, SystemExit)):
             run(line, place, monkeypatch)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_every_option_of_a_command_is_one(document: Path) -> None:
+    fields = {
+        field.name
+        for kind in (*vars(options).values(), *vars(config).values())
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        for field in dataclasses.fields(kind)
+    }
+    known = {f"--{name.replace('_', '-')}" for name in fields | set(config.flatten(config.Config()))} | {"--help"}
+    for _, block in blocks(document):
+        for line in commands(block):
+            command = re.search(rf"(?:flax-s2s|-m flax_s2s) (?:{'|'.join(VERBS)}) (.*)", line)
+            for option in re.findall(r"--[a-z][a-z.-]*", command[1]) if command else ():
+                assert option in known or re.sub(r"(--|[.])no-", r"\1", option) in known, line
 
 
 def test_the_phrases_that_are_shown_are_the_quickstarts() -> None:
