@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import REPOSITORY
@@ -81,32 +82,31 @@ def run(line: str, place: Path, patch: pytest.MonkeyPatch) -> None:
             pytest.fail(f"this test does not know how to run {line!r}")
 
 
+def smaller(block: str) -> str:
+    for given, small in SMALLER.items():
+        block = block.replace(given, small)
+    return block
+
+
 def test_every_block_of_the_readme_is_run_or_shown() -> None:
     assert {language for language, _ in blocks(README)} <= {"bash", "python", *SHOWN}
 
 
-def test_every_command_of_the_readme_runs(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_example_of_the_readme_runs(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """In their order, as a reader who types them all would."""
     monkeypatch.chdir(place)
+    names: dict[str, Any] = {}
     for language, block in blocks(README):
         for line in commands(block) if language == "bash" else ():
             capfd.readouterr()
             run(line, place, monkeypatch)
             if "|" in line:
                 assert capfd.readouterr().out.count("\n") == 1
+        if language == "python":
+            exec(compile(smaller(block), "README.md", "exec"), names)
     assert len((place / "new.out").read_text().splitlines()) == 4
     assert (place / "pictures/line-1.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_every_python_example_of_the_readme_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one program, after the commands: one of its runs is theirs."""
-    monkeypatch.chdir(place)
-    names: dict[str, object] = {}
-    program = "\n".join(block for language, block in blocks(README) if language == "python")
-    for given, smaller in SMALLER.items():
-        assert program.count(given) == 1
-        program = program.replace(given, smaller)
-    exec(compile(program, "README.md", "exec"), names)
-    assert names["reached"].step == 4  # type: ignore[attr-defined]
+    assert names["reached"].step == 4
 
 
 def test_a_command_that_is_not_known_fails(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
