@@ -14,9 +14,18 @@ from tiny import DEBUG, REPOSITORY, TINY
 from flax_s2s.cli.verbs import main
 from flax_s2s.commands.evaluate import read_targets
 from flax_s2s.config import DataConfig
+from flax_s2s.data import corpus
 from flax_s2s.data.corpus import Pair, load
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.runs.rundir import read_config, write_config
+
+
+HELD_OUT = 100  # phrases of a split here, a tenth of the corpus': all that is said of them is computed from all of them
+
+
+@pytest.fixture(autouse=True)
+def _few_phrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "PHRASES_HELD_OUT", HELD_OUT)
 
 
 def test_evaluate_prints_scores_with_signatures_and_writes_json(
@@ -24,14 +33,14 @@ def test_evaluate_prints_scores_with_signatures_and_writes_json(
 ) -> None:
     assert main(["evaluate", str(trained_run), "--split", "test", "--beam-size", "3", "--samples", "2", "--json", str(tmp_path / "j")]) == 0
     printed, result = capsys.readouterr(), json.loads((tmp_path / "j").read_text())
-    assert (result["split"], result["pairs"], result["beam_size"]) == ("test", 1000, 3)
+    assert (result["split"], result["pairs"], result["beam_size"]) == ("test", HELD_OUT, 3)
     assert result["metrics"].keys() == {"exact_match", "chrf", "wer"}
     for value in result["metrics"].values():
         assert f"{value['score']:.2f}" in printed.out and "|" in value["signature"]
     assert len(result["families"]) == 8 and all(family in printed.out for family in result["families"])
     assert printed.err.count("reference") == 2
-    assert 0 < result["cut_translations"] <= 1000 and result["cut_sources"] == 0 and "sources were cut" not in printed.out
-    said = f"{result['cut_translations']:,} of 1,000 translations were cut at their length limit, which lowers scores: "
+    assert 0 < result["cut_translations"] <= HELD_OUT and result["cut_sources"] == 0 and "sources were cut" not in printed.out
+    said = f"{result['cut_translations']:,} of 100 translations were cut at their length limit, which lowers scores: "
     assert said + "decoding.max_length_ratio=1 * source tokens + decoding.max_length_extra=10; raise one of them" in printed.out
     for line in map(json.loads, (trained_run / "metrics.jsonl").read_text().splitlines()):
         assert ("cut_translations" in line and "cut_sources" in line) == (line["split"] == "valid")
@@ -39,8 +48,8 @@ def test_evaluate_prints_scores_with_signatures_and_writes_json(
 
 
 def test_evaluate_takes_further_references(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "empty").write_text("\n" * 1000)
-    (tmp_path / "other").write_text("something else\n" * 1000)
+    (tmp_path / "empty").write_text("\n" * HELD_OUT)
+    (tmp_path / "other").write_text("something else\n" * HELD_OUT)
     (tmp_path / "short").write_text("a\n")
     command = ["evaluate", str(trained_run), "--beam-size", "1", "--json", str(tmp_path / "j"), "--resamples"]
     found = []
@@ -51,7 +60,7 @@ def test_evaluate_takes_further_references(trained_run: Path, tmp_path: Path, ca
     assert all(value["signature"].startswith("nrefs:2|") and value["ci"] == 0 for value in found[2].values())
     assert main([*command, "0", "--metrics", "per", "ser", "ter", "--merge-sources"]) == 0
     result = json.loads((tmp_path / "j").read_text())
-    assert list(result["metrics"]) == ["per", "ser", "ter"] and result["sources"] <= result["pairs"] == 1000
+    assert list(result["metrics"]) == ["per", "ser", "ter"] and result["sources"] <= result["pairs"] == HELD_OUT
     source = next(iter(load(read_config(epath.Path(trained_run)).data, "test", 1).pairs)).source
     tsv = tmp_path / "some.tsv"
     tsv.write_text(f"nowhere\tx\n{source}\tx y\n{source}\tz\n")
@@ -68,7 +77,7 @@ def test_evaluate_takes_further_references(trained_run: Path, tmp_path: Path, ca
         assert main([*command, "0", "--references", str(tsv)]) == 2
         assert message in capsys.readouterr().err
     assert main([*command, "10", "--references", str(tmp_path / "short")]) == 2
-    assert "short has 1 lines; a file of references has a line for each of the 1000 pairs" in capsys.readouterr().err
+    assert "short has 1 lines; a file of references has a line for each of the 100 pairs" in capsys.readouterr().err
     assert main([*command, "-1"]) == 2
     assert "--resamples -1 must be 0" in capsys.readouterr().err
 
@@ -112,15 +121,15 @@ def test_compare_says_where_two_runs_differ(
     command = ["compare", str(trained_run), "--beam-size", "1", "--checkpoint", "last", "--resamples", "50", "--json", str(tmp_path / "j")]
     assert main([*command[:2], str(tmp_path / "early"), *command[2:]]) == 0
     printed, found = capsys.readouterr().out, json.loads((tmp_path / "j").read_text())
-    assert found["checkpoints"] == [4, 2] and found["pairs"] == 1000
+    assert found["checkpoints"] == [4, 2] and found["pairs"] == HELD_OUT
     for name, one in found["metrics"].items():
         assert f"{one['first']:.2f} ± {one['first_ci']:.2f}" in printed and 0 < one["p_value"] <= 1, name
-    assert sum(one["sentences"] for one in found["lengths"]) == 1000 and found["frequencies"]
+    assert sum(one["sentences"] for one in found["lengths"]) == HELD_OUT and found["frequencies"]
     assert all(one["second_chrf"] > one["first_chrf"] and one["source"] in printed for one in found["second_better"])
     assert all(one["second_chrf"] < one["first_chrf"] and one["source"] in printed for one in found["first_better"])
     assert found["second_better"] or found["first_better"]
     assert len(found["cut_translations"]) == len(found["cut_sources"]) == 2 and found["words"] == {"source": "13a", "target": "zh"}
-    assert f"A: {found['cut_translations'][0]:,} of 1,000 translations were cut" in printed and "source words (13a)" in printed
+    assert f"A: {found['cut_translations'][0]:,} of 100 translations were cut" in printed and "source words (13a)" in printed
     monkeypatch.setattr(sys, "stdout", Gone())
     with pytest.raises(ValueError, match="no reader"):
         main([*command[:2], str(trained_run), *command[2:]])
