@@ -202,3 +202,6 @@ def test_every_module_is_on_the_map() -> None:
         if name.startswith("__") or (name.replace("_", "-") in VERBS and room == "commands"):
             continue
         assert (f"`{name}`" in table[room]) if path.parent != package else (f"`{name}.py`" in root), name_of(path)
+    for room, row in table.items():
+        named = set(re.findall(r"`([a-z0-9_]+)`", row)) - {room}
+        assert named <= {path.stem for path in (package / room).glob("*.py")}, room
