@@ -9,8 +9,10 @@ from pathlib import Path
 from flax_s2s import config
 from flax_s2s.config import Config, UserError, from_python, nearest
 
-FOLDERS = (Path("configs"), Path(__file__).parents[1] / "configs")
-"""Where a preset is looked for by its name: in the working directory's folder, then in that beside the package."""
+_INSTALLED = Path(__file__).with_name("configs")
+FOLDERS = (Path("configs"), _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "configs")
+"""Where a preset is looked for by its name: in the working directory's folder, then in that of this package, which is inside of it
+where it was installed, and beside it in a checkout."""
 
 
 def load_preset(name: str) -> Config:

@@ -271,7 +271,7 @@ def _request(number: int, texts: Sequence[str], wishes: Mapping[str, Sequence[An
     return request if request.seed is not None else request._replace(seed=draw_seed(seed, request.source))
 
 
-def _pair(number: int, pair: tuple[str, str | Hypothesis]) -> pairs.Asked:
+def _pair(number: int, pair: Any) -> pairs.Asked:
     try:
         source, target = pair
         own, target = (target.tokens, target.text) if isinstance(target, Hypothesis) else (None, target)
