@@ -242,7 +242,7 @@ def _listed(value: Any, name: str, kind: str) -> list[Any]:
     return list(value)
 
 
-def _each(value: Any, name: str, texts: Sequence[str]) -> list[Any]:
+def _each(value: Any, name: str, texts: Sequence[Any]) -> list[Any]:
     """One value for each text, where one for all or a list is given."""
     if value is None or isinstance(value, str):
         return [value] * len(texts)
@@ -252,7 +252,7 @@ def _each(value: Any, name: str, texts: Sequence[str]) -> list[Any]:
     return values
 
 
-def _phrases(value: Any, name: str, texts: Sequence[str]) -> list[Any]:
+def _phrases(value: Any, name: str, texts: Sequence[Any]) -> list[Any]:
     """The phrases of each text, where some for all or a list of lists is given."""
     if isinstance(value, str):
         return [[value]] * len(texts)
@@ -262,7 +262,7 @@ def _phrases(value: Any, name: str, texts: Sequence[str]) -> list[Any]:
     return [list(one) if isinstance(one, tuple) else one for one in _each(values, name, texts)]
 
 
-def _request(number: int, texts: Sequence[str], wishes: Mapping[str, Sequence[Any]], seed: int) -> Request:
+def _request(number: int, texts: Sequence[Any], wishes: Mapping[str, Sequence[Any]], seed: int) -> Request:
     """What is asked for with a text: as a line of JSON would."""
     try:
         request = lines.make_request(texts[number], {name: values[number] for name, values in wishes.items() if values[number] is not None})
