@@ -19,7 +19,6 @@ from flax_s2s.data.corpus import Pair, load
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.runs.rundir import read_config, write_config
 
-
 HELD_OUT = 100  # phrases of a split here, a tenth of the corpus': all that is said of them is computed from all of them
 
 
