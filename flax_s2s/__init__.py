@@ -38,9 +38,13 @@ else:
         """What needs jax is imported when it is first used."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from flax_s2s.api import model, verbs
+        from flax_s2s.api import model
 
-        return getattr(model if hasattr(model, name) else verbs, name)
+        if hasattr(model, name):  # who loads a model needs nothing of what trains one
+            return getattr(model, name)
+        from flax_s2s.api import verbs
+
+        return getattr(verbs, name)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

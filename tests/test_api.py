@@ -1,6 +1,7 @@
 """Python's face: the numbers of the verbs, as data; nothing printed, nothing ended, nothing left changed."""
 
 import asyncio
+import dataclasses
 import json
 import logging
 import os
