@@ -225,9 +225,7 @@ def test_settings_change_without_loading_and_programs_are_used_again(
 
 
 @pytest.mark.usefixtures("_few_pairs")
-def test_it_works_twice_in_one_process_in_a_thread_and_beside_an_event_loop(
-    trained_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_it_works_twice_in_one_process_in_a_thread_and_beside_an_event_loop(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """As in a notebook: train, load, evaluate, fail, and all again; and the runs as one."""
     config = debug_config(**{"training.steps": 2, "evaluation.valid_pairs": 0, "training.best_metric": "loss"})
     streams = sys.stdout, sys.stderr
@@ -260,8 +258,6 @@ def test_it_works_twice_in_one_process_in_a_thread_and_beside_an_event_loop(
     assert failed == [] and (sys.stdout, sys.stderr) == streams
     runs = [tmp_path / "first", tmp_path / "second"]
     assert flax_s2s.load(runs).translate("3 hours", beam_size=1).tokens
-    with pytest.raises(UserError, match="has another vocabulary than"):
-        flax_s2s.load([runs[0], trained_run])
     assert capfd.readouterr() == ("", "")
 
 
