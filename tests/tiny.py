@@ -14,6 +14,8 @@ TINY = [
     "--evaluation.valid-pairs=16",
     "--training.devices=1",
 ]
+# Further, where neither translations nor several shapes are what is tested: they are most of what is compiled.
+PLAIN = ["--data.buckets=1", "--evaluation.valid-pairs=0", "--training.best-metric=loss"]
 
 
 def changed(config, fields):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from processes import PROGRAM, final, finish, last_step, records, start, wait_for_step
-from tiny import DEBUG, REPOSITORY, TINY
+from tiny import DEBUG, PLAIN, REPOSITORY, TINY
 
 ALL_DEVICES = "--training.devices=0"
 
@@ -44,7 +44,7 @@ with job.listen():
 
 
 def test_processes_that_see_different_folders_end_with_that(tmp_path: Path) -> None:
-    done = finish(start([train(tmp_path / "here"), train(tmp_path / "there")], 1))
+    done = finish(start([train(tmp_path / "here", *PLAIN), train(tmp_path / "there", *PLAIN)], 1))
     assert [process.returncode for process in done] == [2, 2], done
     for process in done:
         assert "is not the same place for all 2 processes: process 1 does not see there what process 0 wrote" in process.stderr
@@ -52,7 +52,7 @@ def test_processes_that_see_different_folders_end_with_that(tmp_path: Path) -> N
     assert {path.name for path in (tmp_path / "here").iterdir()} == {"lease.json"}
 
 
-LONG = ("--training.steps=1000000", "--training.save-every-steps=1000000", "--training.evaluate-every-steps=1000000")
+LONG = (*PLAIN, "--training.steps=1000000", "--training.save-every-steps=1000000", "--training.evaluate-every-steps=1000000")
 
 
 def test_a_signal_to_one_process_saves_the_same_step_on_all(tmp_path: Path) -> None:

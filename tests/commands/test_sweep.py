@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import DEBUG, REPOSITORY, TINY
+from tiny import DEBUG, PLAIN, REPOSITORY, TINY
 
 from flax_s2s.cli.verbs import main
 
 
 def sweep(folder: Path, *options: str) -> int:
-    return main(["sweep", DEBUG, "--run-dir", str(folder), *TINY, *options])
+    return main(["sweep", DEBUG, "--run-dir", str(folder), *TINY, *PLAIN, *options])
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ import sys
 from flax_s2s.cli import verbs
 from flax_s2s.commands import children
 training = [sys.executable, "-c", sys.argv[1], *sys.argv[2:5]]
-presets.make_command = lambda folder, run_dir, *options: [*training[:3], training[3] + options[1], *training[4:]]
+children.make_command = lambda folder, run_dir, *options: [*training[:3], training[3] + options[1], *training[4:]]
 sys.exit(verbs.main(sys.argv[5:]))
 """
 
@@ -159,7 +159,18 @@ def test_signals_end_a_sweep_with_its_training(
 
 @pytest.mark.parametrize("everyone", [True, False], ids=["SIGINT to all, as by Ctrl-C", "SIGTERM to the sweep alone"])
 def test_a_sweep_that_is_stopped_says_so_and_leaves_a_run_that_goes_on(tmp_path: Path, everyone: bool) -> None:
-    command = [sys.executable, "-m", "flax_s2s", "sweep", DEBUG, "--run-dir", str(tmp_path / "sweep"), *TINY, "--training.steps=4000"]
+    command = [
+        sys.executable,
+        "-m",
+        "flax_s2s",
+        "sweep",
+        DEBUG,
+        "--run-dir",
+        str(tmp_path / "sweep"),
+        *TINY,
+        *PLAIN,
+        "--training.steps=4000",
+    ]
     child = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("sweep/seed-1/checkpoints/*/manifest.json")) and time.monotonic() < deadline:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from tiny import DEBUG, REPOSITORY, TINY, changed
+from tiny import DEBUG, PLAIN, REPOSITORY, TINY, changed
 
 from flax_s2s.cli.verbs import main
 from flax_s2s.commands import initial
@@ -71,7 +71,7 @@ def learned(folder: Path, checkpoint: str = "last") -> dict[str, Any]:
 def test_a_run_starts_from_another_one_s_parameters(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = learned(trained_run)
     rooms = sorted({path.split("/")[0] for path in before})
-    options = ["--init-from", str(trained_run), "--optimizer.learning-rate=0.01", "--data.max-train-pairs=300"]
+    options = [*PLAIN, "--init-from", str(trained_run), "--optimizer.learning-rate=0.01", "--data.max-train-pairs=300"]
     most = [*options, "--optimizer.frozen", *sorted(set(rooms) - {"output_bias"}), "--model.dropout=0.25", "--training.keep-last=9"]
     assert train(tmp_path / "same", *most) == 0
     assert f"starting from the parameters of {trained_run}; unlike it: model.dropout: 0.1 -> 0.25\n" in capsys.readouterr().err
@@ -89,7 +89,7 @@ def test_a_run_starts_from_another_one_s_parameters(trained_run: Path, tmp_path:
 
 
 def test_a_run_starts_from_the_best_checkpoint_of_another_one(tmp_path: Path) -> None:
-    unstable = ["--optimizer.learning-rate=3.0", "--training.best-metric=loss"]
+    unstable = [*PLAIN, "--optimizer.learning-rate=3.0"]
     assert train(tmp_path / "old", *unstable) == 0
     losses = [record["loss"] for record in records(tmp_path / "old", "valid")]
     assert losses[0] < losses[1]
@@ -107,8 +107,9 @@ def test_everything_random_goes_on_as_it_would_have(tmp_path: Path) -> None:
         "--model.word-dropout=0.1",
         "--optimizer.scheduled-sampling=0.3",
         "--data.max-train-pairs=200",
+        "--data.batch-tokens=1536",
     ]
-    every = ["--training.evaluate-every-steps=4", "--training.save-every-steps=4"]
+    every = [*PLAIN, "--training.evaluate-every-steps=4", "--training.save-every-steps=4"]
     assert train(tmp_path / "straight", *random, *every, "--training.steps=12") == 0
     assert train(tmp_path / "resumed", *random, *every, "--training.steps=8") == 0
     assert records(tmp_path / "resumed", "train")[-1]["epoch"] == 1
@@ -274,7 +275,7 @@ def test_another_corpus_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     text = "".join(f"line number {i} of text\n" for i in range(60))
     for name in ("train.en", "train.zh", "valid.en", "valid.zh"):
         (tmp_path / "c" / name).write_text(text)
-    options = ["--data.format=text", f"--data.folder={tmp_path / 'c'}", "--training.steps=1", "--data.max-source-tokens=40"]
+    options = [*PLAIN, "--data.format=text", f"--data.folder={tmp_path / 'c'}", "--training.steps=1", "--data.max-source-tokens=40"]
     assert train(tmp_path / "run", *options) == 0
     (tmp_path / "c" / "train.en").write_text(text.replace("text", "words"))
     assert train(tmp_path / "run", *options) == 2
@@ -283,7 +284,7 @@ def test_another_corpus_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_an_operational_change_is_applied_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The run holds its configuration, and its log the commands."""
-    warm = ["--optimizer.warmup-steps=3", "--training.steps=1"]
+    warm = [*PLAIN, "--optimizer.warmup-steps=3", "--training.steps=1"]
     assert train(tmp_path, *warm) == 0
     warning = (
         "warning: optimizer.warmup_steps=3 takes more than half of training.steps=1; in so many steps --optimizer.warmup-steps 1 would"
@@ -312,7 +313,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_said_and_earlier_checkpoints_live(small_disk: Path) -> None:
-    options = ["--training.save-every-steps=1", "--training.keep-last=50", "--training.evaluate-every-steps=50"]
+    options = [*PLAIN, "--training.save-every-steps=1", "--training.keep-last=50", "--training.evaluate-every-steps=50"]
     done = subprocess.run(program(small_disk / "run", *options, "--training.steps=30"), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "error: no space left for a checkpoint" in done.stderr
@@ -320,10 +321,10 @@ def test_a_full_disk_is_said_and_earlier_checkpoints_live(small_disk: Path) -> N
     complete = sorted(int(path.parent.name) for path in (small_disk / "run" / "checkpoints").glob("*/manifest.json"))
     assert len(complete) >= 2
     shutil.copytree(small_disk / "run", small_disk.parent / "roomy")
-    assert train(small_disk.parent / "roomy", f"--training.steps={complete[-1] + 1}") == 0
+    assert train(small_disk.parent / "roomy", *PLAIN, f"--training.steps={complete[-1] + 1}") == 0
 
 
-ON_AND_ON = ["--training.steps=100000", "--training.save-every-steps=2", "--training.evaluate-every-steps=100000"]
+ON_AND_ON = [*PLAIN, "--training.steps=100000", "--training.save-every-steps=2", "--training.evaluate-every-steps=100000"]
 
 
 def while_training(folder: Path, happens: Callable[[], object]) -> "subprocess.CompletedProcess[str]":
@@ -350,7 +351,7 @@ def test_a_run_directory_that_vanishes_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr, done.stderr
     assert not list(folder.glob("checkpoints/*/manifest.json"))
     step = int(final_hash(elsewhere).split()[0])
-    assert train(elsewhere, f"--training.steps={step + 1}") == 0
+    assert train(elsewhere, *PLAIN, f"--training.steps={step + 1}") == 0
 
 
 @pytest.fixture
@@ -405,7 +406,7 @@ def test_what_is_not_finite_is_not_saved_and_the_end_says_so(tmp_path: Path, cap
 
 
 def test_accumulated_batches_make_one_update(tmp_path: Path) -> None:
-    assert train(tmp_path, "--training.steps=2", "--optimizer.accumulate-batches=2") == 0
+    assert train(tmp_path, *PLAIN, "--training.steps=2", "--optimizer.accumulate-batches=2") == 0
     assert [record["step"] for record in records(tmp_path, "train")] == [1, 2]
 
 
@@ -414,7 +415,7 @@ def test_before_the_first_checkpoint_the_vocabulary_is_that_of_the_text(tmp_path
     (tmp_path / "vocab").mkdir()
     stale = vocab.train([Pair("other text", "别的")] * 9, VocabConfig(kind="char", size=30)).source
     (tmp_path / "vocab/joint.model").write_bytes(stale.model)
-    assert train(tmp_path, "--training.steps=1") == 0
+    assert train(tmp_path, *PLAIN, "--training.steps=1") == 0
     assert (tmp_path / "vocab/joint.model").read_bytes() != stale.model
 
 

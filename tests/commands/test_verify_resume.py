@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 from processes import PROGRAM, finish, start
-from tiny import DEBUG, TINY
+from tiny import DEBUG, PLAIN, TINY
 
 from flax_s2s.cli.verbs import main
 from flax_s2s.commands import verify_resume
@@ -22,7 +22,7 @@ from flax_s2s.runs import manifests
 
 
 def verify(folder: Path, *options: str) -> list[str]:
-    return [*PROGRAM, "verify-resume", DEBUG, "--run-dir", str(folder), *TINY, *options]
+    return [*PROGRAM, "verify-resume", DEBUG, "--run-dir", str(folder), *TINY, *PLAIN, *options]
 
 
 def test_a_killed_run_ends_as_the_straight_one(tmp_path: Path) -> None:
