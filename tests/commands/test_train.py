@@ -106,8 +106,7 @@ def test_everything_random_goes_on_as_it_would_have(tmp_path: Path) -> None:
         "--model.recurrent-dropout=0.2",
         "--model.word-dropout=0.1",
         "--optimizer.scheduled-sampling=0.3",
-        "--data.max-train-pairs=200",
-        "--data.batch-tokens=1536",
+        "--data.max-train-pairs=150",
     ]
     every = [*PLAIN, "--training.evaluate-every-steps=4", "--training.save-every-steps=4"]
     assert train(tmp_path / "straight", *random, *every, "--training.steps=12") == 0
