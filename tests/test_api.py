@@ -302,7 +302,8 @@ def test_what_is_interrupted_before_the_first_step_ends_at_once(tmp_path: Path, 
 
 def test_progress_is_said_where_it_is_asked_for_and_a_doubt_is_a_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     doubtful = debug_config(
-        **{"training.steps": 2, "evaluation.valid_pairs": 0, "training.best_metric": "loss", "optimizer.warmup_steps": 9}
+        **{"training.steps": 2, "training.save_every_steps": 1, "training.best_metric": "loss"},
+        **{"evaluation.valid_pairs": 0, "optimizer.warmup_steps": 9},
     )
     with pytest.warns(UserWarning, match="optimizer.warmup_steps=9 takes more than half of training.steps=2"):
         flax_s2s.train(doubtful, tmp_path / "run")
@@ -310,6 +311,11 @@ def test_progress_is_said_where_it_is_asked_for_and_a_doubt_is_a_warning(tmp_pat
     flax_s2s.train(doubtful, tmp_path / "run", progress=True)
     printed = capfd.readouterr()
     assert "done at step 2" in printed.err and "warning: optimizer.warmup_steps=9" in printed.err and printed.out == ""
+    largest = max((tmp_path / "run/checkpoints/2").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    largest.write_bytes(largest.read_bytes()[::-1])
+    with pytest.warns(UserWarning, match="checkpoints/2 is damaged and passed over"):
+        assert flax_s2s.train(doubtful, tmp_path / "run").step == 2
+    assert capfd.readouterr() == ("", "")
 
 
 # What is refused ---------------------------------------------------------------------------------------------------

@@ -110,10 +110,10 @@ def test_the_train_step(preset, topology, options):
 def test_the_beam_search(preset, topology, options):
     devices = chips(topology)
     config, model, _, state = described(preset, devices)
-    stream, rows = make_stream([model], config.decoding, devices), config.decoding.rows * devices.count
+    stream, rows = make_stream((model,), config.decoding, devices), config.decoding.rows * devices.count
     ints = [jax.ShapeDtypeStruct(shape, np.int32, sharding=devices.by_row) for shape in ((rows, LENGTH), (rows,), (devices.count,))]
     take = jax.ShapeDtypeStruct((rows,), bool, sharding=devices.by_row)
-    weights = jax.eval_shape(make_lay_out([model]), [state.params])
+    weights = jax.eval_shape(make_lay_out((model,)), [state.params])
     abstract = jax.eval_shape(stream.admit, weights, None, Sentences(*ints[:2]))
     waiting = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.by_row), abstract)
     program = stream.go.lower(weights, None, waiting, waiting, ints[1], take, ints[2]).compile(options)

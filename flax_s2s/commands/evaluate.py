@@ -86,14 +86,14 @@ def _form(picture: str) -> str:
 
 def evaluate(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig | None, options: Options, *, quiet: bool = False) -> Found:
     """Translates and scores as `run` does, and prints none of it; what goes on is said unless it is to be quiet."""
-    configured = read_config(make_path(run_dirs[0]))
-    choose(configured, options)  # what cannot be measured is said before anything is loaded
+    # What is asked for is read first, since a mistake in it is soon said, and models are loaded for seconds.
+    configured = choose(read_config(make_path(run_dirs[0])), options)
     with optional_file(options.calibration) as picture:
+        _check_seeds(run_dirs, configured, options)
+        chosen, examples = load_examples(configured, options)
+        fitting = load_split(configured, "valid", options.data_folder) if picture else chosen
         opened = open_runs(run_dirs, checkpoint, decoding)
-        _check_seeds(run_dirs, opened.config, options)
         opened = opened._replace(config=choose(opened.config, options))
-        chosen, examples = load_examples(opened.config, options)
-        fitting = load_split(opened.config, "valid", options.data_folder) if picture else chosen
         out = make_console(stderr=True, speaks=False) if quiet else console()
         found, translations = _evaluate(opened, run_dirs, chosen, examples, options, out)
         if picture:

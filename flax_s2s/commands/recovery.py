@@ -47,7 +47,7 @@ class Reports:
             where = f"no report: there are {_MOST_REPORTS} in {self.folder}"
         else:
             where = self._write(name, self._describe(bad))
-        self._log.line(f"step {bad.step:>6} skipped, {int(bad.update.bad_in_a_row)} in a row: {bad.why}; {where}")
+        self._log.warn(f"step {bad.step:>6} skipped, {int(bad.update.bad_in_a_row)} in a row: {bad.why}; {where}")
 
     def _write(self, name: str, report: dict[str, Any]) -> str:
         """Whole or not at all; a full disk is the next checkpoint's to say."""
@@ -132,7 +132,7 @@ def make_roll_back(
             good = create()
         begin = np.array(good.position)
         log.rewind(int(good.step))
-        log.line(
+        log.warn(
             f"{row}: BACK TO STEP {int(good.step)}, rollback {before + 1} of at most {config.max_rollbacks}; "
             f"skipped: the data from {_place(begin)} to {_place(position)}"
         )

@@ -136,7 +136,7 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     given = initial.find(init_from, config) if init_from and not checkpoints.steps() else None
     setup = _set_up(config, folder / rundir.VOCAB if checkpoints.steps() else given and given.vocab, given, devices, log)
     with log.doing("restoring the newest checkpoint"):
-        state = checkpoints.restore(setup.abstract, setup.bound, log.line)
+        state = checkpoints.restore(setup.abstract, setup.bound, log.line, log.warn)
     _say_what(config, setup, devices, log, f" in a new run: {folder} keeps what it was begun with" if state else "")
     if state is None:
         state = setup.create()

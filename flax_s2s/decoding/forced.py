@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.beam import length_penalty
 from flax_s2s.decoding.constraints import Mean, mean_logp
 from flax_s2s.decoding.requests import padded_length
-from flax_s2s.decoding.stream import Weights, make_lay_out, most_tokens, rows_per_device
+from flax_s2s.decoding.stream import KEPT, Weights, make_lay_out, most_tokens, rows_per_device
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.runtime.parallel import AXIS, Devices, feed_rows, localize
 
@@ -44,7 +44,8 @@ class Forced(NamedTuple):
         return len(self.ids)
 
 
-def make_forced(models: Sequence[Model], mean: Mean, devices: Devices) -> Callable[[Any, Any, Any], Any]:
+@lru_cache(KEPT)
+def make_forced(models: tuple[Model, ...], mean: Mean, devices: Devices) -> Callable[[Any, Any, Any], Any]:
     """Makes `(Weights of each model, src_ids, tgt_ids) -> log-probability of each token`, jitted, rows spread over the devices."""
 
     @partial(
@@ -99,8 +100,8 @@ class Scorer:
         """
         self.vocabularies, self.config, self.devices = vocabularies, config, devices
         self.rows = rows_per_device(config, 1) * devices.count
-        self._lay_out = make_lay_out(models)
-        self._forced = make_forced(models, config.ensemble, devices)
+        self._lay_out = make_lay_out(tuple(models))
+        self._forced = make_forced(tuple(models), config.ensemble, devices)
 
     @property
     def most_tokens(self) -> int:

@@ -4,12 +4,14 @@ Enters: parameters, and sentences as arrays of one shape. Leaves: hypotheses. `m
 shapes. Two programs for each shape: `admit` encodes as many sentences as there are rows, and `go` seats some of them where rows
 are free, and searches until some rows are done.
 
+What is made for the same models and settings is the same: who opens a run again in one process compiles nothing again.
+
 Every device has rows of its own and looks at no other's, so a sentence's result depends neither on their number nor on its
 place: only on the shape (rows, source length, ...), which depends on the sentence alone.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +32,8 @@ from flax_s2s.runtime.parallel import AXIS, Devices
 
 NEVER = (PAD, BOS, UNK)
 """Tokens that are never generated."""
+KEPT = 8
+"""Programs of as many choices of models and settings are kept, those that were used last."""
 
 
 class Weights(NamedTuple):
@@ -69,9 +73,12 @@ class Stream(NamedTuple):
     go: Callable[..., Any]
     """`(Weights of each model, blocklist, rows, waiting, index [batch], take [batch], until [devices]) -> rows, done [batch], Hypotheses`;
     where `take` is set the waiting row `index` is seated, and each device searches until so many of its rows are done"""
+    empty: Callable[[Rows], Rows]
+    """Rows like these, all of them free; they lie where `go` leaves its own, which is else compiled twice."""
 
 
-def make_lay_out(models: Sequence[Model]) -> Callable[[Sequence[Any]], list[Weights]]:
+@lru_cache(KEPT)
+def make_lay_out(models: tuple[Model, ...]) -> Callable[[Sequence[Any]], list[Weights]]:
     """Makes `params of each model -> Weights of each model`, jitted: once for all that is searched or scored with them."""
 
     def rounded(bound: Seq2Seq, path: Any, leaf: Array) -> Array:
@@ -115,7 +122,8 @@ def make_step_fn(bound: Seq2Seq, weights: StepWeights, memory: Memory, candidate
     return step_fn
 
 
-def make_stream(models: Sequence[Model], config: DecodingConfig, devices: Devices, keep_attention: bool = False) -> Stream:
+@lru_cache(KEPT)
+def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devices, keep_attention: bool = False) -> Stream:
     """Makes the programs of a search with these settings; each shape is compiled when it first comes."""
     by_row, everywhere = PartitionSpec(AXIS), PartitionSpec()
     spread = partial(jax.shard_map, mesh=devices.mesh, out_specs=by_row, check_vma=False)
@@ -159,7 +167,12 @@ def make_stream(models: Sequence[Model], config: DecodingConfig, devices: Device
         state = beam.run(steps(weights, blocklist, rows, config.beam_size).step_fn, rows.state, search, rows.sentences.include, until[0])
         return rows._replace(state=state), state.done, beam.finish(state, search, rows.sentences.include)
 
-    return Stream(admit, go)
+    @partial(jax.jit, out_shardings=devices.by_row)
+    def empty(rows: Rows) -> Rows:
+        free = jax.tree.map(jnp.zeros_like, rows)
+        return free._replace(state=free.state._replace(done=jnp.ones_like(free.state.done)))
+
+    return Stream(admit, go, empty)
 
 
 def _spare(size: int, groups: int) -> int:

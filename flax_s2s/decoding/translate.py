@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flax_s2s.config import DecodingConfig, UserError
@@ -89,9 +88,9 @@ class Translator:
             raise UserError("a phrase to block is empty; give text, or leave it out")
         self._requests = Requests(vocabularies, config, tuple(blocklist), shortlist)
         self._blocklist = self._requests.make_blocklist()
-        self._lay_out = make_lay_out(models)
-        self._stream = make_stream(models, config, devices, attention and all(model.config.attention != "none" for model in models))
-        self._empty = jax.jit(_emptied, out_shardings=devices.by_row)  # where `go` leaves them: placed otherwise it is compiled twice
+        self._lay_out = make_lay_out(tuple(models))
+        attends = attention and all(model.config.attention != "none" for model in models)
+        self._stream = make_stream(tuple(models), config, devices, attends)
         self._idle: tuple[Shape, Rows] | None = None  # rows without sentences, left from the last call
 
     def lay_out(self, params: Sequence[Any]) -> list[Weights]:
@@ -137,7 +136,8 @@ class Translator:
                     if i >= 0:
                         at_door[row // self._rows_each].append((row % self._rows_each, i))
             if rows is None:
-                rows = self._empty(waiting)
+                assert waiting is not None
+                rows = self._stream.empty(waiting)
             index, take = np.zeros(self.rows, np.int32), np.zeros(self.rows, bool)
             for row in (place for place, sentence in enumerate(seats) if sentence < 0):
                 door = at_door[row // self._rows_each]
@@ -209,9 +209,3 @@ def _rearranged(sentences: Sentences, dealt: np.ndarray, order: Sequence[int]) -
     source = np.array([position.get(int(i), len(dealt) - 1) for i in dealt])
     moved = jax.tree.map(lambda part: np.asarray(part)[source], sentences)
     return moved._replace(limit=np.where(dealt >= 0, moved.limit, 0))
-
-
-def _emptied(rows: Any) -> Any:
-    """Rows like these, all of them free."""
-    empty = jax.tree.map(jnp.zeros_like, rows)
-    return empty._replace(state=empty.state._replace(done=jnp.ones_like(empty.state.done)))

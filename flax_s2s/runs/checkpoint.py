@@ -184,10 +184,18 @@ class Checkpoints(Inventory):
         finally:
             self._background.shutdown()
 
-    def restore(self, abstract: TrainState, bound: Bound, say: Callable[[str], None]) -> TrainState | None:
+    def restore(
+        self, abstract: TrainState, bound: Bound, say: Callable[[str], None], warn: Callable[[str], None] | None = None
+    ) -> TrainState | None:
         """The newest sound checkpoint, on the devices of `abstract`; None when there is none yet.
 
         What a kill left is removed, and a damaged checkpoint is set aside as `STEP.damaged`, so that it counts no longer.
+
+        Args:
+            abstract: shapes, types and shardings of the state.
+            bound: what it must have been made with.
+            say: told what is done.
+            warn: told what must be seen: a damaged checkpoint, other means; None: `say`.
 
         Raises:
             UserError: it was made with another corpus, vocabulary or model; or all there are are damaged.
@@ -195,7 +203,8 @@ class Checkpoints(Inventory):
         if self.speaks:
             self._confirm()
             self.sweep(say)
-        chosen, damaged = self._agree_on_newest_sound(say)
+        warn = warn or say
+        chosen, damaged = self._agree_on_newest_sound(warn)
         if chosen == NONE_SOUND:
             raise UserError(
                 f"every checkpoint in {self.folder} is damaged; restore the run directory from a copy, or use another --run-dir"
@@ -205,7 +214,7 @@ class Checkpoints(Inventory):
         manifest = self.manifest(chosen)
         manifests.refuse_others(manifest, self.folder.parent, bound, describe_leaves(_parts(abstract)))
         if other := manifests.describe_other_means(manifest):
-            say(f"WARNING: {self.folder / str(chosen)} was computed by other means ({other}); training goes on, but not to the same bits")
+            warn(f"WARNING: {self.folder / str(chosen)} was computed by other means ({other}); training goes on, but not to the same bits")
         state = self._load(manifest, abstract, say)
         if damaged:
             self._confirm()

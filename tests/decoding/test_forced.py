@@ -111,7 +111,7 @@ def test_several_models_score_as_their_mean(mean):
     devices = parallel.make_devices(1, {"decoding.rows": ROWS})
     sources, targets = pad(draw_ids(7, SRC), ROWS, SRC), pad(draw_ids(8, TGT), ROWS, TGT)
     names = list(MODELS)
-    models = [make_model(MODELS[name], VOCAB, VOCAB) for name in names]
+    models = tuple(make_model(MODELS[name], VOCAB, VOCAB) for name in names)
     together, weights = make_forced(models, mean, devices), make_lay_out(models)([params(name) for name in names])
     found = np.asarray(together(weights, *parallel.feed_rows(devices, (sources, targets))))
     each = np.stack([forced(name)(sources, targets) for name in names]).astype(np.float64)

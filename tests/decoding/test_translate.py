@@ -82,7 +82,7 @@ def translator(name, devices=1, **fields):
 
 
 def laid_out(name, end=1.0):
-    return make_lay_out([model(name)])([params(name, end)])
+    return make_lay_out((model(name),))([params(name, end)])
 
 
 @lru_cache
@@ -312,7 +312,7 @@ def test_the_vocabulary_is_never_sorted(devices, fields, asks):
     """XLA sorts what it does not know as a top-k, over a hundred times slower: jax 0.10.2 on CPUs does so with a top-k whose result is
     sliced other than from the first column (compiled and read here)."""
     config, size = ModelConfig(embedding_size=4, hidden_size=4, attention="none"), 1000
-    models = [make_model(config, size, size)]
+    models = (make_model(config, size, size),)
     stream = make_stream(models, DecodingConfig(rows=1, **fields), parallel.make_devices(devices, {}))
     abstract = [jax.eval_shape(lambda: init_params(config, size, size, jax.random.key(0)))]
     ints = [jax.ShapeDtypeStruct(shape, np.int32) for shape in ((8, 8), (8,), (8,), (devices,))]
