@@ -217,9 +217,9 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(
         assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "new").exists()
     assert main(["inspect", old, "--no-memory"]) == 0
-    for options in (["--language", "zh"], ["--tokenizer", "zh"], ["--metrics", "exact_match"]):  # no vocabulary is next
+    for options in (["--language", "zh"], ["--tokenizer", "zh"], ["--metrics", "exact_match"]):  # the corpus is next
         assert main(["evaluate", old, *options]) == 2
-        assert "has no complete checkpoint yet" in capsys.readouterr().err
+        assert "locale 'tgt' is not in CLDR" in capsys.readouterr().err
 
 
 def test_inspect_counts_parameters_shapes_and_memory(capsys: pytest.CaptureFixture[str]) -> None:
