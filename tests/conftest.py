@@ -1,7 +1,7 @@
 """Settings of the test run, made before jax starts: eight CPU devices, no silent rank promotion, shapes checked."""
 
-import itertools
 import gc
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator

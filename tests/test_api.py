@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-import warnings
 import typing
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
