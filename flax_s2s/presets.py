@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 import re
 import sys
 from pathlib import Path
@@ -15,12 +16,15 @@ FOLDERS = (Path("configs"), _INSTALLED if _INSTALLED.is_dir() else Path(__file__
 where it was installed, and beside it in a checkout."""
 
 
-def load_preset(name: str) -> Config:
+def load_preset(name: str | os.PathLike[str]) -> Config:
     """Runs a preset, `quickstart` or `configs/quickstart.py`, and returns what its `config()` returns, strictly read.
 
     Raises:
         UserError: no such preset, an error in it, or no `config()` that returns a `Config` whose fields have their types.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise UserError(f"a preset is given by its name or its file, got {type(name).__name__}")
+    name = os.fspath(name)
     file = _find_preset(name)
     spec = importlib.util.spec_from_file_location(f"flax_s2s_preset_{file.stem}", file)
     if spec is None or spec.loader is None:

@@ -257,7 +257,7 @@ def _check_decoding(decoding: DecodingConfig, model: ModelConfig) -> None:
 def _check_evaluation(config: Config) -> None:
     best, metrics = config.training.best_metric, config.evaluation.metrics
     if best != "loss" and best not in metrics:
-        raise UserError(f"training.best_metric={best} must be loss or one of evaluation.metrics: {', '.join(metrics)}")
+        raise UserError(f"training.best_metric={best} must be loss or one of evaluation.metrics: {', '.join(metrics)}; add it there")
     if best != "loss" and config.evaluation.valid_pairs == 0:
         raise UserError(f"training.best_metric={best} needs translations; raise evaluation.valid_pairs from 0")
 

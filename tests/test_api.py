@@ -127,6 +127,7 @@ def test_attention_is_what_a_translation_looked_at(model: flax_s2s.TrainedModel,
     assert [one.attention for one in model.translate(["3 hours", ""])] == [None, None] and found[1].attention is None
     weights = found[0].attention
     assert weights is not None and weights.shape == (len(found[0].tokens), len(" 3 hours") + 1)
+    assert found[0].source_tokens == (*"\u25813\u2581hours", "</s>") and found[1].source_tokens == ()
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
     (tmp_path / "in").write_text("3 hours\n")
     command = ["decode", str(trained_run), "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
@@ -323,6 +324,48 @@ def test_progress_is_said_where_it_is_asked_for_and_a_doubt_is_a_warning(tmp_pat
 # What is refused ---------------------------------------------------------------------------------------------------
 
 
+MISUSED = {
+    'flax_s2s.train(config, "")': "the name of a run directory is empty; name a folder, '.' for this one",
+    "flax_s2s.train(config, None)": "a run directory must be given as a path, got NoneType",
+    'flax_s2s.train("debug", "new")': "config must be a Config, such as load_preset makes, got str",
+    'flax_s2s.load("")': "the name of a run directory is empty; name a folder, '.' for this one",
+    "flax_s2s.load(None)": "a run directory must be given as a path, got NoneType",
+    "flax_s2s.load([run, 3])": "a run directory must be given as a path, got int",
+    "flax_s2s.load([])": "no run directory is given; give one, or several",
+    'flax_s2s.evaluate(run, "dev")': "there is no split 'dev'; splits: train, valid, test",
+    'flax_s2s.evaluate(run, metrics="chrf")': "metrics must be a list, such as ['chrf'], got a string",
+    'flax_s2s.evaluate(run, references="a.txt")': "references must be a list, such as ['a.txt'], got a string",
+    "flax_s2s.inspect({})": "a configuration or a run directory must be given as a path, got dict",
+    "flax_s2s.load_preset(3)": "a preset is given by its name or its file, got int",
+    'model.score(["ab"])': "pair 0 must be a source and a target, such as ('a', 'b'), got str",
+    'model.score(("ab", "cd"))': "pair 0 must be a source and a target, such as ('a', 'b'), got str",
+    'model.score([("a", "b", "c")])': "pair 0 must be a source and a target, such as ('a', 'b'), got 3 of them",
+    'model.translate({"a"})': "text must be a string, or a list of strings, got set",
+}
+
+
+def test_what_is_of_another_kind_is_said(trained_run: Path, tmp_path: Path) -> None:
+    """In a process of its own, where nothing checks annotations, as at a user's."""
+    code = (
+        "import json, sys, flax_s2s\nrun, calls, said = sys.argv[1], json.loads(sys.argv[2]), []\n"
+        "config, model = flax_s2s.load_preset(sys.argv[3]), flax_s2s.load(run)\n"
+        "for call in calls:\n    try:\n        eval(call)\n        said.append('nothing')\n"
+        "    except flax_s2s.UserError as error:\n        said.append(str(error))\nprint(json.dumps(said))"
+    )
+    command = [sys.executable, "-c", code, str(trained_run), json.dumps(list(MISUSED)), DEBUG]
+    place = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=tmp_path, env=place, capture_output=True, text=True, check=True)
+    assert dict(zip(MISUSED, json.loads(done.stdout), strict=True)) == MISUSED
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_is_loaded_needs_its_folder_no_more(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained_run.parent)
+    model = flax_s2s.load(trained_run.name, beam_size=1)
+    monkeypatch.chdir(tmp_path)
+    assert model.translate("3 hours", attention=True).attention is not None
+
+
 def test_errors_are_exceptions_with_the_message_of_the_command_line(
     trained_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -373,7 +416,6 @@ def test_errors_are_exceptions_with_the_message_of_the_command_line(
         (lambda model: model.translate(["x"], seeds=[-1]), "text 0: seed must be a whole number from 0 to 2**31 - 1"),
         (lambda model: model.score([("", "x")]), "pair 0: the source is blank, and a target is not; leave it out"),
         (lambda model: model.score([("x", "x"), ("x", "x" * 9999)]), "pair 1: the target has more tokens than any source is decoded to"),
-        (lambda model: unchecked(model.score)(model, ["abc"]), "pair 0: too many values to unpack"),
         (lambda model: unchecked(model.score)(model, "abc"), "what is scored must be a list of pairs, got str"),
         (lambda model: flax_s2s.load([]), "no run directory is given"),
         (lambda model: flax_s2s.train(misspelt(), "x"), "model.hidden_size='3' must be of type int, got str"),
@@ -387,7 +429,7 @@ def test_what_is_no_good_is_said(model: flax_s2s.TrainedModel, call: Callable[[f
 
 def test_attention_needs_a_model_that_has_it(trained_run: Path, model: flax_s2s.TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     without = changed(flax_s2s.load_preset(DEBUG), {"model.attention": "none"})
-    monkeypatch.setattr("flax_s2s.commands.decode.rundir.read_config", lambda _: without)
+    monkeypatch.setattr(model, "_opened", model._opened._replace(configs=[without]))
     with pytest.raises(UserError, match=r"was trained with model\.attention=none; leave it out"):
         model.translate("x", attention=True)
 

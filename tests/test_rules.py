@@ -295,7 +295,7 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
     ({"optimizer.weight_decay": 0.1}, "optimizer.weight_decay needs optimizer.name=adamw, got adam", {"optimizer.name": "adamw"}),
     (
         {"training.best_metric": "wer"},
-        "training.best_metric=wer must be loss or one of evaluation.metrics: bleu, chrf, exact_match",
+        "training.best_metric=wer must be loss or one of evaluation.metrics: bleu, chrf, exact_match; add it there",
         {"evaluation.metrics": ("wer",)},
     ),
     (

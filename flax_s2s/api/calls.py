@@ -56,9 +56,23 @@ def as_messages() -> Iterator[None]:
         raise (UserError if code == USER_ERROR else Failure)(text) from error
 
 
+def find_name(path: Any, what: str = "a run directory") -> str:
+    """The name of a folder that must have one.
+
+    Raises:
+        UserError: it is no path, or empty, which would be the working directory.
+    """
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(name, str):
+        raise UserError(f"{what} must be given as a path, got {type(path).__name__}")
+    if not name:
+        raise UserError(f"the name of {what} is empty; name a folder, '.' for this one")
+    return name
+
+
 def find_names(run_dir: Path | Sequence[Path]) -> list[str]:
     """The run directories that are given: one, or several."""
-    names = [os.fspath(run_dir)] if isinstance(run_dir, (str, os.PathLike)) else [os.fspath(one) for one in run_dir]
+    names = [find_name(one) for one in run_dir] if isinstance(run_dir, (list, tuple)) else [find_name(run_dir)]
     if not names:
         raise UserError("no run directory is given; give one, or several")
     return names

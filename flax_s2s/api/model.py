@@ -16,7 +16,7 @@ from flax_s2s.answers.lines import LineError
 from flax_s2s.answers.replies import one_line
 from flax_s2s.api.calls import Path, Settings, as_messages, find_names, settle
 from flax_s2s.commands import decode, score, wiring
-from flax_s2s.config import Config, DecodingConfig, UserError, change
+from flax_s2s.config import EOS, Config, DecodingConfig, UserError, change
 from flax_s2s.decoding import translate as translating
 from flax_s2s.decoding.forced import Forced, Scorer
 from flax_s2s.decoding.requests import Request, draw_seed
@@ -30,10 +30,10 @@ class Hypothesis:
     """A text that a model found for a source; `str` of it is the text."""
 
     text: str
-    logp: float  # natural log of the probability of the tokens, end mark included; 0 for a blank source
+    logp: float  # natural log of the probability of the tokens, their end mark included where there is one; 0 for a blank source
     score: float  # what hypotheses are sorted by
     confidence: float  # the geometric mean of the tokens' probabilities, 0 to 1; 1 without tokens
-    tokens: tuple[str, ...]  # as the vocabulary writes them, end mark included
+    tokens: tuple[str, ...]  # as the vocabulary writes them; the end mark is the last where the reason is `end`
     token_logp: tuple[float, ...]  # of each
     reason: Literal["end", "limit", "impossible", "blank"]  # why it ends
     unmet: tuple[str, ...]  # what was asked for and could not be had: of prefix, include and exclude
@@ -50,6 +50,7 @@ class Translation(Hypothesis):
     """The best hypothesis of a source, and the others."""
 
     source: str
+    source_tokens: tuple[str, ...]  # those that were read, end mark included: what the columns of attention stand for
     others: tuple[Hypothesis, ...]  # the second best and so on, n_best - 1 or as many as were found
     flags: tuple[str, ...]  # what looks wrong: empty, repetition, copied, length, unknown, unmet
     cut_source: bool  # the source was longer than max_source_tokens, and was read as far
@@ -146,20 +147,21 @@ class TrainedModel:
             wishes |= {name: _phrases(value, name, texts) for name, value in (("include", include), ("exclude", exclude))}
             requests = [_request(number, texts, wishes, decoding.seed) for number in range(len(texts))]
             if attention:
-                decode.check_attention(self._run_dirs)
+                decode.check_attention(self._run_dirs, self._opened.configs)
             with self._lock:
                 translator, weights = self._search(decoding, attention)
                 found = decode.translate(translator, weights, requests)
-            pieces = self._opened.vocabularies.target.pieces
+            sources, pieces = self._opened.vocabularies.source, self._opened.vocabularies.target.pieces
             results = [
                 Translation(
                     **_describe(translation, pieces),
                     source=request.source,
+                    source_tokens=tuple(sources.pieces([*ids[: decoding.max_source_tokens - 1], EOS])) if translation.tokens else (),
                     others=tuple(Hypothesis(**_describe(other, pieces)) for other in translation.others),
                     flags=flags,
                     cut_source=translation.cut_source,
                 )
-                for request, (translation, flags, _) in zip(requests, found, strict=True)
+                for request, (translation, flags, ids) in zip(requests, found, strict=True)
             ]
             return results[0] if alone else results
 
@@ -167,7 +169,7 @@ class TrainedModel:
         """How probable the model finds targets, in the order of the pairs.
 
         Args:
-            given: pairs of source and target; a hypothesis as target is scored with its own tokens.
+            given: pairs of source and target; a hypothesis as target is scored with its own tokens, and an end mark where it has none.
             **settings: fields of `DecodingConfig`; those that matter are length_penalty, ensemble, rows and max_source_tokens.
 
         Raises:
@@ -237,7 +239,7 @@ def load(run_dir: Path | Sequence[Path], checkpoint: str | int = "best", **setti
 
 
 def _listed(value: Any, name: str, kind: str) -> list[Any]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    if isinstance(value, (str, bytes, set, frozenset, Mapping)) or not isinstance(value, Iterable):  # which have an order
         raise UserError(f"{name} must be {kind}, got {type(value).__name__}")
     return list(value)
 
@@ -272,8 +274,11 @@ def _request(number: int, texts: Sequence[Any], wishes: Mapping[str, Sequence[An
 
 
 def _pair(number: int, pair: Any) -> pairs.Asked:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        got = f"{len(pair)} of them" if isinstance(pair, (tuple, list)) else type(pair).__name__
+        raise UserError(f"pair {number} must be a source and a target, such as ('a', 'b'), got {got}")
+    source, target = pair
     try:
-        source, target = pair
         own, target = (target.tokens, target.text) if isinstance(target, Hypothesis) else (None, target)
         asked = pairs.Asked(lines.read_string(source, "source"), (pairs.Target(lines.read_string(target, "target"), own),))
     except (TypeError, ValueError) as error:  # a `LineError` is one, too

@@ -8,9 +8,9 @@ import math
 import os
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack, get_args
 
-from flax_s2s.api.calls import Path, Settings, as_messages, find_names, settle
+from flax_s2s.api.calls import Path, Settings, as_messages, find_name, find_names, settle
 from flax_s2s.commands import evaluate as evaluating
 from flax_s2s.commands import inspect as inspecting
 from flax_s2s.commands import train as training
@@ -65,12 +65,13 @@ def train(config: Config, run_dir: Path, *, init_from: Path = "", progress: bool
         raise UserError("this process is training already, in another thread; wait until that has ended, or use another process")
     try:
         with job.borrow(), as_messages():
-            config = from_python(config)
-            found = training.train(config, os.fspath(run_dir), init_from=os.fspath(init_from), quiet=not progress)
+            name = find_name(run_dir)
+            config = _read(config)
+            found = training.train(config, name, init_from=find_name(init_from) if init_from else "", quiet=not progress)
     finally:
         _training.release()
     metric = config.training.best_metric
-    return Reached(os.fspath(run_dir), found.step, found.outcome, metric, found.best, _last_validation(os.fspath(run_dir)))
+    return Reached(name, found.step, found.outcome, metric, found.best, _last_validation(name))
 
 
 _training = threading.Lock()
@@ -117,6 +118,11 @@ def evaluate(
     _refuse_several_processes()
     with as_messages():
         run_dirs = find_names(run_dir)
+        if split not in get_args(Split):
+            raise UserError(f"there is no split {split!r}; splits: {', '.join(get_args(Split))}")
+        for name, value in (("metrics", metrics), ("references", references)):
+            if isinstance(value, str):
+                raise UserError(f"{name} must be a list, such as [{value!r}], got a string")
         measured = read_config(make_path(run_dirs[0])).evaluation
         options = evaluating.Options(
             split,
@@ -151,7 +157,14 @@ def inspect(what: Config | Path, *, memory: bool = True) -> Inspection:
     with as_messages():
         if isinstance(what, Config):
             return inspecting.inspect(from_python(what), "", memory)
-        return inspecting.inspect(read_config(make_path(os.fspath(what))), os.fspath(what), memory)
+        name = find_name(what, "a configuration or a run directory")
+        return inspecting.inspect(read_config(make_path(name)), name, memory)
+
+
+def _read(config: Any) -> Config:
+    if not isinstance(config, Config):
+        raise UserError(f"config must be a Config, such as load_preset makes, got {type(config).__name__}")
+    return from_python(config)
 
 
 def _refuse_several_processes() -> None:

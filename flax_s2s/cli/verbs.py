@@ -109,6 +109,8 @@ def _asks_for_help(arguments: list[str]) -> bool:
 
 def _first(arguments: list[str], verb: str, what: str = "a preset") -> tuple[str, list[str]]:
     """The first argument, which names what to begin with (none where only help is asked for), and the others."""
+    if arguments and not arguments[0]:
+        raise UserError(f"{verb} is given an empty name, perhaps because a shell variable is not set; it needs {what}")
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], arguments[1:]
     late = next((argument for argument in arguments if argument.endswith(".py")), "")
@@ -228,7 +230,11 @@ def _runs(arguments: list[str], verb: str) -> tuple[list[str], list[str], Config
 
 
 def _refuse_no_run(name: str, verb: str) -> None:
-    """Says what it is that stands where a run directory belongs: a preset, or a file."""
+    """Says what it is that stands where a run directory belongs: nothing, a preset, or a file."""
+    if not name:  # it would be the working directory
+        raise UserError(
+            f"the run directory that {verb} is given is empty, perhaps because a shell variable is not set; name a folder, '.' for this one"
+        )
     if name.endswith(".py") or (not os.path.exists(name) and is_preset(name)):
         raise UserError(
             f"{name} is a preset, and {verb} needs the run directory of a model, such as runs/{_stem(name)}, which `train {name}` makes"

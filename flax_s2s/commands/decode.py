@@ -50,7 +50,7 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, file
     _check(options, decoding, files)
     _check_measuring(rundir.read_config(make_path(run_dirs[0])), options)
     if options.attention:
-        check_attention(run_dirs)
+        check_attention(run_dirs, [rundir.read_config(make_path(run_dir)) for run_dir in run_dirs])
     blocked = [line for line in read_lines(options.blocklist) if line.strip()] if options.blocklist else []
 
     def open_answerer(interactive: bool) -> tuple[Answerer, dict[str, Any]]:
@@ -189,14 +189,14 @@ def _output_forms(options: Options, files: Files) -> set[str]:
     return {layouts.find_output_form(options.output_form, find_form(files, name), output) for name, output in named}
 
 
-def check_attention(run_dirs: Sequence[str]) -> None:
+def check_attention(run_dirs: Sequence[str], configs: Sequence[Config]) -> None:
     """Refuses models that have none where it is asked for.
 
     Raises:
         UserError: one of the runs was trained so.
     """
-    for run_dir in run_dirs:
-        if rundir.read_config(make_path(run_dir)).model.attention == "none":
+    for run_dir, config in zip(run_dirs, configs, strict=True):
+        if config.model.attention == "none":
             raise UserError(f"--attention needs models that have it, and {run_dir} was trained with model.attention=none; leave it out")
 
 

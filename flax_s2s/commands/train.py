@@ -320,6 +320,6 @@ def _say_next(folder: epath.Path, reached: Reached, spoilt: str, config: Config,
             f"{reached.outcome} at step {step}, which is not saved: {spoilt} holds numbers that are not finite; earlier checkpoints are "
             "intact: decode with one of them, or train anew with a lower optimizer.learning_rate or a larger optimizer.epsilon"
         )
-    best = "" if reached.best is None else f"; best so far: {reached.best:.3f}"
+    best = "" if reached.best is None else f"; best {config.training.best_metric} so far: {reached.best:.3f}"
     split = "" if config.data.test else " --split valid"
     log.line(f"{reached.outcome} at step {step}{best}\nnext: python -m flax_s2s evaluate {folder}{split}")
