@@ -501,7 +501,8 @@ flax_s2s.trian(config)  # wrong
 def test_types_are_seen_by_a_users_checker(tmp_path: Path) -> None:
     """Of a script that uses every function, mypy refuses the wrong lines and no other."""
     (tmp_path / "user.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-pretty", "--no-error-summary", str(tmp_path / "user.py")]
+    # By the project's own settings, which are strict: with others, what was found out of the package would be found out anew.
+    command = [sys.executable, "-m", "mypy", "--no-pretty", "--no-error-summary", str(tmp_path / "user.py")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     wrong = [number for number, line in enumerate(SCRIPT.splitlines(), 1) if line.endswith("# wrong")]
     assert sorted({int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error: " in line}) == wrong, done.stdout + done.stderr
