@@ -44,9 +44,11 @@ def _leaves_no_trace(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     def found() -> list[Any]:
         return [*(signal.getsignal(number) for number in job.STOPPING), sys.excepthook, os.getcwd()]
 
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background
     before = found()
     yield
     assert found() == before
+    signal.signal(signal.SIGINT, ours)
 
 
 def debug_config(**fields: Any) -> flax_s2s.Config:
@@ -88,7 +90,7 @@ def draw_settings(draw: random.Random) -> tuple[dict[str, Any], list[dict[str, A
     return settings, [draw.choice(kinds) for _ in TEXTS]
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])
 def test_translations_are_those_of_decode(model: flax_s2s.TrainedModel, trained_run: Path, tmp_path: Path, seed: int) -> None:
     settings, wishes = draw_settings(random.Random(seed))
     options = [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
@@ -238,7 +240,7 @@ def test_it_works_twice_in_one_process_in_a_thread_and_beside_an_event_loop(tmp_
         assert reached.metric == "loss" and reached.best == pytest.approx(reached.validation["loss"])
         assert flax_s2s.load(tmp_path / name).translate("3 hours", beam_size=1).reason
         found = flax_s2s.evaluate(tmp_path / name, "valid", beam_size=1, resamples=0)
-        assert found.metrics["chrf"].score > 0 and found.result["pairs"] == 20
+        assert found.metrics.keys() == {"exact_match", "chrf", "wer"} and found.result["pairs"] == 20
         with pytest.raises(UserError, match="there is no checkpoint '9'; use best, last, or one of "):
             flax_s2s.load(tmp_path / name, checkpoint=9)
 

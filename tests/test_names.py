@@ -40,7 +40,7 @@ def with_unknown(config: Any, field: str) -> Any:
 
 def unchecked(function: Any) -> Any:
     """The function without this test run's check of its annotations."""
-    return function.__wrapped__
+    return getattr(function, "__wrapped__", function)
 
 
 def features() -> jax.Array:
@@ -48,7 +48,7 @@ def features() -> jax.Array:
 
 
 def keys() -> jax.Array:
-    return jax.random.split(jax.random.key(0), 1)
+    return jnp.zeros((1, 2), jnp.uint32)
 
 
 def layer() -> RecurrentLayer:

@@ -146,10 +146,10 @@ class Reader:
             case _:
                 assert_never(kind)
 
-    @functools.cached_property
-    def _phrases(self) -> list[phrases.Phrase]:
+    @property
+    def _phrases(self) -> tuple[phrases.Phrase, ...]:
         count = self.data.max_train_pairs if self.origin == "train" else PHRASES_HELD_OUT
-        return phrases.generate(self.data.source, self.data.target, count, self.seed, self.origin)
+        return _generate(self.data.source, self.data.target, count, self.seed, self.origin)
 
     @functools.cached_property
     def _held_out(self) -> frozenset[str] | None:
@@ -228,3 +228,8 @@ def depends_on_seed(data: DataConfig, split: Split) -> bool:
 def _name(data: DataConfig, split: Split) -> str:
     origin: dict[FormatKind, str] = {"dataset": data.dataset, "generated": f"{data.format} {data.source}-{data.target}"}
     return f"{split} of {origin.get(FORMATS[data.format], data.folder or '.')}"
+
+
+@functools.lru_cache(4)  # one in twenty phrases drawn is held out, and a process reads those of a split more than once
+def _generate(source: str, target: str, count: int, seed: int, split: Split) -> tuple[phrases.Phrase, ...]:
+    return tuple(phrases.generate(source, target, count, seed, split))

@@ -263,7 +263,8 @@ def borrow() -> Iterator[None]:
     """As `listen`, in a process that is not ours to end, such as a notebook's: nothing is said, and signals come late, not never.
 
     The first of them asks for a stop, and does what it did before the call once what was trained is saved: Ctrl-C is a
-    KeyboardInterrupt then. A second one does so at once, as does one before the first step, when there is nothing to save.
+    KeyboardInterrupt then. A second one does so at once, as does one before the first step, when there is nothing to save. What the
+    process ignores, as the background jobs of a script ignore Ctrl-C, stays ignored.
     """
     global _this
     _this = this = _Job()
@@ -276,11 +277,13 @@ def borrow() -> Iterator[None]:
     def hear(number: int, _: Any) -> None:
         if heard or not this.stop.begun:
             deliver(number)
+            return  # a handler of the caller's own lets it pass
         heard.append(number)
         this.ask(signal.Signals(number).name)
 
     if threading.current_thread() is threading.main_thread():
-        ours = [number for number in STOPPING if signal.getsignal(number) is not None]  # not what another language has set
+        others = (None, signal.SIG_IGN)  # None: of another language
+        ours = [number for number in STOPPING if signal.getsignal(number) not in others]
         before |= {number: signal.signal(number, hear) for number in ours}
     try:
         yield

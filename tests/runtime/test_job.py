@@ -255,6 +255,26 @@ def test_a_second_interrupt_ends_at_once():
     assert done.returncode == 130 and "ended at once by Ctrl-C; what was saved before is intact" in done.stderr
 
 
+def test_before_the_first_step_of_a_call_a_signal_does_what_the_caller_says():
+    passed = []
+    for caller in (signal.SIG_IGN, lambda number, _: passed.append(number)):
+        before = signal.signal(signal.SIGUSR1, caller)
+        with job.borrow():
+            signal.raise_signal(signal.SIGUSR1)
+            assert not job.stop_requested()
+        assert signal.signal(signal.SIGUSR1, before) is caller
+    assert passed == [signal.SIGUSR1]
+
+
+def test_what_the_caller_ignores_stops_no_step():
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    with job.borrow():
+        assert not job.stop_requested()
+        signal.raise_signal(signal.SIGUSR1)
+        assert not job.stop_requested()
+    signal.signal(signal.SIGUSR1, before)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
