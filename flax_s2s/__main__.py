@@ -5,11 +5,14 @@ import os
 import sys
 import traceback
 
-from flax_s2s.cli import verbs
+from flax_s2s.runtime import processor
 
 
 def main() -> None:
     """Runs the verb and ends the process; after a failure at once, since the threads of a save that failed would keep it for minutes."""
+    processor.use_huge_pages()
+    from flax_s2s.cli import verbs  # not twice
+
     try:
         code = verbs.main()
     except Exception:

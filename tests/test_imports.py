@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
         *("runtime", "rules", "languages", "errors"),
     },
     "cli": {"commands", "answers", "runs", "runtime", "presets", "errors"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "runtime"},
     "api": {"commands", "answers", "runs", "evaluation", "training", "decoding", "data", "runtime", "errors"},
     "__init__": {"api", "presets"},
 }

@@ -14,7 +14,7 @@ from flax_s2s import __version__, errors
 from flax_s2s.cli.options import Bench, Compare, Decode, Evaluate, Inspect, LearnShortlist, Score, Sweep, Train, VerifyResume
 from flax_s2s.config import Config, UserError, nearest
 from flax_s2s.presets import is_preset, load_preset
-from flax_s2s.runtime import job, processor
+from flax_s2s.runtime import job
 
 USAGE = """\
 usage: python -m flax_s2s VERB ...
@@ -51,7 +51,6 @@ T = TypeVar("T")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    processor.share_heap()
     errors.prepare_streams()
     try:
         code = job.end(_dispatch(arguments))

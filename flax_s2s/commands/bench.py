@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_s2s.commands.wiring import Ready, begin, console, keep_memory, make_ready, measure, measure_products
+from flax_s2s.commands.wiring import Ready, begin, console, make_ready, measure, measure_products
 from flax_s2s.config import PAD, Config, UserError
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.model.flops import count_flops
@@ -55,13 +55,12 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
     sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target))
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
     state = create_state(config, sizes, optimizer, devices)
-    keep_memory(state.params)
     pipeline = ready.make_pipeline(config.seed)
     batches = [pipeline.batch(planned) for planned in pipeline.sample(_STEPS)]
     step, after = make_train_step(model, optimizer, config, devices), feed_all(devices, np.array([0, 1], np.int32))
     fed = [feed_rows(devices, tuple(batch)) for batch in batches]
     begin = time.perf_counter()
-    programs = {shape: step.lower(state, batch, after).compile() for shape, batch in {_shape(batch): batch for batch in fed}.items()}
+    programs = {shape: step.compile(state, batch, after) for shape, batch in {_shape(batch): batch for batch in fed}.items()}
     compile_secs = time.perf_counter() - begin
     box, first_params = [state], jax.tree.map(jnp.copy, state.params)  # decoded with: what it takes depends on what is learned
 

@@ -148,14 +148,17 @@ def _plan(config: Config, ready: Ready, sizes: tuple[int, int], flops: Flops, de
 
 
 def _memory(config: Config, shape: Shape, sizes: tuple[int, int], devices: Devices) -> tuple[int, int]:
-    """Bytes that the compiled train step of one shape takes: for state and batch, and temporaries."""
+    """Bytes that the compiled train step of one shape takes: for state and batch, and temporaries, the gradient among them."""
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
     step = make_train_step(model, optimizer, config, devices)
     after = jax.ShapeDtypeStruct((2,), np.int32, sharding=devices.replicated)
-    analysis = (
-        step.lower(abstract_state(config, sizes, optimizer, devices), abstract_batch(shape, devices), after).compile().memory_analysis()
-    )
-    return analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
+    state, batch = abstract_state(config, sizes, optimizer, devices), abstract_batch(shape, devices)
+    compiled = step.compile(state, batch, after)
+    gradient, update = (program.memory_analysis() for program in (compiled.gradients, compiled.update))
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    own = gradient.argument_size_in_bytes - sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
+    temporary = max(gradient.temp_size_in_bytes, update.temp_size_in_bytes) + gradient.output_size_in_bytes
+    return kept + own, temporary
 
 
 def _print_model(found: Inspection, out: Console) -> None:

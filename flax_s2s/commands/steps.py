@@ -70,8 +70,12 @@ def make_steps(
     after = jax.ShapeDtypeStruct((2,), jnp.int32, sharding=devices.replicated)
     train_step, eval_step = make_train_step(model, optimizer, config, devices), make_eval_step(model, devices)
     return Steps(
-        Programs(train_step, {shape: (state, batch(shape), after) for shape in shapes}, lambda state, batch, after: _shape(batch)),
-        Programs(eval_step, {shape: (state.params, batch(shape)) for shape in shapes}, lambda params, batch: _shape(batch)),
+        Programs(train_step.compile, {shape: (state, batch(shape), after) for shape in shapes}, lambda state, batch, after: _shape(batch)),
+        Programs(
+            lambda *arguments: eval_step.lower(*arguments).compile(),
+            {shape: (state.params, batch(shape)) for shape in shapes},
+            lambda params, batch: _shape(batch),
+        ),
         log,
     )
 

@@ -15,7 +15,7 @@ from flax_s2s.commands import initial
 from flax_s2s.commands.recovery import Reports, make_roll_back
 from flax_s2s.commands.steps import Steps, by_first_use, make_steps
 from flax_s2s.commands.summary import describe, find_faults
-from flax_s2s.commands.wiring import Ready, begin, keep_memory, make_ready, warn_of_tokens
+from flax_s2s.commands.wiring import Ready, begin, make_ready, warn_of_tokens
 from flax_s2s.config import Config, TrainingConfig, UserError, differences, to_json
 from flax_s2s.data import corpus, vocab
 from flax_s2s.data.batching import TokenPairs
@@ -201,7 +201,6 @@ def _set_up(config: Config, vocab_folder: epath.Path | None, given: initial.Init
     pipeline = ready.make_pipeline(config.seed, Share(*parallel.process()))
     bound = Bound(to_json(config), ready.vocabularies.sha256, ready.tokens.sha256)
     abstract = abstract_state(config, sizes, optimizer, devices)
-    keep_memory(abstract.params)
 
     def create() -> TrainState:
         new = create_state(config, sizes, optimizer, devices)

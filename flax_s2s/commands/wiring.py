@@ -32,11 +32,10 @@ from flax_s2s.runs.checkpoint import Checkpoints
 from flax_s2s.runtime import caches, cluster, job, processor, programs
 from flax_s2s.runtime.parallel import Devices, make_decoding_devices, place
 from flax_s2s.runtime.runlog import make_console
-from flax_s2s.training.state import Params, count_parameters
+from flax_s2s.training.state import Params
 
 _MOST_UNKNOWN = 0.01  # of the tokens, before it is said
 _UNITS = {"char": "character"}
-_KEPT_PARAMETERS = 64_000_000  # with 195 M the heap grew from 4.9 to 8.5 GiB, to save 4% of a step
 
 
 def begin(flags: cluster.Flags | None = None, *, join: bool = True) -> None:
@@ -44,12 +43,6 @@ def begin(flags: cluster.Flags | None = None, *, join: bool = True) -> None:
     programs.keep()
     if join:
         job.join(cluster.find(os.environ, flags))
-
-
-def keep_memory(params: Params) -> None:
-    """Where programs run on the CPU, keeps what they work in; for models whose memory may be held more than once."""
-    if jax.default_backend() == "cpu" and count_parameters(params) <= _KEPT_PARAMETERS:
-        processor.keep_memory()
 
 
 class Ready(NamedTuple):
@@ -168,7 +161,6 @@ def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig
             raise UserError(f"{folder} has another vocabulary than {folders[0]}; runs that translate as one must share theirs")
         sizes = (len(vocabularies.source), len(vocabularies.target))
         abstract = place(jax.eval_shape(partial(init_params, model.config, *sizes, jax.random.key(0))), devices)
-        keep_memory(abstract)
         params.append(checkpoints.load_params(step, abstract, vocabularies.sha256))
         checkpoints.close()
     return Opened(config, configs, vocabularies, models, params, devices, steps, folders[0])

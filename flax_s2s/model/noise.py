@@ -14,7 +14,7 @@ place in the model has a number, its site, so that it has masks of its own:
 from typing import NamedTuple, assert_never
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, UInt32
 
 from flax_s2s.config import ModelConfig
 from flax_s2s.model.cells import Zones
@@ -22,7 +22,7 @@ from flax_s2s.model.dropout import choose, drop
 
 TARGET, READOUT, WORD, STATE, ZONES, OWN = 100, 200, 210, 300, (200, 400), 2000
 
-RowKeys = Key[Array, " batch"] | None
+RowKeys = UInt32[Array, "batch 2"] | None
 
 
 class Noise(NamedTuple):

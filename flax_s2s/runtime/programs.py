@@ -67,15 +67,17 @@ class Programs:
     is run for the first time when all processes have compiled it, since each waits for the others inside of it. A shape that is not of the set is a bug, and is named instead of compiled.
     """
 
-    def __init__(self, function: Any, arguments: Mapping[Any, Sequence[Any]], shape_of: Callable[..., Any]) -> None:
+    def __init__(
+        self, compile_fn: Callable[..., Callable[..., Any]], arguments: Mapping[Any, Sequence[Any]], shape_of: Callable[..., Any]
+    ) -> None:
         """Compiles nothing yet.
 
         Args:
-            function: jitted.
+            compile_fn: makes the program for abstract arguments; called in threads of its own.
             arguments: for each shape the abstract arguments that the function is compiled for.
             shape_of: the shape of real arguments.
         """
-        self._function, self._arguments, self._shape_of = function, arguments, shape_of
+        self._compile_fn, self._arguments, self._shape_of = compile_fn, arguments, shape_of
         self._pool: ThreadPoolExecutor | None = None
         self._compiling: dict[Any, Future[Any]] = {}
         self._meeting: dict[Any, Future[None]] = {}
@@ -114,7 +116,7 @@ class Programs:
             self._meeting[shape].set_result(None)
 
     def _compile(self, shape: Any) -> Any:
-        return self._function.lower(*self._arguments[shape]).compile()
+        return self._compile_fn(*self._arguments[shape])
 
     def progress(self) -> tuple[int, int]:
         """How many shapes are compiled, and how many there are."""

@@ -17,6 +17,7 @@ from flax_s2s.model.product import multiply, multiply_transposed, outer
 
 _CHUNK_LOGITS = 1 << 24  # at most 64 MiB of float32 logits at once
 _PARTS = 8  # of a chunk, on a CPU
+_LARGE = 1 << 20  # numbers of a table whose products with the padding take longer than a program for each number of parts
 
 Work = Callable[[Any, Any], tuple[Any, Any]]  # (readouts, labels) of some tokens -> sums over them, and a row for each
 
@@ -40,8 +41,8 @@ def cross_entropy(
 
     The target distribution is (1 - smoothing) on the right token plus smoothing / vocab on every token (Szegedy et al.
     2016, section 7). The logits of all tokens never exist together: chunks of tokens are taken one after the other, and
-    when a gradient is wanted it is computed along with each chunk, so that no logit is computed twice. On a CPU those
-    tokens alone are computed that are real, but for at most an eighth of a chunk.
+    when a gradient is wanted it is computed along with each chunk, so that no logit is computed twice. On a CPU, where the table
+    is large, half of the tokens, six eighths, seven or all are computed, as the real ones need.
     """
     flat, labels = readouts.reshape(tgt_ids.size, -1), tgt_ids.reshape(-1)
     smoothed, plain = _sums(smoothing, flat, table, bias, labels)
@@ -73,8 +74,10 @@ def _sums(smoothing: float, readouts: Any, table: Any, bias: Any, labels: Any) -
 
 
 def _by_platform(work: Work, readouts: Any, labels: Any, vocab: int) -> tuple[Any, Any]:
-    """Accelerators want fixed sizes; a CPU gains by leaving the padding out."""
-    return lax.platform_dependent(readouts, labels, cpu=partial(_over_real, work, vocab), default=partial(_over_chunks, work, vocab))
+    """Accelerators want fixed sizes; a CPU gains by leaving the padding out, where the table is large."""
+    over_all = partial(_over_chunks, work, vocab)
+    over_real = partial(_over_real, work, vocab) if vocab * readouts.shape[-1] >= _LARGE else over_all
+    return lax.platform_dependent(readouts, labels, cpu=over_real, default=over_all)
 
 
 def _over_real(work: Work, vocab: int, readouts: Any, labels: Any) -> tuple[Any, Any]:
@@ -87,7 +90,7 @@ def _over_real(work: Work, vocab: int, readouts: Any, labels: Any) -> tuple[Any,
 def _over_parts(work: Work, readouts: Any, labels: Any) -> tuple[Any, Any]:
     """`work` on as many parts of a chunk as hold a real token, which come first."""
     size = labels.shape[0]
-    parts = (0, *range(_PARTS // 2, _PARTS), _PARTS)  # fewer than half is rare
+    parts = (0, _PARTS // 2, *range(_PARTS - 2, _PARTS + 1))  # fewer than three in four are rare
     ends = sorted({min(-(-size * part // (8 * _PARTS)) * 8, size) for part in parts})
 
     def first(count: int, readouts: Any, labels: Any) -> tuple[Any, Any]:
@@ -154,11 +157,11 @@ def _forward(smoothing: float, readouts: Any, table: Any, bias: Any, labels: Any
     def work(readouts: Any, labels: Any) -> tuple[Any, Any]:
         losses, d_logits = _losses(smoothing, readouts, labels, layer)
         narrow = d_logits.astype(readouts.dtype)
-        # The table's gradient is turned only after the chunks: XLA would turn the product around, to one that CPUs lack.
+        # The table's gradient is turned only afterwards: XLA would turn the product around, to one that CPUs lack.
         return (losses, outer(readouts, narrow), d_logits.sum(axis=0)), multiply(narrow, layer.table).astype(readouts.dtype)
 
     (losses, d_table, d_bias), d_readouts = _by_platform(work, readouts, labels, table.shape[0])
-    return losses, (d_readouts, d_table.T, d_bias)
+    return losses, (d_readouts, lax.optimization_barrier(d_table).T, d_bias)
 
 
 def _backward(smoothing: float, saved: Any, gradient: Any) -> tuple[Any, ...]:

@@ -1,12 +1,16 @@
-"""The two pure functions of training: `train_step` and `eval_step`.
+"""The pure functions of training: the train step, in two programs, and the evaluation step.
 
 Enters: a state and a batch, rows spread over the devices. Leaves: the next state, on every device, and what happened.
+
+The gradient of a batch is a program for each shape; the update that follows from it knows no shape, and is compiled once.
 
 Each device computes loss and gradient of its rows inside one `shard_map`; one `psum` adds them up. Left to the
 partitioner, a tied table would be reduced once per use and a weight gradient inside a loop at every step.
 """
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +22,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from flax_s2s.config import BOS, PAD, Config, OptimizerConfig
-from flax_s2s.model.dropout import random_bytes, row_keys
+from flax_s2s.model.dropout import fold_in, random_bytes, row_keys
 from flax_s2s.model.noise import OWN, is_random
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.runtime.parallel import AXIS, Devices
@@ -89,26 +93,63 @@ def abstract_batch(shape: tuple[int, int, int], devices: Devices) -> tuple[Any, 
     return source, target
 
 
-def make_train_step(model: Model, optimizer: optax.GradientTransformation, config: Config, devices: Devices) -> Any:
-    """Makes `(state, batch, after) -> (state, Update)`, jitted, the state donated.
+class TrainStep:
+    """`(state, batch, after) -> (state, Update)`: two programs, jitted or compiled. The state is donated.
 
-    `after` is the data position behind the batch; dropout's masks are a function of it and of a row's place in the
-    batch, so that they are the same on any number of devices. A bad update (see `_make_update`) is skipped on the device.
+    `after` is the data position behind the batch; dropout's masks are a function of it and of a row's place in the batch, so that
+    they are the same on any number of devices.
     """
-    gradients_and_loss, update = _make_gradients(model, config, devices), _make_update(optimizer, config.optimizer)
-    accumulate = _make_accumulate(update, config.optimizer)
 
-    def train_step(state: TrainState, batch: Any, after: Int[Array, "2"]) -> tuple[TrainState, Update]:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), after[0]), after[1])
-        gradients, loss = gradients_and_loss(state.params, tuple(batch), key, state.step)
-        state = state._replace(position=after)
-        return (update if state.accumulated is None else accumulate)(state, gradients, loss)
+    def __init__(self, gradients: Any, update: Any) -> None:
+        """Compiles nothing yet.
 
-    return jax.jit(
-        train_step,
-        in_shardings=(devices.replicated, devices.by_row, devices.replicated),
-        out_shardings=devices.replicated,
-        donate_argnums=0,
+        Args:
+            gradients: `(params, key, step, batch, after) -> (gradients, Loss)`, both summed over all tokens of all devices.
+            update: `(state, gradients, Loss, after) -> (state, Update)`.
+        """
+        self.gradients, self.update = gradients, update
+        self._lock, self._compiled_update = threading.Lock(), Future[Any]()
+        self._compiling = False
+
+    def __call__(self, state: TrainState, batch: Any, after: Int[Array, "2"]) -> tuple[TrainState, Update]:
+        """One step."""
+        gradients, loss = self.gradients(state.params, state.key, state.step, batch, after)
+        new, update = self.update(state, gradients, loss, after)
+        return new, update
+
+    def compile(self, state: TrainState, batch: Any, after: Any, options: dict[str, Any] | None = None) -> "TrainStep":
+        """The step of a batch's shape, compiled; the update, for the first of them, at the same time as the gradient."""
+        lowered = self.gradients.lower(state.params, state.key, state.step, batch, after)
+        with self._lock:
+            first, self._compiling = not self._compiling, True
+        if first:
+            everywhere = state.step.sharding
+            described = jax.tree.map(lambda out: jax.ShapeDtypeStruct(out.shape, out.dtype, sharding=everywhere), lowered.out_info)
+            threading.Thread(target=self._compile_update, args=(state, *described, after, options), name="compile").start()
+        return TrainStep(lowered.compile(options), self._compiled_update.result())
+
+    def _compile_update(self, state: Any, gradients: Any, loss: Any, after: Any, options: Any) -> None:
+        try:
+            self._compiled_update.set_result(self.update.lower(state, gradients, loss, after).compile(options))
+        except BaseException as error:
+            self._compiled_update.set_exception(error)
+
+
+def make_train_step(model: Model, optimizer: optax.GradientTransformation, config: Config, devices: Devices) -> TrainStep:
+    """Makes the train step, jitted; a bad update (see `_make_update`) is skipped on the device."""
+    gradients_and_loss, change = _make_gradients(model, config, devices), _make_update(optimizer, config.optimizer)
+    accumulate = _make_accumulate(change, config.optimizer)
+
+    def gradients(params: Params, key: Any, step: Any, batch: Any, after: Int[Array, "2"]) -> tuple[Params, Loss]:
+        return gradients_and_loss(params, tuple(batch), fold_in(key, after), step)
+
+    def update(state: TrainState, gradients: Params, loss: Loss, after: Int[Array, "2"]) -> tuple[TrainState, Update]:
+        return (change if state.accumulated is None else accumulate)(state._replace(position=after), gradients, loss)
+
+    everywhere = devices.replicated
+    return TrainStep(
+        jax.jit(gradients, in_shardings=(everywhere, everywhere, everywhere, devices.by_row, everywhere), out_shardings=everywhere),
+        jax.jit(update, in_shardings=everywhere, out_shardings=everywhere, donate_argnums=0),
     )
 
 
@@ -243,7 +284,7 @@ def _average(average: Params | None, params: Params, updates: Int[Array, ""], de
     return jax.tree.map(lambda old, new: old + rate * (new - old), average, params)
 
 
-def make_eval_step(model: Model, devices: Devices) -> Callable[..., Any]:
+def make_eval_step(model: Model, devices: Devices) -> Any:
     """Makes `(params, batch) -> Loss`, jitted: no dropout, no smoothing."""
 
     @partial(jax.shard_map, mesh=devices.mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec(), check_vma=False)

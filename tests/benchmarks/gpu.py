@@ -144,7 +144,7 @@ def gnmt(_):
             draws = np.random.default_rng(rows)
             batch = feed_rows(devices, tuple(draws.integers(4, size, (rows, STEPS)).astype(np.int32) for _ in range(2)))
             try:
-                program = step.lower(create_state(config, (size, size), optimizer, devices), batch, after).compile()
+                program = step.compile(create_state(config, (size, size), optimizer, devices), batch, after)
                 box = [create_state(config, (size, size), optimizer, devices)]
 
                 def work(program=program, box=box, batch=batch):
@@ -164,7 +164,7 @@ def gnmt(_):
                 "step ms": round(taken * 1e3, 2),
                 "src+tgt tokens/s": round(2 * rows * STEPS / taken),
                 "of the product": f"{flops / taken / rate:.1%}",
-                "temp GiB": round(program.memory_analysis().temp_size_in_bytes / 2**30, 2),
+                "temp GiB": round(program.gradients.memory_analysis().temp_size_in_bytes / 2**30, 2),
                 "loss": round(float(loss.plain / loss.tokens), 3),
             }
 

@@ -72,7 +72,6 @@ def loss():
 
 def make_step(config, size):
     """The train step, and a state."""
-    from flax_s2s.commands.wiring import keep_memory
     from flax_s2s.model.seq2seq import make_model
     from flax_s2s.runtime.parallel import make_devices
     from flax_s2s.training.optimizer import make_optimizer
@@ -82,7 +81,6 @@ def make_step(config, size):
     devices = make_devices(1, {})
     model, optimizer = make_model(config.model, size, size), make_optimizer(config.optimizer)
     state = create_state(config, (size, size), optimizer, devices)
-    keep_memory(state.params)
     return make_train_step(model, optimizer, config, devices), state, devices
 
 
@@ -96,7 +94,7 @@ def run_step(config, size, shape):
     draws, (rows, *lengths) = np.random.default_rng(0), shape
     batch = feed_rows(devices, tuple(draws.integers(4, size, (rows, length)).astype(np.int32) for length in lengths))
     after = feed_all(devices, np.array([0, 1], np.int32))
-    program, box, losses = step.lower(state, batch, after).compile(), [state], []
+    program, box, losses = step.compile(state, batch, after), [state], []
     del state
 
     def work():

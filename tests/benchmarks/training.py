@@ -167,11 +167,9 @@ def jax_layers(name):
 def serve(name, task, file, vocab):
     """Answers `go` with the seconds of a round and `product` with its FLOP/s."""
     from flax_s2s.commands.wiring import measure, measure_products
-    from flax_s2s.runtime import processor, programs
+    from flax_s2s.runtime import programs
 
     programs.keep()
-    processor.share_heap()
-    processor.keep_memory()
     work, flops, tokens = jax_layers(name) if task == "layers" else jax_model(name, task, file, vocab)
     work()
     print(json.dumps({"flops": flops, "tokens": tokens}), flush=True)

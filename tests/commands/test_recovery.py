@@ -60,7 +60,7 @@ def program(count: int, accumulate: int) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         plant(patch)
         patch.setattr(step_module, "_USUAL_UPDATES", 4)  # from then on a loss may be a spike
-        step = make_train_step(make_model(config.model, *SIZES), optimizer, config, devices).lower(abstract, (ids, ids), after).compile()
+        step = make_train_step(make_model(config.model, *SIZES), optimizer, config, devices).compile(abstract, (ids, ids), after)
     return step, abstract, jax.tree.map(np.array, create_state(config, SIZES, optimizer, devices)), devices
 
 

@@ -37,7 +37,7 @@ def aligned(run: Path, tmp_path: Path, pairs: list[tuple[str, str]], *options: s
 def test_what_decode_says_of_its_own_output_is_what_score_says(trained_run: Path, tmp_path: Path) -> None:
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps({"id": i, "source": pair[0]}) + "\n" for i, pair in enumerate(PAIRS)))
     arguments = ["decode", str(trained_run), "--input", str(tmp_path / "asked.jsonl"), "--output", str(tmp_path / "answers.jsonl")]
-    assert main([*arguments, "--beam-size", "4", "--n-best", "4", "--length-penalty", "0.6"]) == 0
+    assert main([*arguments, "--beam-size", "12", "--n-best", "12", "--length-penalty", "0.6"]) == 0
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     found, summary = score(trained_run, tmp_path, (tmp_path / "answers.jsonl").read_bytes(), "--length-penalty", "0.6", ending="jsonl")
     compared = 0

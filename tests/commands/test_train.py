@@ -419,7 +419,7 @@ def test_before_the_first_checkpoint_the_vocabulary_is_that_of_the_text(tmp_path
 
 
 # Losses of the debug preset's first steps, CPU, jax 0.10.2: they change only where what is computed changes.
-GOLDEN = [5.0440, 5.0168, 4.9791, 4.9282]
+GOLDEN = [5.0469, 5.0183, 4.9832, 4.9268]
 
 
 def test_golden_losses(trained_run: Path) -> None:

@@ -9,18 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flax_s2s.model.dropout import drop, random_bytes, row_keys
+from flax_s2s.model.dropout import drop, fold_in, random_bytes, row_keys, threefry
 
 KEY = jax.random.key(3)
+RAW = jax.random.key_data(KEY)
 ROWS, TIME, FEATURES = 8, 25, 40
 ones = jnp.ones((ROWS, TIME, FEATURES))
 
 
 def keys(rows=ROWS):
-    return row_keys(KEY, jnp.int32(0), rows)
+    return row_keys(RAW, jnp.int32(0), rows)
 
 
-def kept(site=0, rate=0.25, first_row=0, features=ones, key=KEY):
+def kept(site=0, rate=0.25, first_row=0, features=ones, key=RAW):
     return np.asarray(dropped(features, jnp.int32(first_row), key, site, rate))
 
 
@@ -43,7 +44,7 @@ def test_rate_is_rounded_to_a_256th_and_the_mean_stays(rate, rounded):
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_any_key_keeps_its_share(site, rate, seed):
-    share = np.mean(kept(site, rate, key=jax.random.key(seed)) > 0)
+    share = np.mean(kept(site, rate, key=jax.random.key_data(jax.random.key(seed))) > 0)
     # Seven standard deviations: one wrong alarm in 10^11 examples.
     assert abs(share - (1 - rate)) <= 7 * np.sqrt(rate * (1 - rate) / ones.size)
 
@@ -70,7 +71,7 @@ def test_a_mask_is_shared(of, same_along):
 def test_kept_features_are_scaled_and_gradients_follow_the_mask():
     features = jax.random.normal(KEY, ones.shape)
     np.testing.assert_allclose(kept(features=features), kept() * np.asarray(features), rtol=1e-6)
-    np.testing.assert_array_equal(jax.grad(lambda x: dropped(x, jnp.int32(0), KEY, 0, 0.25).sum())(features), kept())
+    np.testing.assert_array_equal(jax.grad(lambda x: dropped(x, jnp.int32(0), RAW, 0, 0.25).sum())(features), kept())
 
 
 def test_bfloat16_stays_bfloat16():
@@ -81,7 +82,7 @@ def test_bfloat16_stays_bfloat16():
 
 def test_same_keys_make_the_same_mask_and_others_another():
     np.testing.assert_array_equal(kept(), kept())
-    for other in (kept(site=1), kept(site=100), kept(first_row=ROWS), kept(key=jax.random.key(4))):
+    for other in (kept(site=1), kept(site=100), kept(first_row=ROWS), kept(key=jax.random.key_data(jax.random.key(4)))):
         # Two independent masks that keep 3/4 agree at 10/16 of the places.
         assert np.mean((kept() > 0) == (other > 0)) == pytest.approx(10 / 16, abs=0.05)
 
@@ -115,3 +116,29 @@ def test_bytes_are_uniform():
     expected = ROWS * 4096 / 256
     chi_squared = np.sum((counts - expected) ** 2 / expected)
     assert chi_squared < 255 + 5 * np.sqrt(2 * 255)  # mean 255, variance 510
+
+
+KNOWN = [  # key, counter and words of Random123's file of known answers, kat_vectors, with 20 rounds
+    ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+    ((2**32 - 1, 2**32 - 1), (2**32 - 1, 2**32 - 1), (0x1CB996FC, 0xBB002BE7)),
+    ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+]
+
+
+@pytest.mark.parametrize(("key", "counter", "words"), KNOWN)
+def test_words_are_those_of_the_authors(key, counter, words):
+    assert tuple(map(int, threefry(*(tuple(map(jnp.uint32, pair)) for pair in (key, counter))))) == words
+
+
+@given(seed=st.integers(0, 2**31 - 1), first=st.integers(0, 2**31 - ROWS))
+@settings(max_examples=25, deadline=None)
+def test_random_numbers_are_those_of_jax(seed, first):
+    key = jax.random.key(seed)
+    raw = jax.random.key_data(key)
+    np.testing.assert_array_equal(fold_in(raw, jnp.array([0, first])), jax.random.key_data(jax.random.fold_in(key, first)))
+    rows = row_keys(raw, jnp.int32(first), ROWS)
+    theirs = [jax.random.fold_in(key, first + row) for row in range(ROWS)]
+    np.testing.assert_array_equal(rows, [jax.random.key_data(each) for each in theirs])
+    words = np.stack([jax.random.bits(each, (9,)) for each in theirs])  # theirs count from (0, 0)
+    np.testing.assert_array_equal(random_bytes(rows, 0, 34), words.view(np.uint8)[:, :34])
+    assert not np.array_equal(random_bytes(rows, 1, 34), words.view(np.uint8)[:, :34])

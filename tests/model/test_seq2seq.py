@@ -370,11 +370,11 @@ def test_dropout_is_in_its_places_and_knows_neither_devices_nor_padding(name, ki
 
     @jax.jit
     def readouts(src_ids, inputs, first_row):
-        keys = row_keys(jax.random.key(1), first_row, src_ids.shape[0])
+        keys = row_keys(jax.random.key_data(jax.random.key(1)), first_row, src_ids.shape[0])
         return model.bind(params)(src_ids, inputs, keys)
 
     whole = np.asarray(readouts(SRC_IDS, inputs, jnp.int32(0)))
-    masks = dropout_masks(config, row_keys(jax.random.key(1), jnp.int32(0), 4), 6, 5)
+    masks = dropout_masks(config, row_keys(jax.random.key_data(jax.random.key(1)), jnp.int32(0), 4), 6, 5)
     literal = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     assert reference.error(whole, reference.seq2seq(config, literal, SRC_IDS, inputs, masks)) <= 1e-5
     half = readouts(*(np.pad(ids[2:], ((0, 0), (0, 3))) for ids in (SRC_IDS, inputs)), jnp.int32(2))

@@ -1,9 +1,11 @@
-"""Memory between programs is kept: what a CPU program worked in costs page faults once."""
+"""The processor, and a heap of huge pages: what a CPU program works in costs few page faults."""
 
+import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,17 +24,12 @@ def test_cores_are_those_that_the_process_may_run_on(monkeypatch: pytest.MonkeyP
         assert processor.cores() == 3
 
 
-FAULTS = """
-import resource, sys, threading
+STARTED = """
+import os, resource, sys
+print(os.environ.get("GLIBC_TUNABLES"), len(os.listdir("/proc/self/task")), "jax" in sys.modules, flush=True)
 from flax_s2s.runtime import processor
-if sys.argv[1] == "shared":
-    processor.share_heap()
-other = threading.Thread(target=lambda: bytearray(100))  # from now on the number of heaps is settled
-other.start()
-other.join()
+processor.use_huge_pages()
 import jax, jax.numpy as jnp
-if sys.argv[1] != "given back":
-    processor.keep_memory()
 program = jax.jit(lambda x: ((jnp.sin(x) @ x.T) @ x).sum())
 wide = jnp.ones((4500, 64))
 
@@ -44,32 +41,67 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 run(5)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+offers = pytest.mark.skipif(not processor._offers_huge_pages(), reason="a setting of glibc and Linux")
 
 
-def faults(how: str) -> int:
-    done = subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True)
-    return int(done.stdout)
+def started(setting: str | None) -> list[str]:
+    """The lines of a process, which begins twice where it starts itself anew."""
+    rest = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    env = rest if setting is None else {**rest, "GLIBC_TUNABLES": setting}
+    return subprocess.run([sys.executable, "-c", STARTED], check=True, capture_output=True, text=True, env=env).stdout.splitlines()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+@offers
 def test_a_program_that_runs_again_asks_for_no_new_memory() -> None:
-    shared, given_back = faults("shared"), faults("given back")
-    assert given_back > 5 * 36  # 77 MiB each time, be it in pages of 2 MiB; of 4 KiB it is 99,000
-    assert shared < given_back / 20
+    *_, huge = started(None)
+    first, small = started("glibc.malloc.hugetlb=0")  # left as it is
+    assert first == "glibc.malloc.hugetlb=0 1 False"
+    assert int(small) > 5 * 10_000  # 77 MiB each time
+    assert int(huge) < int(small) / 20
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
-def test_a_command_shares_the_heap_before_the_first_thread() -> None:
+@offers
+def test_a_command_starts_anew_once_and_keeps_other_settings() -> None:
+    *found, _ = started("glibc.malloc.tcache_count=7")
+    assert found == ["glibc.malloc.tcache_count=7 1 False", "glibc.malloc.tcache_count=7:glibc.malloc.hugetlb=1 1 False"]
+
+
+@pytest.mark.parametrize(
+    ("library", "pages", "there"),
+    [
+        ("glibc 2.36", "always [madvise] never", True),
+        ("glibc 2.35", "always [madvise] never", True),
+        ("glibc 2.34", "always [madvise] never", False),
+        ("glibc 2.36", "[always] madvise never", False),
+        ("glibc 2.36", "always madvise [never]", False),
+        ("other 3.1", "always [madvise] never", False),
+        ("glibc new", "always [madvise] never", False),
+        (None, "always [madvise] never", False),
+        ("glibc 2.36", None, False),
+    ],
+)
+def test_huge_pages_are_asked_for_where_they_can_be_had(library: Any, pages: Any, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(path: Path) -> str:
+        if pages is None:
+            raise FileNotFoundError(path)
+        return str(pages)
+
+    monkeypatch.setattr("os.confstr", lambda name: library)
+    monkeypatch.setattr(Path, "read_text", read)
+    assert processor._offers_huge_pages() is there
+
+
+def test_the_command_asks_before_it_imports_what_takes_time() -> None:
     look = """
-import os, sys
+import sys
 from flax_s2s.runtime import processor
-processor.share_heap = lambda: print("shared", len(os.listdir("/proc/self/task")), "jax" in sys.modules, flush=True)
+processor.use_huge_pages = lambda: print("asked", "flax_s2s.cli" in sys.modules, "jax" in sys.modules, flush=True)
 from flax_s2s.__main__ import main
 sys.argv = ["flax_s2s", "--help"]
 main()
 """
     done = subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True)
-    assert done.stdout.startswith("shared 1 False\n")
+    assert done.stdout.startswith("asked False False\n")
 
 
 def test_the_processor_says_what_it_can() -> None:

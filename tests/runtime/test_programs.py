@@ -17,16 +17,16 @@ class Recorded:
         self.lowered: list[tuple[int, ...]] = []
         self.gates: dict[tuple[int, ...], threading.Event] = {}
 
-    def lower(self, argument):
+    def compile(self, argument):
         self.lowered.append(argument.shape)
         if argument.shape in self.gates:
             assert self.gates[argument.shape].wait(60)
-        return jax.jit(lambda array: array.sum()).lower(argument)
+        return jax.jit(lambda array: array.sum()).lower(argument).compile()
 
 
 def made(function, *shapes):
     arguments = {shape: (jax.ShapeDtypeStruct(shape, jnp.float32),) for shape in shapes}
-    return Programs(function, arguments, lambda array: array.shape)
+    return Programs(function.compile, arguments, lambda array: array.shape)
 
 
 def test_nothing_is_compiled_before_the_first_call_and_each_shape_once():
@@ -99,7 +99,7 @@ def test_it_says_how_far_the_compiler_is():
 
 def test_an_error_of_the_compiler_is_the_callers():
     class Broken:
-        def lower(self, argument):
+        def compile(self, argument):
             raise ValueError("no such instruction")
 
     program = made(Broken(), (2,))

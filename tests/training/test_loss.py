@@ -99,23 +99,26 @@ def test_chunks_change_nothing(chunk_tokens, monkeypatch):
 @pytest.mark.parametrize("real", [0.0, 0.1, 0.5, 0.6, 0.9, 1.0])
 @pytest.mark.parametrize("chunk_tokens", [7, 1000])
 def test_leaving_padding_out_changes_nothing(real, chunk_tokens, monkeypatch):
-    """On a CPU a chunk is cut down to its real tokens; on accelerators it is not."""
+    """On a CPU a chunk is cut down to its real tokens where the table is large; on accelerators it is not."""
+    monkeypatch.setattr(loss, "_LARGE", 0)
     monkeypatch.setattr(loss, "_CHUNK_LOGITS", chunk_tokens * VOCAB)
     inputs, tgt_ids = draw(3)
     tgt_ids = jnp.where(np.random.default_rng(0).random(tgt_ids.shape) < real, jnp.maximum(tgt_ids, 1), 0)
     found, gradients = evaluate(inputs, tgt_ids, 0.1)
-    monkeypatch.setattr(loss, "_over_real", loss._over_chunks)
+    monkeypatch.setattr(loss, "_LARGE", 1 << 60)
     want, want_gradients = evaluate(inputs, tgt_ids, 0.1)
     assert_sums(found, want)
     for got, wanted in zip(gradients, want_gradients, strict=True):
         assert reference.error(got, wanted) <= 1e-6
 
 
-def test_a_cpu_computes_no_logits_of_most_padding():
+def test_a_cpu_computes_no_logits_of_most_padding_where_the_table_is_large(monkeypatch):
     (_, table, bias), _ = draw(0)
     inputs = (jnp.ones((8, 16, READOUT)), table, bias)
-    sizes = {rows for rows, _ in logits_shapes(inputs, jnp.ones((8, 16), jnp.int32))}
-    assert sizes == {0, 64, 80, 96, 112, 128}
+    ids = jnp.ones((8, 16), jnp.int32)
+    assert logits_shapes(inputs, ids) == {(128, VOCAB)}
+    monkeypatch.setattr(loss, "_LARGE", table.size)
+    assert {rows for rows, _ in logits_shapes(inputs, ids)} == {0, 64, 96, 112, 128}
 
 
 def logits_shapes(inputs, tgt_ids):

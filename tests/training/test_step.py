@@ -102,7 +102,7 @@ def lowered(config, count=8):
     step, devices = step_of(config, count)
     state = abstract_state(config, (VOCAB, VOCAB), make_optimizer(config.optimizer), devices)
     ids = [jax.ShapeDtypeStruct((ROWS, length), jnp.int32, sharding=devices.by_row) for length in (SRC, TGT)]
-    return step.lower(state, Batch(*ids), jax.ShapeDtypeStruct((2,), jnp.int32, sharding=devices.replicated)).compile()
+    return step.compile(state, Batch(*ids), jax.ShapeDtypeStruct((2,), jnp.int32, sharding=devices.replicated))
 
 
 # Scheduled sampling
@@ -123,7 +123,7 @@ def literal_inputs(params, batch, config):
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 def test_scheduled_sampling_reads_so_many_of_its_own_tokens(rate):
     params, found = jax.tree.map(jnp.asarray, first_state(config_of(compute="float32")).params), []
-    keys = row_keys(jax.random.key(3), jnp.int32(0), ROWS)
+    keys = row_keys(jax.random.key_data(jax.random.key(3)), jnp.int32(0), ROWS)
     model = make_model(config_of(compute="float32").model, VOCAB, VOCAB)
     for batch in BATCHES:
         own, right = literal_inputs(params, batch, config_of(compute="float32"))
@@ -212,7 +212,7 @@ def test_what_is_sent_between_devices_is_the_gradient_once(kind, count, monkeypa
     config = KINDS[kind]
     if kind == "chunks":  # of two tokens: the softmax is a loop
         monkeypatch.setattr(loss_module, "_CHUNK_LOGITS", 2 * VOCAB)
-    text = lowered(config, count).as_text()
+    text = lowered(config, count).gradients.as_text()
     assert inside_loops(computations(text))  # the text was understood: the LSTM is a loop
     sent = collectives(text)
     assert {(one.kind, one.inside_loop, *one.types) for one in sent} == {("all-reduce", False, "f32")}
@@ -234,7 +234,8 @@ def test_a_sum_inside_a_loop_would_be_seen():
 def test_each_shape_is_compiled_once():
     wide = Batch(*(np.concatenate(sides) for sides in zip(*BATCHES[:2], strict=True)))
     run(PLAIN, [*BATCHES, wide, BATCHES[0], wide])
-    assert step_of(PLAIN, 1)[0]._cache_size() == 2
+    step = step_of(PLAIN, 1)[0]
+    assert (step.gradients._cache_size(), step.update._cache_size()) == (2, 1)
 
 
 # The state
