@@ -26,7 +26,6 @@ def config() -> Config:
             source="word",
             target="phones",
             batch_tokens=1024,
-            buckets=8,
         ),
         vocab=VocabConfig(kind="char", target_kind="word", joint=False),
         model=ModelConfig(

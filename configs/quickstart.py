@@ -17,7 +17,7 @@ from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig
 def config() -> Config:
     """The recipe."""
     return Config(
-        data=DataConfig(format="phrases", source="en", target="zh", max_train_pairs=40_000, batch_tokens=1024, buckets=4),
+        data=DataConfig(format="phrases", source="en", target="zh", max_train_pairs=40_000, batch_tokens=1024),
         vocab=VocabConfig(kind="char", joint=False),
         model=ModelConfig(embedding_size=64, hidden_size=192, attention="general", input_feeding=True, dropout=0.1),
         optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=100, label_smoothing=0.0),

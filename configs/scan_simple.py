@@ -29,7 +29,6 @@ def config() -> Config:
             valid="",  # there is none: pairs are held out of train
             held_out_pairs=300,
             batch_tokens=1024,
-            buckets=8,
         ),
         vocab=VocabConfig(kind="word", joint=False),
         model=ModelConfig(embedding_size=128, hidden_size=256, attention="general", input_feeding=True, dropout=0.3),

@@ -1,6 +1,7 @@
 """`python -m flax_s2s VERB`, and the program `flax-s2s`."""
 
 import contextlib
+import gc
 import os
 import sys
 import traceback
@@ -11,6 +12,7 @@ from flax_s2s.runtime import processor
 def main() -> None:
     """Runs the verb and ends the process; after a failure at once, since the threads of a save that failed would keep it for minutes."""
     processor.use_huge_pages()
+    gc.set_threshold(100_000, 50, 100)  # a program is traced as many objects that live: to look for garbage among them takes a tenth of it
     from flax_s2s.cli import verbs  # not twice
 
     try:

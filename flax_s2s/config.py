@@ -133,8 +133,9 @@ class DataConfig:
     """Padded tokens of a batch, counted on its longer side: rows = batch_tokens / length."""
     row_multiple: int = identity(8)
     """Rows of every batch are a multiple of this; the number of devices must divide it."""
-    buckets: int = identity(12)
-    """Number of batch shapes (source length, target length, rows); each is compiled once."""
+    buckets: int = identity(0)
+    """Batch shapes (source length, target length, rows) at most, each a program of its own; 0: up to 12, as many as save more work in the
+    steps of training than it takes to compile them. A run keeps the number that it was begun with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +269,7 @@ class TrainingConfig:
     steps: int = operational(10_000)
     """Updates in all."""
     log_every_steps: int = operational(50)
-    """Updates between two lines of progress."""
+    """Updates between two lines of progress; the first update has one too."""
     evaluate_every_steps: int = operational(500)
     """Updates between two evaluations of the validation set; the last step is always evaluated."""
     save_every_steps: int = operational(500)

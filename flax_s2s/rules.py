@@ -21,7 +21,7 @@ from flax_s2s.config import (
     flatten,
 )
 
-_POSITIVE = """data.max_source_tokens data.max_target_tokens data.batch_tokens data.row_multiple data.buckets data.held_out_pairs
+_POSITIVE = """data.max_source_tokens data.max_target_tokens data.batch_tokens data.row_multiple data.held_out_pairs
     model.embedding_size model.hidden_size model.encoder_layers model.decoder_layers optimizer.learning_rate
     optimizer.accumulate_batches training.steps training.log_every_steps training.evaluate_every_steps
     optimizer.epsilon training.save_every_steps training.keep_last decoding.beam_size decoding.n_best decoding.groups

@@ -41,7 +41,7 @@ def test_no_number_may_be_infinite(value):
 
 @pytest.mark.parametrize(
     "name",
-    """data.max_source_tokens data.max_target_tokens data.batch_tokens data.row_multiple data.buckets data.held_out_pairs
+    """data.max_source_tokens data.max_target_tokens data.batch_tokens data.row_multiple data.held_out_pairs
     model.embedding_size model.hidden_size model.encoder_layers model.decoder_layers optimizer.learning_rate
     optimizer.accumulate_batches training.steps training.log_every_steps training.evaluate_every_steps
     training.save_every_steps training.keep_last decoding.beam_size decoding.rows decoding.max_source_tokens

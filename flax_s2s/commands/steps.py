@@ -1,6 +1,6 @@
 """The train step and the evaluation step of a run, compiled shape by shape; a wait for the compiler may be interrupted."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -60,9 +60,10 @@ class Steps(NamedTuple):
 
 
 def make_steps(
-    config: Config, model: Model, optimizer: Any, state: TrainState, shapes: list[Shape], devices: Devices, log: RunLog
+    config: Config, model: Model, optimizer: Any, state: TrainState, shapes: Sequence[Sequence[Shape]], devices: Devices, log: RunLog
 ) -> Steps:
-    """The steps for a state and shapes, the first of which are needed first; compiles nothing yet."""
+    """The steps for a state, and for shapes of training and of evaluation, the first of which are needed first; compiles nothing yet."""
+    of_training, of_evaluation = shapes
 
     def batch(shape: Shape) -> Any:
         return abstract_batch(shape, devices)
@@ -70,10 +71,12 @@ def make_steps(
     after = jax.ShapeDtypeStruct((2,), jnp.int32, sharding=devices.replicated)
     train_step, eval_step = make_train_step(model, optimizer, config, devices), make_eval_step(model, devices)
     return Steps(
-        Programs(train_step.compile, {shape: (state, batch(shape), after) for shape in shapes}, lambda state, batch, after: _shape(batch)),
+        Programs(
+            train_step.compile, {shape: (state, batch(shape), after) for shape in of_training}, lambda state, batch, after: _shape(batch)
+        ),
         Programs(
             lambda *arguments: eval_step.lower(*arguments).compile(),
-            {shape: (state.params, batch(shape)) for shape in shapes},
+            {shape: (state.params, batch(shape)) for shape in of_evaluation},
             lambda params, batch: _shape(batch),
         ),
         log,

@@ -15,10 +15,10 @@ from flax_s2s.commands import initial
 from flax_s2s.commands.recovery import Reports, make_roll_back
 from flax_s2s.commands.steps import Steps, by_first_use, make_steps
 from flax_s2s.commands.summary import describe, find_faults
-from flax_s2s.commands.wiring import Ready, begin, make_ready, warn_of_tokens
+from flax_s2s.commands.wiring import Ready, begin, choose_evaluation_shapes, make_ready, warn_of_tokens
 from flax_s2s.config import Config, TrainingConfig, UserError, differences, to_json
 from flax_s2s.data import corpus, vocab
-from flax_s2s.data.batching import TokenPairs
+from flax_s2s.data.batching import Shape, TokenPairs
 from flax_s2s.data.corpus import Corpus
 from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
 from flax_s2s.data.tokens import tokenize
@@ -117,9 +117,11 @@ def _meet(folder: epath.Path, held: Lease | None) -> None:
 class _Setup(NamedTuple):
     """What is trained on what: read, and found good."""
 
+    config: Config  # as the run keeps it
     ready: Ready
     valid: Corpus
     fitting: TokenPairs  # of the validation pairs
+    evaluation_shapes: list[Shape]
     model: Model
     optimizer: Any
     pipeline: Pipeline
@@ -135,6 +137,7 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     # Before the first checkpoint nothing is bound to a vocabulary that is there, and the text may have been corrected since.
     given = initial.find(init_from, config) if init_from and not checkpoints.steps() else None
     setup = _set_up(config, folder / rundir.VOCAB if checkpoints.steps() else given and given.vocab, given, devices, log)
+    config = setup.config
     with log.doing("restoring the newest checkpoint"):
         state = checkpoints.restore(setup.abstract, setup.bound, log.line, log.warn)
     _say_what(config, setup, devices, log, f" in a new run: {folder} keeps what it was begun with" if state else "")
@@ -145,7 +148,8 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     else:
         log.line(f"continuing {folder} at step {int(state.step)}" + (f"; {init_from} is not read again" if init_from else ""))
     begin, position = int(state.step), Position(*np.asarray(state.position).tolist())
-    steps = make_steps(config, setup.model, setup.optimizer, setup.abstract, by_first_use(setup.pipeline, position), devices, log)
+    shapes = by_first_use(setup.pipeline, position), setup.evaluation_shapes
+    steps = make_steps(config, setup.model, setup.optimizer, setup.abstract, shapes, devices, log)
     evaluations = _evaluations(config, setup, steps, devices)
     if log.speaks:  # nothing is written before everything has been read and found good
         rundir.write_config(folder, config)
@@ -199,6 +203,7 @@ def _set_up(config: Config, vocab_folder: epath.Path | None, given: initial.Init
     sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target))
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
     pipeline = ready.make_pipeline(config.seed, Share(*parallel.process()))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, buckets=config.data.buckets or len(ready.shapes)))
     bound = Bound(to_json(config), ready.vocabularies.sha256, ready.tokens.sha256)
     abstract = abstract_state(config, sizes, optimizer, devices)
 
@@ -206,7 +211,8 @@ def _set_up(config: Config, vocab_folder: epath.Path | None, given: initial.Init
         new = create_state(config, sizes, optimizer, devices)
         return given.take_over(new, ready.vocabularies.sha256, sizes, config, devices) if given else new
 
-    return _Setup(ready, valid, fitting, model, optimizer, pipeline, bound, abstract, create)
+    evaluation_shapes = choose_evaluation_shapes(config, ready.vocabularies, fitting)
+    return _Setup(config, ready, valid, fitting, evaluation_shapes, model, optimizer, pipeline, bound, abstract, create)
 
 
 def _say_what(config: Config, setup: _Setup, devices: Devices, log: RunLog, kept: str) -> None:
@@ -240,14 +246,18 @@ def _stop_requested(held: Lease | None) -> bool:
 
 
 def as_begun(folder: epath.Path, config: Config) -> Config:
-    """Where the run is there, `optimizer.decay_steps=0` is as many as it was begun with.
+    """Where the run is there, `data.buckets=0` and `optimizer.decay_steps=0` are as many as it was begun with.
 
     Raises:
         UserError: its learning rate is zero before the steps that are asked for.
     """
     if not (folder / rundir.CONFIG).exists():
         return config
-    begun, steps = rundir.read_config(folder).optimizer, config.training.steps
+    kept, steps = rundir.read_config(folder), config.training.steps
+    config, begun = (
+        dataclasses.replace(config, data=dataclasses.replace(config.data, buckets=config.data.buckets or kept.data.buckets)),
+        kept.optimizer,
+    )
     now = dataclasses.replace(config.optimizer, decay_steps=config.optimizer.decay_steps or begun.decay_steps)
     if begun.schedule == now.schedule == "cosine" and steps > now.decay_steps == begun.decay_steps:
         raise UserError(
@@ -287,13 +297,12 @@ def _fitting(valid: Corpus, ready: Ready) -> TokenPairs:
 
 def _evaluations(config: Config, setup: _Setup, steps: Steps, devices: Devices) -> list[loop.Evaluation]:
     """The loss, and the metrics of greedy translations where the run asks for them."""
-    ready, share = setup.ready, Share(*parallel.process())
-    evaluations = [
-        loop.make_loss_evaluation(steps.evaluate, lambda: steps.interrupted(in_order(setup.fitting, ready.shapes, share)), devices)
-    ]
+    share, shapes = Share(*parallel.process()), setup.evaluation_shapes
+    evaluations = [loop.make_loss_evaluation(steps.evaluate, lambda: steps.interrupted(in_order(setup.fitting, shapes, share)), devices)]
     if config.evaluation.valid_pairs:
         greedy = dataclasses.replace(config.decoding, beam_size=1)
-        translator = Translator([setup.model], ready.vocabularies, greedy, parallel.my_devices(devices))
+        lengths = sorted({shape.src for shape in shapes})
+        translator = Translator([setup.model], setup.ready.vocabularies, greedy, parallel.my_devices(devices), lengths=lengths)
         evaluations.append(make_translation_evaluation(translator, setup.valid.pairs, config.evaluation, config.data.target, _poll))
     return evaluations
 

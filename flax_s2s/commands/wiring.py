@@ -25,6 +25,7 @@ from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding import shortlist
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.evaluation.metrics import check_metrics
+from flax_s2s.model.flops import count_flops
 from flax_s2s.model.seq2seq import Model, init_params, make_model
 from flax_s2s.rules import check
 from flax_s2s.runs import rundir
@@ -35,6 +36,7 @@ from flax_s2s.runtime.runlog import make_console
 from flax_s2s.training.state import Params
 
 _MOST_UNKNOWN = 0.01  # of the tokens, before it is said
+_PROGRAM_FLOPS = 5e11  # of training, which take as long as it takes to compile the gradient of a shape: both 4 to 8 s on two cores
 _UNITS = {"char": "character"}
 
 
@@ -76,7 +78,7 @@ def make_ready(
     lengths = tokens.pairs.source.lengths, tokens.pairs.target.lengths
     if not config.vocab.sampling:
         with doing("choosing the shapes of batches"):
-            return Ready(train, vocabularies, tokens, choose_shapes(*lengths, config.data), None)
+            return Ready(train, vocabularies, tokens, _choose_shapes(config, vocabularies, *lengths), None)
 
     def draw(longest: tuple[int, int], epoch: int) -> TokenPairs:
         how = Draw(config.vocab.sampling, config.seed, epoch, longest)
@@ -85,8 +87,31 @@ def make_ready(
     with doing("splitting the training pairs at random, and choosing the shapes of batches"):
         drawn = draw((config.data.max_source_tokens, config.data.max_target_tokens), 0)
         longer = np.maximum(lengths[0], drawn.source.lengths), np.maximum(lengths[1], drawn.target.lengths)
-        shapes = choose_shapes(*longer, config.data)
+        shapes = _choose_shapes(config, vocabularies, *longer)
     return Ready(train, vocabularies, tokens, shapes, partial(draw, (shapes[-1].src, shapes[-1].tgt)))
+
+
+def _choose_shapes(config: Config, vocabularies: Vocabularies, source: np.ndarray, target: np.ndarray) -> list[Shape]:
+    """As many as save more work in all steps than it takes to compile them."""
+    steps = config.training.steps * config.optimizer.accumulate_batches
+    epochs = steps * config.data.batch_tokens / int(np.maximum(source, target).sum())
+    return choose_shapes(source, target, config.data, tokens_of_a_program(config, vocabularies) / epochs)
+
+
+def choose_evaluation_shapes(config: Config, vocabularies: Vocabularies, pairs: TokenPairs) -> list[Shape]:
+    """The shapes in which a split's loss is computed: as many as three evaluations can pay for, however many there will be.
+
+    A further run of more steps must measure the same, to the bit.
+    """
+    least = tokens_of_a_program(config, vocabularies) / 3
+    return choose_shapes(pairs.source.lengths, pairs.target.lengths, dataclasses.replace(config.data, buckets=0), least)
+
+
+def tokens_of_a_program(config: Config, vocabularies: Vocabularies) -> float:
+    """Tokens of either side whose training takes as long as compiling; or whose evaluation does, since both take a third."""
+    sizes = (len(vocabularies.source), len(vocabularies.target))
+    flops = count_flops(config.model, jax.eval_shape(partial(init_params, config.model, *sizes, jax.random.key(0))))
+    return _PROGRAM_FLOPS / (1.5 * (flops.source_token + flops.target_token))
 
 
 def warn_of_tokens(config: Config, ready: Ready, valid: Sequence[Pair]) -> list[str]:

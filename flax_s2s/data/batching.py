@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int, Int32, Integer
 
 from flax_s2s.config import EOS, PAD, DataConfig, UserError
 
+_MOST_SHAPES = 12
 _CANDIDATES = 64  # lengths per side that a bucket's edge may take; 32 leave 1.5% more padding on Multi30k
 
 
@@ -139,11 +140,17 @@ def rows_of(src: int, tgt: int, config: DataConfig) -> int:
 Lengths = Int[np.ndarray, " pairs"]
 
 
-def choose_shapes(source: Lengths, target: Lengths, config: DataConfig) -> list[Shape]:
+def choose_shapes(source: Lengths, target: Lengths, config: DataConfig, least_saved: float = 0.0) -> list[Shape]:
     """The closed set of shapes, smallest first, that pads pairs of these lengths least.
 
     Greedy: starting from the one shape that holds everything, each further shape is the (src, tgt) that removes
     most padding from the pairs that fit into it.
+
+    Args:
+        source: of each pair.
+        target: of each pair.
+        config: how many shapes, and of how many rows.
+        least_saved: where `data.buckets` is 0, the padded tokens of all pairs that a further shape must save.
     """
     width = int(target.max()) + 1
     numbers = np.bincount(source * width + target)
@@ -152,10 +159,10 @@ def choose_shapes(source: Lengths, target: Lengths, config: DataConfig) -> list[
     cost = np.full(len(cells), int(source.max() + target.max()))  # padded tokens of a pair in its best shape so far
     chosen = {(int(source.max()), int(target.max()))}
     edges = [(int(s), int(t)) for s in _edges(source) for t in _edges(target)]
-    while len(chosen) < config.buckets:
+    while len(chosen) < (config.buckets or _MOST_SHAPES):
         gains = [int(counts[fits] @ np.maximum(cost[fits] - s - t, 0)) for s, t in edges for fits in [(cells <= (s, t)).all(axis=1)]]
         best = int(np.argmax(gains))
-        if gains[best] == 0:
+        if gains[best] <= (0 if config.buckets else least_saved):
             break
         chosen.add(edges[best])
         fits = (cells <= edges[best]).all(axis=1)

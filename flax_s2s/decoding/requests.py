@@ -17,7 +17,7 @@ from flax_s2s.decoding.lexical import make_phrases
 from flax_s2s.decoding.shortlist import Shortlist
 from flax_s2s.decoding.stream import Sentences, most_tokens
 
-_LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _MOST_PHRASE_TOKENS, _MOST_EXCLUDED_BYTES = 256, 4096  # what a phrase, and all that a sentence excludes, may take: tables grow with it
 
 
@@ -61,9 +61,9 @@ class Ready(NamedTuple):
     unknown_source: int
 
 
-def padded_length(tokens: int) -> int:
-    """The length that a sentence is padded to: one of a closed set, with steps of 256 beyond 512."""
-    return next((length for length in _LENGTHS if length >= tokens), -(-tokens // 256) * 256)
+def padded_length(tokens: int, lengths: Sequence[int] = LENGTHS) -> int:
+    """The length that a sentence is padded to: one of a closed set, rising, with steps of 256 beyond the last of them."""
+    return next((length for length in lengths if length >= tokens), -(-tokens // 256) * 256)
 
 
 def _padded(size: int) -> int:
@@ -74,9 +74,17 @@ def _padded(size: int) -> int:
 class Requests:
     """Reads requests by the vocabularies and the settings of a search."""
 
-    def __init__(self, vocabularies: Vocabularies, config: DecodingConfig, blocked: tuple[str, ...], shortlist: Shortlist | None) -> None:
+    def __init__(
+        self,
+        vocabularies: Vocabularies,
+        config: DecodingConfig,
+        blocked: tuple[str, ...],
+        shortlist: Shortlist | None,
+        lengths: Sequence[int] = LENGTHS,
+    ) -> None:
         """See `translate.Translator`."""
         self.vocabularies, self.config, self._blocked, self._shortlist = vocabularies, config, blocked, shortlist
+        self._lengths = lengths
 
     def make_blocklist(self) -> Automaton | None:
         """What keeps blocked phrases out of every translation."""
@@ -155,7 +163,14 @@ class Requests:
         if one.candidates is not None and self._shortlist is not None:
             many = len(one.candidates)
             candidates = self._shortlist.size if many <= self._shortlist.size else _padded(many)
-        return Shape(padded_length(len(one.src)), _padded(len(one.prefix)), _padded(len(one.include)), _padded(longest), states, candidates)
+        return Shape(
+            padded_length(len(one.src), self._lengths),
+            _padded(len(one.prefix)),
+            _padded(len(one.include)),
+            _padded(longest),
+            states,
+            candidates,
+        )
 
     def sentences(self, shape: Shape, ready: Sequence[Ready], rows: int) -> Sentences:
         """The arrays of as many sentences as there are rows; rows without a sentence have a limit of 0."""

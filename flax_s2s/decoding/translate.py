@@ -14,7 +14,7 @@ import numpy as np
 
 from flax_s2s.config import DecodingConfig, UserError
 from flax_s2s.data.vocab import Vocabularies
-from flax_s2s.decoding.requests import Ready, Request, Requests, Shape
+from flax_s2s.decoding.requests import LENGTHS, Ready, Request, Requests, Shape
 from flax_s2s.decoding.shortlist import Shortlist
 from flax_s2s.decoding.stream import Rows, Sentences, Weights, make_lay_out, make_stream, rows_per_device
 from flax_s2s.model.seq2seq import Model
@@ -69,6 +69,7 @@ class Translator:
         blocklist: Sequence[str] = (),
         shortlist: Shortlist | None = None,
         attention: bool = False,
+        lengths: Sequence[int] = LENGTHS,
     ) -> None:
         """Compiles nothing yet: each shape is compiled when the first sentence of it comes.
 
@@ -80,13 +81,14 @@ class Translator:
             blocklist: phrases that no translation contains, whatever their case.
             shortlist: which tokens may be generated for which source; None: all.
             attention: whether translations come with it.
+            lengths: that sources are padded to, each a program of its own; see `requests.padded_length`.
         """
         self.vocabularies, self.config, self.devices = vocabularies, config, devices
         self._rows_each = rows_per_device(config, config.beam_size)
         self.rows = self._rows_each * devices.count
         if not all(blocklist):
             raise UserError("a phrase to block is empty; give text, or leave it out")
-        self._requests = Requests(vocabularies, config, tuple(blocklist), shortlist)
+        self._requests = Requests(vocabularies, config, tuple(blocklist), shortlist, lengths)
         self._blocklist = self._requests.make_blocklist()
         self._lay_out = make_lay_out(tuple(models))
         attends = attention and all(model.config.attention != "none" for model in models)

@@ -16,7 +16,7 @@ from flax_s2s.runtime import caches, processor
 from flax_s2s.runtime.parallel import meet
 
 _EVENTS = "/jax/core/compile/"  # of jax: tracing, lowering, and compiling or fetching what was compiled before
-_AT_ONCE = 4  # programs compiled at the same time: each takes a core and some hundred megabytes
+_AT_ONCE = 4  # programs compiled at the same time, at most: each takes two cores and some hundred megabytes
 _numbers = itertools.count()
 _WORTH_KEEPING_SECS = 0.1  # a program that compiles faster is not kept
 
@@ -96,7 +96,7 @@ class Programs:
         if shape not in self._arguments:
             raise RuntimeError(f"a batch of shape {shape} is not one of {', '.join(map(str, self._arguments))}")
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _AT_ONCE), thread_name_prefix="compile")
+            self._pool = ThreadPoolExecutor(min(max(processor.cores() // 2, 1), _AT_ONCE), thread_name_prefix="compile")
             self._compiling = {shape: self._pool.submit(self._compile, shape) for shape in self._arguments}
         if shape in self._met:
             return None

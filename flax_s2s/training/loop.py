@@ -114,7 +114,7 @@ def _train(
             return state, None
         meter.add(sum(batch.tokens for batch in batches) * jax.process_count(), work.warm())
         log.advance(step, meter.left_secs(step))
-        lines.add(step, batches[-1].position[0], update, step % config.log_every_steps == 0 or step >= config.steps)
+        lines.add(step, batches[-1].position[0], update, _is_said(step, config))
         stopping, score, improved = work.stop_requested(), None, False
         if not stopping and _due(step, config):
             lines.say()
@@ -135,6 +135,11 @@ def _train(
 def _saves(step: int, config: TrainingConfig, improved: bool) -> bool:
     """Whether a step is saved in every run with these settings, stopped or not; training goes back to no other."""
     return step % config.save_every_steps == 0 or improved
+
+
+def _is_said(step: int, config: TrainingConfig) -> bool:
+    """Whether a step has a line of progress: the first too, so that it is soon seen that all is well."""
+    return step == 1 or step % config.log_every_steps == 0 or step >= config.steps
 
 
 def _due(step: int, config: TrainingConfig) -> bool:

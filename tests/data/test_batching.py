@@ -5,9 +5,12 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+from etils import epath
 from hypothesis import strategies as st
+from tiny import DEBUG, changed
 
-from flax_s2s.commands.wiring import make_ready
+from flax_s2s.commands.train import as_begun
+from flax_s2s.commands.wiring import choose_evaluation_shapes, make_ready
 from flax_s2s.config import EOS, PAD, DataConfig, UserError
 from flax_s2s.data.batching import (
     Filtered,
@@ -24,6 +27,7 @@ from flax_s2s.data.batching import (
 )
 from flax_s2s.data.pipeline import Pipeline
 from flax_s2s.presets import load_preset
+from flax_s2s.runs import rundir
 
 ROOT = Path(__file__).parents[2]
 MULTI30K = ROOT / ".." / "shared" / "data" / "multi30k"
@@ -209,3 +213,35 @@ def test_multi30k_is_padded_by_less_than_15_percent():
     print(f"padding waste {waste:.2%}, shapes {', '.join(map(str, ready.shapes))}; left out: {ready.tokens.filtered}")
     assert waste < 0.15
     assert len(ready.tokens.pairs) + sum(ready.tokens.filtered) == 29_000
+
+
+def test_without_a_number_a_further_shape_saves_enough():
+    """0 buckets: as many as each save the least number of tokens, and no more; the same ones as if so many were asked for."""
+    rng = np.random.default_rng(5)
+    pairs = pairs_of(rng.integers(1, 40, (300, 2)).tolist())
+    free, counts = DataConfig(batch_tokens=256, row_multiple=2, buckets=0), []
+    asked = {count: choose_shapes(*lengths_of(pairs), dataclasses.replace(free, buckets=count)) for count in range(1, 14)}
+    saved = {count: padding(pairs, asked[count - 1]) - padding(pairs, asked[count]) for count in range(2, 14)}
+    for least in (0.0, 50.0, 200.0, 1000.0, 1e9):
+        shapes = choose_shapes(*lengths_of(pairs), free, least)
+        counts.append(len(shapes))
+        assert shapes == asked[len(shapes)]
+        assert all(saved[count] > least for count in range(2, len(shapes) + 1))
+        assert len(shapes) == 12 or saved[len(shapes) + 1] <= least
+    assert counts == sorted(counts, reverse=True) and counts[0] == 12 and counts[-1] == 1 and len(set(counts)) > 3
+
+
+def test_more_steps_pay_for_more_shapes_of_training_and_a_run_keeps_its_own(tmp_path):
+    config = changed(load_preset(DEBUG), {"data.buckets": 0, "data.max_train_pairs": 400})
+    few, many = (changed(config, {"training.steps": steps}) for steps in (2, 10**7))
+    ready = make_ready(few, None)
+    assert len(ready.shapes) == 1 and ready.shapes[-1] == make_ready(many, None).shapes[-1]
+    assert len(make_ready(many, None).shapes) > 4
+    assert len(make_ready(changed(few, {"data.buckets": 3}), None).shapes) == 3  # as many as are asked for
+    # What is measured must not depend on how long is trained: the best score is part of the state.
+    found = [choose_evaluation_shapes(each, ready.vocabularies, ready.tokens.pairs) for each in (few, many)]
+    assert found[0] == found[1]
+    rundir.write_config(epath.Path(tmp_path), changed(few, {"data.buckets": 3}))
+    assert as_begun(epath.Path(tmp_path), many).data.buckets == 3
+    assert as_begun(epath.Path(tmp_path), changed(many, {"data.buckets": 5})).data.buckets == 5
+    assert as_begun(epath.Path(tmp_path / "new"), many).data.buckets == 0

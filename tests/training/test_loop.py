@@ -90,7 +90,7 @@ def run(folder, plain, tokens=None, stop_at=None, bleu=None, state=None, accumul
 def test_a_line_says_the_loss_per_token_since_the_last_line(tmp_path: Path) -> None:
     ran = run(tmp_path, [10, 2, 6, 6, 8], [5, 1, 2, 3, 4], log_every_steps=2)
     assert ran.outcome == "done"
-    assert [(record["step"], record["loss"]) for record in ran.train] == [(2, 12 / 6), (4, pytest.approx(12 / 5)), (5, 2.0)]
+    assert [(record["step"], record["loss"]) for record in ran.train] == [(1, 10 / 5), (2, 2 / 1), (4, pytest.approx(12 / 5)), (5, 2.0)]
     assert all(record["tokens_per_sec"] > 0 for record in ran.train)
 
 
@@ -99,7 +99,7 @@ def test_every_line_counts_the_tokens_of_its_own_steps(tmp_path: Path, monkeypat
     monkeypatch.setattr(loop.Meter, "add", lambda self, tokens, warm: added.append(tokens))
     monkeypatch.setattr(loop.Meter, "read", lambda self, step: read.append((step, len(added))) or {"tokens_per_sec": 0.0, "eta_secs": 0.0})
     run(tmp_path, [1] * 7, log_every_steps=2)
-    assert read == [(2, 2), (4, 4), (6, 6), (7, 7)]
+    assert read == [(1, 1), (2, 2), (4, 4), (6, 6), (7, 7)]
 
 
 class OnDevice:
@@ -142,8 +142,8 @@ def test_numbers_of_a_step_are_fetched_when_the_next_one_is_on_its_way(tmp_path:
     _, outcome = loop.run(start_state(), stream, work, config, 1, DEVICES, RunLog(epath.Path(tmp_path)))
     assert outcome == "stopped"
     assert all(latest > number for number, latest in waits if number < 8)  # the last one is saved
-    assert all(waits.count((number, number + 1)) == 1 for number in range(0, 8, 2))  # the flag alone; the loss is for the next line
-    assert {latest - number for number, latest in waits if number % 2} == {1}
+    assert all(waits.count((number, number + 1)) == 1 for number in range(2, 8, 2))  # the flag alone; the loss is for the next line
+    assert {latest - number for number, latest in waits if number % 2 or number == 0} == {1}
     assert {number for number, _ in waits} == {*range(9)}
 
 
@@ -172,7 +172,7 @@ def test_nothing_goes_to_the_devices_unasked(tmp_path: Path) -> None:
         with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
             step(state, batch, feed_all(DEVICES, np.array([0, 8], np.int32)))
     assert outcome == "done"
-    assert [record["step"] for record in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())] == [2, 3, 4, 6, 6, 7, 7]
+    assert [record["step"] for record in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())] == [1, 2, 3, 4, 6, 6, 7, 7]
 
 
 def test_an_update_takes_as_many_batches_as_are_accumulated(tmp_path: Path) -> None:
