@@ -134,8 +134,8 @@ class DataConfig:
     row_multiple: int = identity(8)
     """Rows of every batch are a multiple of this; the number of devices must divide it."""
     buckets: int = identity(0)
-    """Batch shapes (source length, target length, rows) at most, each a program of its own; 0: up to 12, as many as save more work in the
-    steps of training than it takes to compile them. A run keeps the number that it was begun with."""
+    """Batch shapes (source length, target length, rows) at most, each a program of its own; 0: up to 12, as many as save a CPU more work
+    in the steps of training than it takes to compile them. A run keeps the number that it was begun with."""
 
 
 @dataclasses.dataclass(frozen=True)

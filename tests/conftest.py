@@ -14,6 +14,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 _FAST_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FAST_TO_COMPILE}".strip()
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # where in the source an operation stands: a twentieth of the time
 gc.set_threshold(100_000, 50, 100)  # traces are many objects that live: looking for garbage among them takes a tenth of the time
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "true"  # no TPU is used, so no other process is in the way
 

@@ -24,8 +24,10 @@ from flax_s2s.runtime import parallel
 from flax_s2s.runtime.parallel import Devices
 from flax_s2s.runtime.runlog import make_console
 from flax_s2s.training.optimizer import make_optimizer
-from flax_s2s.training.state import abstract_state, count_parameters
-from flax_s2s.training.step import abstract_batch, make_train_step
+from flax_s2s.training.state import TrainState, abstract_state, count_parameters
+from flax_s2s.training.step import TrainStep, abstract_batch, make_train_step
+
+_COMPILE_SECS = 0.003  # a line of a lowered program; a CPU's programs on a server of 2026
 
 
 class Planned(NamedTuple):
@@ -50,6 +52,8 @@ class Epoch(NamedTuple):
     product_flops: float  # how fast that is here, floating-point operations a second
     corpus: str  # how many pairs, and what is left out
     warnings: list[str]
+    compile_secs: float  # of one core, about, until the train step of all shapes is compiled where nothing is kept
+    why: str  # there are so many shapes
 
 
 class Inspection(NamedTuple):
@@ -135,30 +139,37 @@ def _plan(config: Config, ready: Ready, sizes: tuple[int, int], flops: Flops, de
     plan = pipeline.plan(0)
     source, target = pipeline.count(0)
     counted = Counter(planned.shape for planned in plan)
-    shapes = [
-        Planned(shape.rows, shape.src, shape.tgt, counted[shape], *(_memory(config, shape, sizes, devices) if memory else (None, None)))
-        for shape in ready.shapes
-    ]
+    model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
+    step, state = make_train_step(model, optimizer, config, devices), abstract_state(config, sizes, optimizer, devices)
+    after = jax.ShapeDtypeStruct((2,), np.int32, sharding=devices.replicated)
+    shapes = []
+    for shape in ready.shapes:
+        taken = _memory(step.compile(state, abstract_batch(shape, devices), after), state) if memory else (None, None)
+        shapes.append(Planned(shape.rows, shape.src, shape.tgt, counted[shape], *taken))
+    gradients = step.lower_gradients(state, abstract_batch(ready.shapes[-1], devices), after)
+    update = step.lower_update(gradients, state, after)
+    lines = len(shapes) * gradients.as_text().count("\n") + update.as_text().count("\n")
     work = flops.training(source, target, source / len(ready.tokens.pairs))
     rate = measure_products() * (1 if jax.default_backend() == "cpu" else devices.count)
     name = ready.train.name
     corpus_text = f"{account.describe_train(ready.tokens, name, config.data)}\nfirst {account.show(ready.tokens.counts.first)}"
     warnings = account.warn_train(ready.tokens, name, config.data)
-    return Epoch(shapes, source, target, pipeline.waste(plan), rate * (source + target) / work, rate, corpus_text, warnings)
+    fastest = rate * (source + target) / work
+    return Epoch(shapes, source, target, pipeline.waste(plan), fastest, rate, corpus_text, warnings, lines * _COMPILE_SECS, _why(config))
 
 
-def _memory(config: Config, shape: Shape, sizes: tuple[int, int], devices: Devices) -> tuple[int, int]:
-    """Bytes that the compiled train step of one shape takes: for state and batch, and temporaries, the gradient among them."""
-    model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
-    step = make_train_step(model, optimizer, config, devices)
-    after = jax.ShapeDtypeStruct((2,), np.int32, sharding=devices.replicated)
-    state, batch = abstract_state(config, sizes, optimizer, devices), abstract_batch(shape, devices)
-    compiled = step.compile(state, batch, after)
-    gradient, update = (program.memory_analysis() for program in (compiled.gradients, compiled.update))
-    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    own = gradient.argument_size_in_bytes - sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
-    temporary = max(gradient.temp_size_in_bytes, update.temp_size_in_bytes) + gradient.output_size_in_bytes
-    return kept + own, temporary
+def _memory(compiled: TrainStep, state: TrainState) -> tuple[int, int]:
+    """Bytes that the train step of a shape takes: for state and batch, and temporaries, the gradient among them."""
+    gradients, update = (program.memory_analysis() for program in (compiled.gradients, compiled.update))
+    kept, read = (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(part)) for part in (state, state.params))
+    temporary = max(gradients.temp_size_in_bytes, update.temp_size_in_bytes) + gradients.output_size_in_bytes
+    return kept + gradients.argument_size_in_bytes - read, temporary
+
+
+def _why(config: Config) -> str:
+    if config.data.buckets:
+        return f"as many as data.buckets={config.data.buckets} asks for"
+    return f"one more would save less work in training.steps={config.training.steps} than it takes to compile, or there are 12"
 
 
 def _print_model(found: Inspection, out: Console) -> None:
@@ -187,6 +198,7 @@ def _print_epoch(epoch: Epoch, out: Console) -> None:
         f"{epoch.corpus}\n"
         f"{epoch.source_tokens:,} source and {epoch.target_tokens:,} target tokens an epoch in {sum(one.batches for one in epoch.shapes):,} "
         f"batches, padding {epoch.padding:.1%}\n"
+        f"compiling {len(epoch.shapes)} shapes and the update takes about {epoch.compile_secs:,.0f} s of one core where nothing is kept: {epoch.why}\n"
         f"{epoch.tokens_per_sec:,.0f} tokens/s, were every operation as fast as a float32 matrix product here "
         f"({epoch.product_flops / 1e9:,.0f} GFLOP/s)"
     )

@@ -14,7 +14,7 @@ from etils import epath
 from rich.table import Table
 
 from flax_s2s.commands import children, evaluate
-from flax_s2s.commands.wiring import console, optional_file, write_json
+from flax_s2s.commands.wiring import console, keep_buckets, optional_file, write_json
 from flax_s2s.config import Config, Failure, UserError, differences
 from flax_s2s.data import corpus, vocab
 from flax_s2s.data.files import refuse_pipe
@@ -101,7 +101,9 @@ def _prepare(folder: epath.Path, config: Config) -> None:
     if (folder / "config.json").exists():
         if not (folder / rundir.PRESET).exists():
             raise UserError(f"{folder} is a run directory, not the folder of a sweep; give another --run-dir")
-        other = [line for line in differences(rundir.read_config_file(folder), config, "identity") if line[:5] != "seed:"]
+        kept = rundir.read_config_file(folder)
+        config = keep_buckets(kept, config)
+        other = [line for line in differences(kept, config, "identity") if line[:5] != "seed:"]
         if other:
             raise UserError(f"{folder} holds a sweep of another configuration:\n  " + "\n  ".join(other) + "\ngive another --run-dir")
     rundir.make_folder(folder)

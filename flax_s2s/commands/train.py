@@ -15,13 +15,14 @@ from flax_s2s.commands import initial
 from flax_s2s.commands.recovery import Reports, make_roll_back
 from flax_s2s.commands.steps import Steps, by_first_use, make_steps
 from flax_s2s.commands.summary import describe, find_faults
-from flax_s2s.commands.wiring import Ready, begin, choose_evaluation_shapes, make_ready, warn_of_tokens
+from flax_s2s.commands.wiring import Ready, begin, choose_evaluation_shapes, keep_buckets, make_ready, warn_of_tokens
 from flax_s2s.config import Config, TrainingConfig, UserError, differences, to_json
 from flax_s2s.data import corpus, vocab
 from flax_s2s.data.batching import Shape, TokenPairs
 from flax_s2s.data.corpus import Corpus
 from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
 from flax_s2s.data.tokens import tokenize
+from flax_s2s.decoding.requests import LENGTHS
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.evaluation.evaluate import make_translation_evaluation
 from flax_s2s.evaluation.metrics import check_metrics
@@ -253,17 +254,14 @@ def as_begun(folder: epath.Path, config: Config) -> Config:
     """
     if not (folder / rundir.CONFIG).exists():
         return config
-    kept, steps = rundir.read_config(folder), config.training.steps
-    config, begun = (
-        dataclasses.replace(config, data=dataclasses.replace(config.data, buckets=config.data.buckets or kept.data.buckets)),
-        kept.optimizer,
-    )
+    kept = rundir.read_config(folder)
+    config, begun, steps = keep_buckets(kept, config), kept.optimizer, config.training.steps
     now = dataclasses.replace(config.optimizer, decay_steps=config.optimizer.decay_steps or begun.decay_steps)
     if begun.schedule == now.schedule == "cosine" and steps > now.decay_steps == begun.decay_steps:
         raise UserError(
             f"{folder} was begun with a learning rate that is zero at step {begun.decay_steps} (optimizer.schedule=cosine), got "
             f"training.steps={steps}; use fewer steps, or train further with what it has learned, as a new run: "
-            f"train {folder} --run-dir NEW --init-from {folder} --optimizer.decay-steps 0 --training.steps {steps}"
+            f"train {folder} --run-dir NEW --init-from {folder} --optimizer.decay-steps 0 --data.buckets 0 --training.steps {steps}"
         )
     return dataclasses.replace(config, optimizer=now)
 
@@ -301,7 +299,8 @@ def _evaluations(config: Config, setup: _Setup, steps: Steps, devices: Devices) 
     evaluations = [loop.make_loss_evaluation(steps.evaluate, lambda: steps.interrupted(in_order(setup.fitting, shapes, share)), devices)]
     if config.evaluation.valid_pairs:
         greedy = dataclasses.replace(config.decoding, beam_size=1)
-        lengths = sorted({shape.src for shape in shapes})
+        longest = shapes[-1].src
+        lengths = [*sorted({shape.src for shape in shapes}), *(length for length in LENGTHS if length > longest)]
         translator = Translator([setup.model], setup.ready.vocabularies, greedy, parallel.my_devices(devices), lengths=lengths)
         evaluations.append(make_translation_evaluation(translator, setup.valid.pairs, config.evaluation, config.data.target, _poll))
     return evaluations

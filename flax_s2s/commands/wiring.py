@@ -36,7 +36,7 @@ from flax_s2s.runtime.runlog import make_console
 from flax_s2s.training.state import Params
 
 _MOST_UNKNOWN = 0.01  # of the tokens, before it is said
-_PROGRAM_FLOPS = 5e11  # of training, which take as long as it takes to compile the gradient of a shape: both 4 to 8 s on two cores
+_PROGRAM_FLOPS = 5e11  # of training, which take a CPU as long as it takes to compile the gradient of a shape: 4 to 8 s on two cores
 _UNITS = {"char": "character"}
 
 
@@ -92,25 +92,32 @@ def make_ready(
 
 
 def _choose_shapes(config: Config, vocabularies: Vocabularies, source: np.ndarray, target: np.ndarray) -> list[Shape]:
-    """As many as save more work in all steps than it takes to compile them."""
+    """As many as are asked for, or as save more work in all steps than it takes to compile them."""
+    if config.data.buckets:
+        return choose_shapes(source, target, config.data)
     steps = config.training.steps * config.optimizer.accumulate_batches
     epochs = steps * config.data.batch_tokens / int(np.maximum(source, target).sum())
     return choose_shapes(source, target, config.data, tokens_of_a_program(config, vocabularies) / epochs)
 
 
-def choose_evaluation_shapes(config: Config, vocabularies: Vocabularies, pairs: TokenPairs) -> list[Shape]:
-    """The shapes in which a split's loss is computed: as many as three evaluations can pay for, however many there will be.
+def keep_buckets(kept: Config, config: Config) -> Config:
+    """`data.buckets=0` is as many as were kept."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, buckets=config.data.buckets or kept.data.buckets))
 
-    A further run of more steps must measure the same, to the bit.
+
+def choose_evaluation_shapes(config: Config, vocabularies: Vocabularies, pairs: TokenPairs) -> list[Shape]:
+    """The shapes in which a split's loss is computed: no more than there are of training, and as many as three evaluations can pay for.
+
+    However many there will be: a run that goes on for more steps must measure the same, to the bit.
     """
-    least = tokens_of_a_program(config, vocabularies) / 3
-    return choose_shapes(pairs.source.lengths, pairs.target.lengths, dataclasses.replace(config.data, buckets=0), least)
+    return choose_shapes(pairs.source.lengths, pairs.target.lengths, config.data, tokens_of_a_program(config, vocabularies) / 3)
 
 
 def tokens_of_a_program(config: Config, vocabularies: Vocabularies) -> float:
     """Tokens of either side whose training takes as long as compiling; or whose evaluation does, since both take a third."""
     sizes = (len(vocabularies.source), len(vocabularies.target))
-    flops = count_flops(config.model, jax.eval_shape(partial(init_params, config.model, *sizes, jax.random.key(0))))
+    model = dataclasses.replace(config.model, kernel="auto")  # no device is needed to count
+    flops = count_flops(model, jax.eval_shape(lambda: init_params(model, *sizes, jax.random.key(0))))
     return _PROGRAM_FLOPS / (1.5 * (flops.source_token + flops.target_token))
 
 

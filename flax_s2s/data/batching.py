@@ -149,8 +149,8 @@ def choose_shapes(source: Lengths, target: Lengths, config: DataConfig, least_sa
     Args:
         source: of each pair.
         target: of each pair.
-        config: how many shapes, and of how many rows.
-        least_saved: where `data.buckets` is 0, the padded tokens of all pairs that a further shape must save.
+        config: how many shapes at most, and of how many rows.
+        least_saved: padded tokens of all pairs that each further shape saves more than.
     """
     width = int(target.max()) + 1
     numbers = np.bincount(source * width + target)
@@ -162,7 +162,7 @@ def choose_shapes(source: Lengths, target: Lengths, config: DataConfig, least_sa
     while len(chosen) < (config.buckets or _MOST_SHAPES):
         gains = [int(counts[fits] @ np.maximum(cost[fits] - s - t, 0)) for s, t in edges for fits in [(cells <= (s, t)).all(axis=1)]]
         best = int(np.argmax(gains))
-        if gains[best] <= (0 if config.buckets else least_saved):
+        if gains[best] <= least_saved:
             break
         chosen.add(edges[best])
         fits = (cells <= edges[best]).all(axis=1)

@@ -114,7 +114,7 @@ class Pipeline:
 
 
 def in_order(pairs: TokenPairs, shapes: Sequence[Shape], share: Share | None = None) -> Iterator[Batch]:
-    """Every pair once in a fixed order, for evaluation; the same shapes as in training, so that nothing compiles twice."""
+    """Every pair once in a fixed order, for evaluation."""
     bucket = assign(pairs, shapes)
     for number, shape in enumerate(shapes):
         for chunk in _chunks(np.flatnonzero(bucket == number), shape.rows):

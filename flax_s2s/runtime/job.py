@@ -277,7 +277,8 @@ def borrow() -> Iterator[None]:
     def hear(number: int, _: Any) -> None:
         if heard or not this.stop.begun:
             deliver(number)
-            return  # a handler of the caller's own lets it pass
+            signal.signal(number, hear)  # a handler of the caller's own has let it pass
+            return
         heard.append(number)
         this.ask(signal.Signals(number).name)
 

@@ -6,7 +6,7 @@ import platform
 import sys
 from pathlib import Path
 
-_HEAP = "glibc.malloc.hugetlb"
+_HEAP, _STARTED = "glibc.malloc.hugetlb", "FLAX_S2S_STARTED"
 
 
 def features() -> str:
@@ -40,12 +40,16 @@ def use_huge_pages() -> None:
 
     A program on a CPU works in hundreds of megabytes, which glibc asks of the system anew at every call. Of pages of 4 KiB that is
     tens of thousands of page faults, a tenth of a train step; of pages of 2 MiB it is nothing. glibc reads this setting when a process
-    starts, and at no other time. One that is there already is left as it is.
+    starts, and at no other time. One that is there already is left as it is. Where Python is used from a program of another's, its
+    variable `GLIBC_TUNABLES` must say it: `glibc.malloc.hugetlb=1`.
     """
-    if sys.platform != "linux" or _HEAP in os.environ.get("GLIBC_TUNABLES", "") or not _offers_huge_pages():
+    given, once = os.environ.get("GLIBC_TUNABLES", ""), str(os.getpid())  # which stays the same
+    if sys.platform != "linux" or _HEAP in given or os.environ.get(_STARTED) == once or not _offers_huge_pages():
         return
-    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (os.environ.get("GLIBC_TUNABLES"), f"{_HEAP}=1")))
-    with contextlib.suppress(OSError):  # goes on with small pages
+    os.environ |= {"GLIBC_TUNABLES": ":".join(filter(None, (given, f"{_HEAP}=1"))), _STARTED: once}
+    with contextlib.suppress(
+        OSError, ValueError, TypeError
+    ):  # goes on with small pages; no name of Python's: it is part of another program
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -42,7 +42,7 @@ def cross_entropy(
     The target distribution is (1 - smoothing) on the right token plus smoothing / vocab on every token (Szegedy et al.
     2016, section 7). The logits of all tokens never exist together: chunks of tokens are taken one after the other, and
     when a gradient is wanted it is computed along with each chunk, so that no logit is computed twice. On a CPU, where the table
-    is large, half of the tokens, six eighths, seven or all are computed, as the real ones need.
+    is large, none of the tokens, half, six eighths, seven or all are computed, as the real ones need.
     """
     flat, labels = readouts.reshape(tgt_ids.size, -1), tgt_ids.reshape(-1)
     smoothed, plain = _sums(smoothing, flat, table, bias, labels)
@@ -90,7 +90,7 @@ def _over_real(work: Work, vocab: int, readouts: Any, labels: Any) -> tuple[Any,
 def _over_parts(work: Work, readouts: Any, labels: Any) -> tuple[Any, Any]:
     """`work` on as many parts of a chunk as hold a real token, which come first."""
     size = labels.shape[0]
-    parts = (0, _PARTS // 2, *range(_PARTS - 2, _PARTS + 1))  # fewer than three in four are rare
+    parts = (0, _PARTS // 2, *range(_PARTS - 2, _PARTS + 1))
     ends = sorted({min(-(-size * part // (8 * _PARTS)) * 8, size) for part in parts})
 
     def first(count: int, readouts: Any, labels: Any) -> tuple[Any, Any]:

@@ -119,18 +119,29 @@ class TrainStep:
 
     def compile(self, state: TrainState, batch: Any, after: Any, options: dict[str, Any] | None = None) -> "TrainStep":
         """The step of a batch's shape, compiled; the update, for the first of them, at the same time as the gradient."""
-        lowered = self.gradients.lower(state.params, state.key, state.step, batch, after)
+        gradients = self.lower_gradients(state, batch, after)
         with self._lock:
             first, self._compiling = not self._compiling, True
         if first:
-            everywhere = state.step.sharding
-            described = jax.tree.map(lambda out: jax.ShapeDtypeStruct(out.shape, out.dtype, sharding=everywhere), lowered.out_info)
-            threading.Thread(target=self._compile_update, args=(state, *described, after, options), name="compile").start()
-        return TrainStep(lowered.compile(options), self._compiled_update.result())
+            try:
+                threading.Thread(target=self._compile_update, args=(gradients, state, after, options), name="compile").start()
+            except RuntimeError as error:  # there can be no more threads
+                self._compiled_update.set_exception(error)
+        return TrainStep(gradients.compile(options), self._compiled_update.result())
 
-    def _compile_update(self, state: Any, gradients: Any, loss: Any, after: Any, options: Any) -> None:
+    def lower_gradients(self, state: TrainState, batch: Any, after: Any) -> Any:
+        """The program of a shape, before it is compiled."""
+        return self.gradients.lower(state.params, state.key, state.step, batch, after)
+
+    def lower_update(self, gradients: Any, state: TrainState, after: Any) -> Any:
+        """The update's, for what `lower_gradients` made."""
+        everywhere = state.step.sharding
+        described = jax.tree.map(lambda out: jax.ShapeDtypeStruct(out.shape, out.dtype, sharding=everywhere), gradients.out_info)
+        return self.update.lower(state, *described, after)
+
+    def _compile_update(self, gradients: Any, state: Any, after: Any, options: Any) -> None:
         try:
-            self._compiled_update.set_result(self.update.lower(state, gradients, loss, after).compile(options))
+            self._compiled_update.set_result(self.lower_update(gradients, state, after).compile(options))
         except BaseException as error:
             self._compiled_update.set_exception(error)
 

@@ -156,4 +156,7 @@ def main():
 
 
 if __name__ == "__main__":
+    from flax_s2s.runtime import processor
+
+    processor.use_huge_pages()
     main()

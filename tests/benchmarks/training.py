@@ -21,8 +21,8 @@ does "nnx.RNN"; "float32" is said where it is asked for. The product is in float
 `model` and `feeding` are model R on Multi30k: vocabulary 8,000 joint, embedding 256, one bidirectional encoder layer of
 2 x 256, decoder 512, general attention, softmax over 512 features, about 64 sentences a batch; one whole update each,
 dropout, label smoothing, clipping and Adam included. `layers` is two layers of 512 over 32 steps of 64 rows, forward and
-backward. "kept" is OpenNMT-py with the setting of glibc that `flax_s2s.runtime.processor.keep_memory` makes for ours, which its users
-do not have.
+backward. "kept" is OpenNMT-py with glibc told by mallopt to keep its memory (M_MMAP_MAX, M_TRIM_THRESHOLD), which its users do
+not have; ours has huge pages (`flax_s2s.runtime.processor.use_huge_pages`).
 """
 
 import argparse
@@ -222,4 +222,7 @@ def report(products, seconds, described):
 
 
 if __name__ == "__main__":
+    from flax_s2s.runtime import processor
+
+    processor.use_huge_pages()
     main()

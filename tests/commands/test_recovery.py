@@ -268,7 +268,7 @@ def test_ten_in_a_row_go_back_once_and_their_data_are_skipped(
     )
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["split"] == "train"]
-    assert steps == sorted(set(steps)) == [5, 10, 15, 20, 25, 30]
+    assert steps == sorted(set(steps)) == [1, 5, 10, 15, 20, 25, 30]
     rng = np.random.default_rng()
     stops = [19, int(rng.integers(1, 20))]  # the first right before it would go back
     for stop in stops:

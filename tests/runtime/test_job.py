@@ -262,8 +262,10 @@ def test_before_the_first_step_of_a_call_a_signal_does_what_the_caller_says():
         with job.borrow():
             signal.raise_signal(signal.SIGUSR1)
             assert not job.stop_requested()
+            signal.raise_signal(signal.SIGUSR1)  # now there is something to save
+            assert job.stop_requested() == (caller is not signal.SIG_IGN)
         assert signal.signal(signal.SIGUSR1, before) is caller
-    assert passed == [signal.SIGUSR1]
+    assert passed == [signal.SIGUSR1, signal.SIGUSR1]  # the second one after the call
 
 
 def test_what_the_caller_ignores_stops_no_step():

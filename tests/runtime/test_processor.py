@@ -97,11 +97,26 @@ import sys
 from flax_s2s.runtime import processor
 processor.use_huge_pages = lambda: print("asked", "flax_s2s.cli" in sys.modules, "jax" in sys.modules, flush=True)
 from flax_s2s.__main__ import main
-sys.argv = ["flax_s2s", "--help"]
+sys.argv = [sys.argv[1], "--help"]
 main()
 """
-    done = subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True)
-    assert done.stdout.startswith("asked False False\n")
+    for name in ("bin/flax-s2s", "flax_s2s/__main__.py", "-", "another.py"):
+        done = subprocess.run([sys.executable, "-c", look, name], check=True, capture_output=True, text=True)
+        assert done.stdout.startswith("asked False False\n") == (name != "-" and name != "another.py")
+
+
+@offers
+def test_what_takes_the_setting_away_is_not_started_again_and_again() -> None:
+    look = """
+import os, sys
+print("started", flush=True)
+os.environ.pop("GLIBC_TUNABLES", None)
+from flax_s2s.runtime import processor
+processor.use_huge_pages()
+"""
+    rest = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    done = subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True, timeout=60, env=rest)
+    assert done.stdout == "started\nstarted\n"
 
 
 def test_the_processor_says_what_it_can() -> None:
