@@ -116,7 +116,9 @@ class Programs:
             self._meeting[shape].set_result(None)
 
     def _compile(self, shape: Any) -> Any:
-        return self._compile_fn(*self._arguments[shape])
+        program = self._compile_fn(*self._arguments[shape])
+        processor.give_back_memory()
+        return program
 
     def progress(self) -> tuple[int, int]:
         """How many shapes are compiled, and how many there are."""

@@ -256,7 +256,7 @@ def test_a_cosine_ends_where_the_run_was_begun_to_end(tmp_path: Path, capsys: py
         assert (
             f"{tmp_path} was begun with a learning rate that is zero at step 300 (optimizer.schedule=cosine), got training.steps=3000; use "
             "fewer steps, or train further with what it has learned, as a new run: "
-            f"train {tmp_path} --run-dir NEW --init-from {tmp_path} --optimizer.decay-steps 0 --training.steps 3000\n"
+            f"train {tmp_path} --run-dir NEW --init-from {tmp_path} --optimizer.decay-steps 0 --data.buckets 0 --training.steps 3000\n"
         ) in capsys.readouterr().err
     new = check(as_begun(epath.Path(tmp_path / "new"), changed(begun, {"optimizer.decay_steps": 0, "training.steps": 3000})))
     assert new == check(preset)  # what is proposed is right

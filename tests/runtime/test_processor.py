@@ -119,6 +119,34 @@ processor.use_huge_pages()
     assert done.stdout == "started\nstarted\n"
 
 
+KEPT = """
+from pathlib import Path
+from threading import Thread
+from flax_s2s.runtime import processor
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+def work():  # the last block stays, so that the heap cannot shrink by itself
+    many = [bytes(1000) for _ in range(150_000)]
+    kept.append(many[-1])
+
+kept = []
+thread = Thread(target=work)
+thread.start()
+thread.join()
+before = resident()
+processor.give_back_memory()
+print(before - resident())
+"""
+
+
+@offers
+def test_what_the_heaps_hold_in_vain_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", KEPT], check=True, capture_output=True, text=True)
+    assert float(done.stdout) > 100  # of 143 MiB
+
+
 def test_the_processor_says_what_it_can() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from flax_s2s.runtime import processor; print(processor.features())"],
