@@ -168,7 +168,7 @@ def _memory(compiled: TrainStep, state: TrainState) -> tuple[int, int]:
 
 def _why(config: Config) -> str:
     if config.data.buckets:
-        return f"as many as data.buckets={config.data.buckets} asks for"
+        return f"as many as data.buckets={config.data.buckets} says"
     return f"one more would save less work in training.steps={config.training.steps} than it takes to compile, or there are 12"
 
 

@@ -48,9 +48,8 @@ def use_huge_pages() -> None:
     if sys.platform != "linux" or _HEAP in given or os.environ.get(_STARTED) == once or not _offers_huge_pages():
         return
     os.environ |= {"GLIBC_TUNABLES": ":".join(filter(None, (given, f"{_HEAP}=1"))), _STARTED: once}
-    with contextlib.suppress(
-        OSError, ValueError, TypeError
-    ):  # goes on with small pages; no name of Python's: it is part of another program
+    # It goes on with small pages where it cannot; where Python is a part of another program, it has no name to start.
+    with contextlib.suppress(OSError, ValueError, TypeError):
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

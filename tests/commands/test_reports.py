@@ -228,7 +228,7 @@ def test_inspect_counts_parameters_shapes_and_memory(capsys: pytest.CaptureFixtu
     assert "decoder/layers/0/kernel_in     16x128  2,048" in printed
     assert "per target token" in printed and "padding" in printed and "tokens/s" in printed
     assert printed.count("MiB (") == 2
-    assert "compiling 2 shapes and the update takes about " in printed and "as many as data.buckets=2 asks for" in printed
+    assert "compiling 2 shapes and the update takes about " in printed and "as many as data.buckets=2 says" in printed
     assert main(["inspect", DEBUG, *TINY, "--no-memory", "--data.buckets=0"]) == 0
     assert "one more would save less work in training.steps=4 than" in capsys.readouterr().out
 

@@ -57,7 +57,7 @@ def test_a_program_that_runs_again_asks_for_no_new_memory() -> None:
     first, small = started("glibc.malloc.hugetlb=0")  # left as it is
     assert first == "glibc.malloc.hugetlb=0 1 False"
     assert int(small) > 5 * 10_000  # 77 MiB each time
-    assert int(huge) < int(small) / 4  # seen: 2,000 to 5,100, with heaps of several threads
+    assert int(huge) < int(small) / 10  # seen: 2,000 to 5,100, with heaps of several threads
 
 
 @offers
