@@ -5,13 +5,15 @@ Enters: the name of a side, or one that was given as a language. Leaves: a `lang
 """
 
 import functools
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import langcodes
 from babel import Locale
 from babel.core import get_global
 
 from flax_s2s.config import METRICS, EvaluationConfig, Metric, UserError
+
+if TYPE_CHECKING:
+    import langcodes
 
 Spacing = Literal["words", "Chinese", "none"]
 
@@ -26,16 +28,18 @@ _UNSPACED = (
 )
 
 
-def read(name: str) -> langcodes.Language | None:
+def read(name: str) -> "langcodes.Language | None":
     """The language of a name that was given as one: any code of ISO 639-1, -2 or -3, with or without script and region (BCP 47).
 
     `zho_Hans` -> zh-Hans, `jpn` -> ja, `tgt` -> tgt (Central Tagbanwa), `cn` -> None.
     """
+    import langcodes  # here, because its tables take as long to read as a model, and whoever only translates needs none
+
     found = langcodes.Language.get(name.replace("_", "-")) if langcodes.tag_is_valid(name) else None
     return found if found and (found.language not in (None, *_SPECIAL)) else None
 
 
-def infer(name: str) -> langcodes.Language | None:
+def infer(name: str) -> "langcodes.Language | None":
     """The language that the name of a side says by itself, None where it may be no language.
 
     Many a word of three letters is the code of some language in ISO 639-3 (`src`, `tgt`, `act`), so a name counts only where it has
@@ -53,7 +57,7 @@ def _known() -> frozenset[str]:
     return frozenset(Locale("en").languages)
 
 
-def script(language: langcodes.Language) -> str:
+def script(language: "langcodes.Language") -> str:
     """The script that a language is written in, as ISO 15924: Hans for zh, cmn and wuu, Hant for yue and zh-TW, Jpan for ja; or empty.
 
     By Babel's table of likely subtags: that of langcodes 3.5.1 has 1,866 of CLDR's 7,745, and takes all others (`cjy`, `rki`) for Latin.
@@ -65,13 +69,13 @@ def script(language: langcodes.Language) -> str:
     return next((str(likely[name]).split("_")[1] for name in names if name in likely), "")
 
 
-def spacing(language: langcodes.Language) -> Spacing:
+def spacing(language: "langcodes.Language") -> Spacing:
     """What stands between its words: white space; or nothing, as in Chinese, and in Japanese, Thai and others."""
     written = script(language)
     return "Chinese" if written in _CHINESE else "none" if written in _UNSPACED else "words"
 
 
-def find_target(evaluation: EvaluationConfig, side: str) -> langcodes.Language | None:
+def find_target(evaluation: EvaluationConfig, side: str) -> "langcodes.Language | None":
     """The target's language: the one that was given, else the one that the side's name says, if any.
 
     Raises:

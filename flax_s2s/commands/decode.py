@@ -164,7 +164,8 @@ def _measuring(config: Config, options: Options) -> Config:
 
 def _check_measuring(config: Config, options: Options) -> None:
     """Refuses what was asked for and cannot be; what only the run's configuration asks for is said in the summary."""
-    languages.find_target(_measuring(config, options).evaluation, config.data.target)
+    if options.language:
+        languages.find_target(_measuring(config, options).evaluation, config.data.target)
     if options.tokenizer not in ("auto", config.evaluation.tokenizer):
         open_tokenizer(options.tokenizer)
 

@@ -11,7 +11,7 @@ from etils import epath
 
 from flax_s2s.commands.wiring import load_vocabularies
 from flax_s2s.config import Config, UserError, differences
-from flax_s2s.model.seq2seq import init_params
+from flax_s2s.model.seq2seq import abstract_params
 from flax_s2s.runs import rundir
 from flax_s2s.runs.checkpoint import Checkpoints
 from flax_s2s.runtime.parallel import Devices, place
@@ -102,7 +102,7 @@ def _crossed(old: Config, new: Config) -> bool:
 
 
 def _abstract(config: Config, sizes: tuple[int, int]) -> Any:
-    return jax.eval_shape(lambda: init_params(dataclasses.replace(config.model, kernel="auto"), *sizes, jax.random.key(0)))
+    return abstract_params(dataclasses.replace(config.model, kernel="auto"), *sizes)
 
 
 def _have_same_shapes(old: Config, new: Config, sizes: tuple[int, int]) -> bool:

@@ -17,7 +17,7 @@ from flax_s2s.config import Config, UserError
 from flax_s2s.data import account, corpus, vocab
 from flax_s2s.data.batching import Shape
 from flax_s2s.model.flops import Flops, count_flops
-from flax_s2s.model.seq2seq import init_params, make_model
+from flax_s2s.model.seq2seq import abstract_params, make_model
 from flax_s2s.rules import check, find_misfits
 from flax_s2s.runs import rundir
 from flax_s2s.runtime import parallel
@@ -117,7 +117,7 @@ def _look(config: Config, run_dir: str, memory: bool) -> tuple[Inspection, Calla
     sizes = (len(vocabularies.source), len(vocabularies.target)) if vocabularies else vocab.planned_sizes(config.vocab)
     if sizes is None:  # and so no parameters either
         raise lack or UserError("vocab.size=0 takes all that the text has; give the text, or a vocab.size")
-    params = jax.eval_shape(lambda: init_params(config.model, *sizes, jax.random.key(0)))
+    params = abstract_params(config.model, *sizes)
     shapes = {"/".join(str(part.key) for part in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     flops, warnings = count_flops(config.model, params), find_misfits(config)
     if ready:

@@ -26,7 +26,7 @@ from flax_s2s.decoding import shortlist
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.evaluation.metrics import check_metrics
 from flax_s2s.model.flops import count_flops
-from flax_s2s.model.seq2seq import Model, init_params, make_model
+from flax_s2s.model.seq2seq import Model, abstract_params, make_model
 from flax_s2s.rules import check
 from flax_s2s.runs import rundir
 from flax_s2s.runs.checkpoint import Checkpoints
@@ -117,7 +117,7 @@ def tokens_of_a_program(config: Config, vocabularies: Vocabularies) -> float:
     """Tokens of either side whose training takes as long as compiling; or whose evaluation does, since both take a third."""
     sizes = (len(vocabularies.source), len(vocabularies.target))
     model = dataclasses.replace(config.model, kernel="auto")  # no device is needed to count
-    flops = count_flops(model, jax.eval_shape(lambda: init_params(model, *sizes, jax.random.key(0))))
+    flops = count_flops(model, abstract_params(model, *sizes))
     return _PROGRAM_FLOPS / (1.5 * (flops.source_token + flops.target_token))
 
 
@@ -192,7 +192,7 @@ def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig
         if load_vocabularies(folder).sha256 != vocabularies.sha256:
             raise UserError(f"{folder} has another vocabulary than {folders[0]}; runs that translate as one must share theirs")
         sizes = (len(vocabularies.source), len(vocabularies.target))
-        abstract = place(jax.eval_shape(partial(init_params, model.config, *sizes, jax.random.key(0))), devices)
+        abstract = place(abstract_params(model.config, *sizes), devices)
         params.append(checkpoints.load_params(step, abstract, vocabularies.sha256))
         checkpoints.close()
     return Opened(config, configs, vocabularies, models, params, devices, steps, folders[0])

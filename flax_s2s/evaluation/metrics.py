@@ -25,11 +25,9 @@ What a word is depends on the language (`languages.spacing`), and the signature 
 import os
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from typing import Any, NamedTuple, assert_never, get_args
+from typing import Any, Literal, NamedTuple, assert_never, get_args
 
 import numpy as np
-import sacrebleu
-from rapidfuzz.distance import Levenshtein
 
 from flax_s2s import languages
 from flax_s2s.config import METRICS, EvaluationConfig, Metric, Tokenizer, UserError
@@ -119,6 +117,8 @@ def open_tokenizer(name: str) -> Any:
     Raises:
         UserError: it needs what is not there, with what to do.
     """
+    import sacrebleu  # here, because whoever only translates waits for it, too
+
     path, url = _flores()
     if name == "flores200" and not os.path.exists(path):  # sacreBLEU would download it, in the middle of the work
         raise UserError(
@@ -183,9 +183,9 @@ def measure(
         case "bleu":
             tokenizer = tokenizer_for(config, target)
             open_tokenizer(tokenizer)
-            return _sacrebleu(sacrebleu.BLEU(tokenize=tokenizer), pairs)
+            return _sacrebleu("BLEU", pairs, tokenize=tokenizer)
         case "chrf":
-            return _sacrebleu(sacrebleu.CHRF(), pairs)
+            return _sacrebleu("CHRF", pairs)
         case "ter":
             return _ter(pairs, _spacing(config, target))
         case "rouge1" | "rouge2" | "rougeL":
@@ -216,16 +216,18 @@ def _ter(pairs: Sequence[tuple[str, Sequence[str]]], spacing: languages.Spacing)
     """TER; of languages without spaces by characters: sacreBLEU's Asian support takes apart Chinese characters alone."""
     if spacing != "none":
         chinese = spacing == "Chinese"
-        return _sacrebleu(sacrebleu.TER(normalized=chinese, asian_support=chinese), pairs)
+        return _sacrebleu("TER", pairs, normalized=chinese, asian_support=chinese)
     apart = [(" ".join(_characters(hypothesis)), [" ".join(_characters(one)) for one in found]) for hypothesis, found in pairs]
-    measured = _sacrebleu(sacrebleu.TER(), apart)
+    measured = _sacrebleu("TER", apart)
     return measured._replace(signature=measured.signature.replace("|tok:tercom|", "|tok:char|"))
 
 
 def _error_rate(pairs: Sequence[tuple[str, Sequence[str]]], characters: bool) -> Measured:
     """Edits over the tokens of the nearest reference: characters, or what white space separates."""
+    from rapidfuzz.distance import Levenshtein  # here as sacreBLEU is
+
     split = _characters if characters else str.split
-    nearest = [_nearest(split(hypothesis), [split(one) for one in found]) for hypothesis, found in pairs]
+    nearest = [_nearest(Levenshtein.distance, split(hypothesis), [split(one) for one in found]) for hypothesis, found in pairs]
     signature = f"{_count_references(pairs)}|case:mixed|tok:{'char' if characters else 'space'}|edits:levenshtein"
     return Measured(np.array(nearest, np.float64), _share, signature)
 
@@ -252,8 +254,11 @@ def _rouge(name: str, pairs: Sequence[tuple[str, Sequence[str]]], config: Evalua
     return Measured(np.array([found, [1] * len(pairs)], np.float64).T, _share, signature)
 
 
-def _sacrebleu(metric: Any, pairs: Sequence[tuple[str, Sequence[str]]]) -> Measured:
+def _sacrebleu(name: Literal["BLEU", "CHRF", "TER"], pairs: Sequence[tuple[str, Sequence[str]]], **options: Any) -> Measured:
     """SacreBLEU's own statistics, which it has no public function for; tests compare what comes of them with its results."""
+    import sacrebleu  # here, because whoever only translates waits for it, too
+
+    metric: Any = getattr(sacrebleu, name)(**options)
     most = max(len(found) for _, found in pairs)
     streams = [[found[k] if k < len(found) else None for _, found in pairs] for k in range(most)]
     statistics = np.array(metric._extract_corpus_statistics([hypothesis for hypothesis, _ in pairs], streams), np.float64)
@@ -265,7 +270,7 @@ def _share(sums: Sequence[float]) -> float:
     return 100 * sums[0] / max(sums[1], 1)
 
 
-def _nearest(hypothesis: list[str], references: Sequence[list[str]]) -> tuple[int, int]:
+def _nearest(edits_fn: Callable[..., int], hypothesis: list[str], references: Sequence[list[str]]) -> tuple[int, int]:
     """Edits to the nearest reference and its tokens; of equally near ones the longest."""
-    found = [(Levenshtein.distance(hypothesis, reference), len(reference)) for reference in references]
+    found = [(edits_fn(hypothesis, reference), len(reference)) for reference in references]
     return min(found, key=lambda one: (one[0], -one[1]))

@@ -11,6 +11,7 @@ without attention the top state, brought to the embedding's size where the table
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -121,8 +122,19 @@ class Model(NamedTuple):
 
 def make_model(config: ModelConfig, source_vocab: int, target_vocab: int) -> Model:
     """Builds the model abstractly: no parameter is made."""
-    module = nnx.eval_shape(lambda: Seq2Seq(config, source_vocab, target_vocab, rngs=nnx.Rngs(params=0)))
-    return Model(nnx.graphdef(module), config)
+    return Model(nnx.graphdef(_declare(config, source_vocab, target_vocab)), config)
+
+
+def abstract_params(config: ModelConfig, source_vocab: int, target_vocab: int) -> dict[str, Any]:
+    """What `init_params` draws, without the numbers."""
+    params: dict[str, Any] = _named(nnx.to_pure_dict(nnx.state(_declare(config, source_vocab, target_vocab))))
+    return params
+
+
+@lru_cache(8)
+def _declare(config: ModelConfig, source_vocab: int, target_vocab: int) -> Seq2Seq:
+    """The module with shapes instead of parameters; a tenth of a second, and who opens a run needs it twice."""
+    return nnx.eval_shape(lambda: Seq2Seq(config, source_vocab, target_vocab, rngs=nnx.Rngs(params=0)))
 
 
 def init_params(config: ModelConfig, source_vocab: int, target_vocab: int, key: Key[Array, ""]) -> dict[str, Any]:
