@@ -25,7 +25,7 @@ import flax_s2s
 from flax_s2s import DecodingConfig, UserError
 from flax_s2s.cli.verbs import main
 from flax_s2s.commands import evaluate
-from flax_s2s.runs.checkpoint import Checkpoints
+from flax_s2s.runs.inventory import Inventory
 from flax_s2s.runtime import job
 
 TEXTS = ["May 5, 2023", "", "3 hours", "¥100", "1" * 50, "a\u2028b", "half \ud800 of a pair"]
@@ -205,7 +205,7 @@ def test_settings_change_without_loading_and_programs_are_used_again(
 ) -> None:
     model, again = (flax_s2s.load(trained_run, beam_size=1, rows=3) for _ in range(2))  # so many rows as no other test
     assert model.config.decoding.beam_size == 1 and model.steps == (4,)
-    monkeypatch.setattr(Checkpoints, "load_params", None)
+    monkeypatch.setattr(Inventory, "load_params", None)
 
     def compiled(call: Callable[[], Any]) -> int:
         caplog.clear()

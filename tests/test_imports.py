@@ -41,6 +41,7 @@ APART = [("data", "model"), ("data", "training"), ("data", "runtime"), ("trainin
 # Who alone may import a library.
 ONLY = {
     "orbax": {"runs"},
+    "tensorstore": {"runs"},
     "tyro": {"cli"},
     "tensorflow_datasets": {"data"},
     "sentencepiece": {"data"},
@@ -127,3 +128,19 @@ def test_data_never_imports_jax() -> None:
 def test_the_front_door_is_light(module: str) -> None:
     code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in ('jax', 'tensorflow', 'tensorflow_datasets')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_who_only_translates_imports_nothing_that_scores_or_trains() -> None:
+    """Each import is waited for before the first line is translated."""
+    needless = (
+        "orbax",
+        "sacrebleu",
+        "rapidfuzz",
+        "langcodes",
+        "rouge_score",
+        "tensorflow_datasets",
+        "matplotlib",
+        "flax_s2s.training.loop",
+    )
+    code = f"import sys, flax_s2s.commands.decode; print([name for name in {needless} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split("\n")[-2] == "[]"

@@ -1,6 +1,5 @@
 """`train --init-from RUN_DIR`: the parameters and the vocabulary that a new run takes over from another one."""
 
-import contextlib
 import dataclasses
 import os
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from flax_s2s.commands.wiring import load_vocabularies
 from flax_s2s.config import Config, UserError, differences
 from flax_s2s.model.seq2seq import abstract_params
 from flax_s2s.runs import rundir
-from flax_s2s.runs.checkpoint import Checkpoints
+from flax_s2s.runs.inventory import Inventory
 from flax_s2s.runtime.parallel import Devices, place
 from flax_s2s.training.state import TrainState
 
@@ -32,10 +31,10 @@ class Initial(NamedTuple):
         """Where its vocabulary is."""
         return self.folder / rundir.VOCAB
 
-    def checkpoints(self) -> Checkpoints:
-        """Where its parameters are, to be closed."""
+    def checkpoints(self) -> Inventory:
+        """Where its parameters are."""
         training = self.config.training
-        return Checkpoints(self.folder / rundir.CHECKPOINTS, training.best_metric, verify=training.verify_checkpoints)
+        return Inventory(self.folder / rundir.CHECKPOINTS, training.best_metric, verify=training.verify_checkpoints)
 
     def describe(self, config: Config) -> str:
         """What a new run starts from, and how its model differs."""
@@ -55,8 +54,8 @@ class Initial(NamedTuple):
                 + "\ngive the old values; only what has no parameters, such as dropout, may differ"
             )
         mine = _abstract(config, sizes)
-        with contextlib.closing(self.checkpoints()) as checkpoints:
-            params = checkpoints.load_params(checkpoints.choose("best"), place(mine, devices), vocab_sha256)
+        checkpoints = self.checkpoints()
+        params = checkpoints.load_params(checkpoints.choose("best"), place(mine, devices), vocab_sha256)
         return state._replace(params=params, average=None if state.average is None else jax.tree.map(jnp.copy, params))
 
 
@@ -81,8 +80,7 @@ def find(run_dir: str, config: Config) -> Initial:
             f"reads {config.data.source} and writes {config.data.target}; give a run of the same direction"
         )
     found = Initial(folder, old)
-    with contextlib.closing(found.checkpoints()) as checkpoints:
-        checkpoints.choose("best")
+    found.checkpoints().choose("best")
     load_vocabularies(folder)
     return found
 

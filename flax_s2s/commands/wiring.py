@@ -29,7 +29,7 @@ from flax_s2s.model.flops import count_flops
 from flax_s2s.model.seq2seq import Model, abstract_params, make_model
 from flax_s2s.rules import check
 from flax_s2s.runs import rundir
-from flax_s2s.runs.checkpoint import Checkpoints
+from flax_s2s.runs.inventory import Inventory
 from flax_s2s.runtime import caches, cluster, job, processor, programs
 from flax_s2s.runtime.parallel import Devices, make_decoding_devices, place
 from flax_s2s.runtime.runlog import make_console
@@ -184,7 +184,7 @@ def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig
     config = settle(configs, decoding or configs[0].decoding)
     devices = make_decoding_devices(config.training.devices)
     training = config.training
-    found = [Checkpoints(folder / rundir.CHECKPOINTS, training.best_metric, verify=training.verify_checkpoints) for folder in folders]
+    found = [Inventory(folder / rundir.CHECKPOINTS, training.best_metric, verify=training.verify_checkpoints) for folder in folders]
     steps = [checkpoints.choose(checkpoint) for checkpoints in found]
     vocabularies = load_vocabularies(folders[0])
     models, params = make_models(configs, config.decoding, vocabularies), []
@@ -194,7 +194,6 @@ def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig
         sizes = (len(vocabularies.source), len(vocabularies.target))
         abstract = place(abstract_params(model.config, *sizes), devices)
         params.append(checkpoints.load_params(step, abstract, vocabularies.sha256))
-        checkpoints.close()
     return Opened(config, configs, vocabularies, models, params, devices, steps, folders[0])
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: saved in the background, verified before they are used. The only importer of orbax.
+"""Checkpoints of a run: saved in the background, verified before they are used. Only here and in `arrays` orbax is imported.
 
 Enters: a `TrainState`, or a folder. Leaves: `checkpoints/STEP/`, or a `TrainState` on the devices.
 
@@ -8,7 +8,6 @@ steps deleted. A checkpoint that does not match its manifest is named and passed
 
 import concurrent.futures
 import logging
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +23,7 @@ from flax_s2s.runs.disk import errors_said, make_sure_of_space
 from flax_s2s.runs.inventory import NONE, NONE_SOUND, Inventory
 from flax_s2s.runs.manifests import Bound, Manifest, describe_leaves
 from flax_s2s.runtime.parallel import from_first
-from flax_s2s.training.state import Params, TrainState, hash_state, not_finite
+from flax_s2s.training.state import TrainState, hash_state, not_finite
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every file it touches, and every error it then raises
 
@@ -82,19 +81,10 @@ class Checkpoints(Inventory):
             verify: compare the content of every file with the manifest before it is used; else only that every file is there.
 
         Raises:
-            UserError: it is a file, or its name is no UTF-8, which is all that orbax can write.
+            UserError: see `Inventory`.
         """
-        try:
-            os.fspath(folder.resolve()).encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"{folder.parent} cannot be a run directory: its name is no text in {sys.getfilesystemencoding()}, the encoding of this "
-                "system; use a name of ASCII characters, or set PYTHONUTF8=1 where the name is UTF-8"
-            ) from error
-        if folder.exists() and not folder.is_dir():  # else said only by the first save
-            raise UserError(f"{folder} is a file, where a run has the folder of its checkpoints; move it away, or give another --run-dir")
-        super().__init__(folder.resolve(), metric, keep_last, keep_best)
-        self.speaks, self._confirm, self._compares_content = speaks, confirm or (lambda: 0), verify
+        super().__init__(folder, metric, keep_last, keep_best, verify)
+        self.speaks, self._confirm = speaks, confirm or (lambda: 0)
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future[None] | None = None
 
@@ -258,20 +248,3 @@ class Checkpoints(Inventory):
                 if step > chosen:
                     self.delete(step)
         return state
-
-    def load_params(self, step: int, abstract: Params, vocab_sha256: str) -> Params:
-        """The parameters to decode with (their moving average where there is one); nothing else is read.
-
-        Raises:
-            UserError: the checkpoint is damaged, or of another model or vocabulary.
-        """
-        manifest, damage = manifests.verify(self.folder / str(step), self._compares_content)
-        if manifest is None:
-            raise UserError(f"checkpoint {self.folder / str(step)} is damaged ({damage}); choose another with --checkpoint")
-        manifests.refuse_other_vocabulary(manifest, self.folder.parent, vocab_sha256)
-        name = "average" if any(path.startswith("['average']") for path in manifest.leaves) else "params"
-        wanted = {name: abstract}
-        saved = {path: kind for path, kind in manifest.leaves.items() if path.startswith(f"['{name}']")}
-        manifests.refuse_other_leaves(saved, describe_leaves(wanted))
-        loaded: Params = ocp.load_checkpointables(self.folder / str(step), wanted)[name]
-        return loaded

@@ -1,18 +1,22 @@
 """Which checkpoints a folder holds: what may be used, what is the best, what is kept, what is in the way.
 
-Enters: a folder. Leaves: step numbers and manifests; folders that are renamed or deleted. Arrays are `checkpoint`'s.
+Enters: a folder. Leaves: step numbers and manifests; the parameters of a step; folders that are renamed or deleted. States are
+`checkpoint`'s.
 """
 
 import contextlib
 import math
+import os
 import re
+import sys
 from collections.abc import Callable
+from typing import Any
 
 from etils import epath
 
 from flax_s2s.config import UserError
-from flax_s2s.runs import manifests
-from flax_s2s.runs.manifests import Manifest
+from flax_s2s.runs import arrays, manifests
+from flax_s2s.runs.manifests import Manifest, describe_leaves
 
 NONE, NONE_SOUND = -1, -2  # instead of a step
 
@@ -20,9 +24,23 @@ NONE, NONE_SOUND = -1, -2  # instead of a step
 class Inventory:
     """The checkpoints of a folder, by their steps."""
 
-    def __init__(self, folder: epath.Path, metric: str = "loss", keep_last: int = 1, keep_best: int = 0) -> None:
-        """See `checkpoint.Checkpoints`."""
-        self.folder, self.metric, self.keep_last, self.keep_best = folder, metric, keep_last, keep_best
+    def __init__(self, folder: epath.Path, metric: str = "loss", keep_last: int = 1, keep_best: int = 0, verify: bool = True) -> None:
+        """See `checkpoint.Checkpoints`.
+
+        Raises:
+            UserError: it is a file, or its name is no UTF-8, which is all that orbax can write.
+        """
+        try:
+            os.fspath(folder.resolve()).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{folder.parent} cannot be a run directory: its name is no text in {sys.getfilesystemencoding()}, the encoding of this "
+                "system; use a name of ASCII characters, or set PYTHONUTF8=1 where the name is UTF-8"
+            ) from error
+        if folder.exists() and not folder.is_dir():  # else said only by the first save
+            raise UserError(f"{folder} is a file, where a run has the folder of its checkpoints; move it away, or give another --run-dir")
+        self.folder, self.metric, self.keep_last, self.keep_best = folder.resolve(), metric, keep_last, keep_best
+        self._compares_content = verify
 
     def steps(self) -> list[int]:
         """Steps with a manifest, oldest first."""
@@ -126,3 +144,19 @@ class Inventory:
                 say(f"checkpoint {child} has no manifest, so its save or its deletion was cut short: it is passed over")
                 if int(child.name) < newest:  # a later one will be written over it when training comes there
                     child.rmtree()
+
+    def load_params(self, step: int, abstract: dict[str, Any], vocab_sha256: str) -> dict[str, Any]:
+        """The parameters to decode with (their moving average where there is one); nothing else is read.
+
+        Raises:
+            UserError: the checkpoint is damaged, or of another model or vocabulary.
+        """
+        manifest, damage = manifests.verify(self.folder / str(step), self._compares_content)
+        if manifest is None:
+            raise UserError(f"checkpoint {self.folder / str(step)} is damaged ({damage}); choose another with --checkpoint")
+        manifests.refuse_other_vocabulary(manifest, self.folder.parent, vocab_sha256)
+        name = "average" if any(path.startswith("['average']") for path in manifest.leaves) else "params"
+        wanted = {name: abstract}
+        saved = {path: kind for path, kind in manifest.leaves.items() if path.startswith(f"['{name}']")}
+        manifests.refuse_other_leaves(saved, describe_leaves(wanted))
+        return arrays.load(self.folder / str(step), name, abstract)
