@@ -12,39 +12,36 @@ The legend of axes, used in every shape annotation of the package:
 The public face of the package: `load`, `train`, `evaluate` and `inspect`, what they return, and what a `Config` is made of.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
-
-from flax_s2s.config import (
-    Config,
-    DataConfig,
-    DecodingConfig,
-    EvaluationConfig,
-    Failure,
-    ModelConfig,
-    OptimizerConfig,
-    TrainingConfig,
-    UserError,
-    VocabConfig,
-)
-from flax_s2s.presets import load_preset
 
 if TYPE_CHECKING:
     from flax_s2s.api.calls import Settings
     from flax_s2s.api.model import Hypothesis, PairScore, TrainedModel, Translation, load
     from flax_s2s.api.verbs import Evaluation, Inspection, Reached, Score, evaluate, inspect, train
+    from flax_s2s.config import (
+        Config,
+        DataConfig,
+        DecodingConfig,
+        EvaluationConfig,
+        Failure,
+        ModelConfig,
+        OptimizerConfig,
+        TrainingConfig,
+        UserError,
+        VocabConfig,
+    )
+    from flax_s2s.presets import load_preset
 else:
 
     def __getattr__(name: str) -> Any:
-        """What needs jax is imported when it is first used."""
+        """Imported is what is used: a command begins as two processes (see `processor`), and who loads a model trains none."""
+        if name in ("config", "presets"):
+            return importlib.import_module(f"flax_s2s.{name}")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from flax_s2s.api import model
-
-        if hasattr(model, name):  # who loads a model needs nothing of what trains one
-            return getattr(model, name)
-        from flax_s2s.api import verbs
-
-        return getattr(verbs, name)
+        modules = (importlib.import_module(f"flax_s2s.{place}") for place in ("config", "presets", "api.model", "api.verbs"))
+        return next(getattr(module, name) for module in modules if hasattr(module, name))
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

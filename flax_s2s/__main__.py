@@ -23,6 +23,7 @@ def main() -> None:
         traceback.print_exc()
         code = 1
     if not code:
+        gc.freeze()  # else Python, as it ends, looks for garbage among all that was imported and traced, which takes a fifth of a short verb
         return
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):

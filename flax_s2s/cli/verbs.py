@@ -96,7 +96,10 @@ def _parse(kind: type[T], verb: str, arguments: list[str], default: T | None = N
     if hasattr(default, "config"):  # what the verbs that read runs call so is a field of these
         arguments = [re.sub("^--(language|tokenizer)(?==|$)", r"--evaluation.\1", argument) for argument in arguments]
     prog = f"flax-s2s {verb}"
-    given = tyro.cli(kind, args=arguments, prog=prog) if default is None else tyro.cli(kind, args=arguments, prog=prog, default=default)
+    if default is None:
+        given = tyro.cli(kind, args=arguments, prog=prog)
+    else:
+        given = tyro.cli(kind, args=arguments, prog=prog, default=default) if arguments else default  # tyro asks every field first
     if getattr(given, "run_dir", None) == "":  # it would be the working directory
         raise UserError("--run-dir is empty, perhaps because a shell variable is not set; name a folder, '.' for this one")
     return given
