@@ -95,14 +95,14 @@ def test_the_command_asks_before_it_imports_what_takes_time() -> None:
     look = """
 import sys
 from flax_s2s.runtime import processor
-processor.use_huge_pages = lambda: print("asked", "flax_s2s.cli" in sys.modules, "jax" in sys.modules, flush=True)
+processor.use_huge_pages = lambda: print("asked", *(name in sys.modules for name in ("flax_s2s.cli", "flax_s2s.config", "jax")), flush=True)
 from flax_s2s.__main__ import main
 sys.argv = [sys.argv[1], "--help"]
 main()
 """
     for name in ("bin/flax-s2s", "flax_s2s/__main__.py", "-", "another.py"):
         done = subprocess.run([sys.executable, "-c", look, name], check=True, capture_output=True, text=True)
-        assert done.stdout.startswith("asked False False\n") == (name != "-" and name != "another.py")
+        assert done.stdout.startswith("asked False False False\n") == (name != "-" and name != "another.py")
 
 
 @offers
