@@ -22,7 +22,7 @@ from flax_s2s.data.batching import Shape, TokenPairs
 from flax_s2s.data.corpus import Corpus
 from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
 from flax_s2s.data.tokens import tokenize
-from flax_s2s.decoding.requests import LENGTHS
+from flax_s2s.decoding.requests import SOURCE_LENGTHS
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.evaluation.evaluate import make_translation_evaluation
 from flax_s2s.evaluation.metrics import check_metrics
@@ -300,7 +300,7 @@ def _evaluations(config: Config, setup: _Setup, steps: Steps, devices: Devices) 
     if config.evaluation.valid_pairs:
         greedy = dataclasses.replace(config.decoding, beam_size=1)
         longest = shapes[-1].src
-        lengths = [*sorted({shape.src for shape in shapes}), *(length for length in LENGTHS if length > longest)]
+        lengths = [*sorted({shape.src for shape in shapes}), *(length for length in SOURCE_LENGTHS if length > longest)]
         translator = Translator([setup.model], setup.ready.vocabularies, greedy, parallel.my_devices(devices), lengths=lengths)
         evaluations.append(make_translation_evaluation(translator, setup.valid.pairs, config.evaluation, config.data.target, _poll))
     return evaluations

@@ -18,6 +18,9 @@ from flax_s2s.decoding.shortlist import Shortlist
 from flax_s2s.decoding.stream import Sentences, most_tokens
 
 LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+"""What is computed whole is padded to."""
+SOURCE_LENGTHS = (12, 24, 48, 96, 192, 384, 768)
+"""What a search's sources are padded to: fewer, since padding costs a search little, but at the end of the sentences of each length rows are empty."""
 _MOST_PHRASE_TOKENS, _MOST_EXCLUDED_BYTES = 256, 4096  # what a phrase, and all that a sentence excludes, may take: tables grow with it
 
 
@@ -80,7 +83,7 @@ class Requests:
         config: DecodingConfig,
         blocked: tuple[str, ...],
         shortlist: Shortlist | None,
-        lengths: Sequence[int] = LENGTHS,
+        lengths: Sequence[int] = SOURCE_LENGTHS,
     ) -> None:
         """See `translate.Translator`."""
         self.vocabularies, self.config, self._blocked, self._shortlist = vocabularies, config, blocked, shortlist

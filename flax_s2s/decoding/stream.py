@@ -27,6 +27,7 @@ from flax_s2s.decoding.constraints import Automaton, Steps
 from flax_s2s.decoding.lexical import Phrases
 from flax_s2s.decoding.sampling import sample
 from flax_s2s.model.decoder import Memory
+from flax_s2s.model.product import multiply
 from flax_s2s.model.seq2seq import Model, Seq2Seq, StepWeights
 from flax_s2s.runtime.parallel import AXIS, Devices
 from flax_s2s.runtime.programs import Kept
@@ -102,7 +103,7 @@ def make_step_fn(bound: Seq2Seq, weights: StepWeights, memory: Memory, candidate
         weights: of the model's steps.
         memory: of the sources.
         candidates: tokens that may be generated, [batch shortlist]; then tokens are counted among those.
-        layer: table and bias of the candidates, [batch shortlist readout] and [batch shortlist].
+        layer: kernel and bias of the candidates, [batch readout shortlist] and [batch shortlist].
     """
     step, bias = bound.make_step(weights, memory), bound.output()[1]
 
@@ -112,7 +113,7 @@ def make_step_fn(bound: Seq2Seq, weights: StepWeights, memory: Memory, candidate
         if layer is None:
             products, added = jnp.matmul(readouts, weights.softmax, preferred_element_type=jnp.float32), bias[None, None, :]
         else:
-            products = jnp.einsum("bkr,bvr->bkv", readouts, layer[0], preferred_element_type=jnp.float32)
+            products = multiply(readouts, layer[0])
             added = layer[1][:, None, :]
         # What reads products this large shall add and subtract as it reads: log_softmax would write them twice more.
         logits = lax.optimization_barrier(products) + added
@@ -153,7 +154,9 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         memories, layers, chosen = tuple(one.encode(sentences.src_ids) for one in bound), None, sentences.candidates
         if chosen is not None:
             filler = jnp.where((chosen == PAD) & (jnp.arange(chosen.shape[1]) > 0)[None, :], -jnp.inf, 0.0)
-            layers = tuple((one.output()[0][chosen].astype(one.compute), one.output()[1][chosen] + filler) for one in bound)
+            tables = [one.output() for one in bound]
+            kernels = [table[chosen].swapaxes(1, 2).astype(one.compute) for (table, _), one in zip(tables, bound, strict=True)]
+            layers = tuple((kernel, bias[chosen] + filler) for kernel, (_, bias) in zip(kernels, tables, strict=True))
         search, rows = how(sentences), Rows(sentences, memories, layers, None)
         first = steps(weights, blocklist, rows, search.groups)
         state = beam.start(first.step_fn, first.carry, sentences.limit, search, sentences.include, sentences.src_ids.shape[1])

@@ -14,7 +14,7 @@ import numpy as np
 
 from flax_s2s.config import DecodingConfig, UserError
 from flax_s2s.data.vocab import Vocabularies
-from flax_s2s.decoding.requests import LENGTHS, Ready, Request, Requests, Shape
+from flax_s2s.decoding.requests import SOURCE_LENGTHS, Ready, Request, Requests, Shape
 from flax_s2s.decoding.shortlist import Shortlist
 from flax_s2s.decoding.stream import Rows, Sentences, Weights, make_lay_out, make_stream, rows_per_device
 from flax_s2s.model.seq2seq import Model
@@ -69,7 +69,7 @@ class Translator:
         blocklist: Sequence[str] = (),
         shortlist: Shortlist | None = None,
         attention: bool = False,
-        lengths: Sequence[int] = LENGTHS,
+        lengths: Sequence[int] = SOURCE_LENGTHS,
     ) -> None:
         """Compiles nothing yet: each shape is compiled when the first sentence of it comes.
 
