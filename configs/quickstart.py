@@ -19,9 +19,9 @@ def config() -> Config:
     return Config(
         data=DataConfig(format="phrases", source="en", target="zh", max_train_pairs=40_000, batch_tokens=1024),
         vocab=VocabConfig(kind="char", joint=False),
-        model=ModelConfig(embedding_size=64, hidden_size=192, attention="general", input_feeding=True, dropout=0.1),
-        optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=100, label_smoothing=0.0),
-        training=TrainingConfig(steps=3000, evaluate_every_steps=1500, save_every_steps=500, best_metric="loss"),
+        model=ModelConfig(embedding_size=64, hidden_size=192, attention="general", input_feeding=True, dropout=0.05),
+        optimizer=OptimizerConfig(learning_rate=5e-3, schedule="cosine", warmup_steps=100, beta2=0.98, label_smoothing=0.0),
+        training=TrainingConfig(steps=1600, evaluate_every_steps=800, save_every_steps=400, best_metric="loss"),
         decoding=DecodingConfig(beam_size=2, rows=128),
         evaluation=EvaluationConfig(metrics=("exact_match", "chrf"), valid_pairs=300),
     )

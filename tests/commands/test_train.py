@@ -245,20 +245,21 @@ def test_a_refusal_names_init_from_where_that_is_the_way(
 def test_a_cosine_ends_where_the_run_was_begun_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever steps a preset has by then: a run that goes on does so with the learning rates that it was begun with."""
     preset = load_preset("quickstart")
+    steps = preset.training.steps
     begun = check(changed(preset, {"training.steps": 300}))
     rundir.write_config(epath.Path(tmp_path), begun)
     folder = epath.Path(tmp_path)
-    for steps in (300, 200):
-        again = check(as_begun(folder, changed(preset, {"training.steps": steps})))
+    for fewer in (300, 200):
+        again = check(as_begun(folder, changed(preset, {"training.steps": fewer})))
         assert again.optimizer == begun.optimizer
-    for arguments in (["quickstart", "--run-dir", str(tmp_path)], [str(tmp_path), "--training.steps=3000"]):
+    for arguments in (["quickstart", "--run-dir", str(tmp_path)], [str(tmp_path), f"--training.steps={steps}"]):
         assert main(["train", *arguments]) == 2
         assert (
-            f"{tmp_path} was begun with a learning rate that is zero at step 300 (optimizer.schedule=cosine), got training.steps=3000; use "
+            f"{tmp_path} was begun with a learning rate that is zero at step 300 (optimizer.schedule=cosine), got training.steps={steps}; use "
             "fewer steps, or train further with what it has learned, as a new run: "
-            f"train {tmp_path} --run-dir NEW --init-from {tmp_path} --optimizer.decay-steps 0 --data.buckets 0 --training.steps 3000\n"
+            f"train {tmp_path} --run-dir NEW --init-from {tmp_path} --optimizer.decay-steps 0 --data.buckets 0 --training.steps {steps}\n"
         ) in capsys.readouterr().err
-    new = check(as_begun(epath.Path(tmp_path / "new"), changed(begun, {"optimizer.decay_steps": 0, "training.steps": 3000})))
+    new = check(as_begun(epath.Path(tmp_path / "new"), changed(begun, {"optimizer.decay_steps": 0, "training.steps": steps})))
     assert new == check(preset)  # what is proposed is right
     # Of a run from before `decay_steps=0`, whose config.json says it, and of one whose schedule is another:
     old = changed(begun, {"optimizer.decay_steps": 500})
