@@ -76,8 +76,7 @@ class Kept:
 
     jax finds a program once it has been traced and lowered, which takes several times as long as reading it. Here it is found by
     what it is made of: the code here and the versions of others, what the function was made with, the types of its arguments, the
-    devices and all settings of jax. Where anything is in the way, jax's folder is not the one that `keep` gave it, or the devices are not
-    CPUs, on which alone this was tried, it is jitted as ever.
+    devices and all settings of jax. Where anything is in the way, or jax's folder is not the one that `keep` gave it, it is jitted as ever.
     """
 
     def __init__(self, function: Callable[..., Any], made_with: Any, devices: Devices, **options: Any) -> None:
@@ -109,8 +108,6 @@ class Kept:
         """The program that is kept, or a new one; the jitted function where none can be kept."""
         settings = jax.config.values
         if not settings["jax_enable_compilation_cache"] or not settings["jax_compilation_cache_dir"] or jax.process_count() > 1:
-            return self.jitted
-        if self._devices.mesh.devices.flat[0].platform != "cpu":
             return self.jitted
         folder = _folder()  # what lies there is run: a folder that another program or user may write to will not do
         if folder is None or str(folder) != settings["jax_compilation_cache_dir"]:
