@@ -12,9 +12,7 @@ CODE = sorted([*(REPOSITORY / "flax_s2s").rglob("*.py"), *(REPOSITORY / "configs
 LOCKS = [REPOSITORY / "requirements.txt", *sorted((REPOSITORY / "launch").glob("requirements*.txt")), REPOSITORY / "tests/requirements.txt"]
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "tarfile", "zipfile", "ctypes"}
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "tempfile.mktemp"}
-# A setting of the C library; that children die with their parent; compiled programs, which are there to be run, from a folder that is
-# the user's alone.
-KNOWN = {("processor.py", "ctypes"), ("local.py", "ctypes"), ("programs.py", "pickle")}
+KNOWN = {("processor.py", "ctypes"), ("local.py", "ctypes")}  # a setting of the C library; that children die with their parent
 
 
 def offences(tree: ast.AST, file: str) -> Iterator[str]:

@@ -34,16 +34,11 @@ def keep() -> None:
     does without. What lies in the folder is run, so it must be the user's alone; where it cannot be, nothing is kept.
     """
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        folder = _folder()
+        folder = caches.folder(f"programs/{_processor()}")
         if folder is None:
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING_SECS)
-
-
-def _folder() -> Path | None:
-    """The user's own, of this kind of processor."""
-    return caches.folder(f"programs/{_processor()}")
 
 
 def _processor() -> str:
@@ -76,7 +71,7 @@ class Kept:
 
     jax finds a program once it has been traced and lowered, which takes several times as long as reading it. Here it is found by
     what it is made of: the code here and the versions of others, what the function was made with, the types of its arguments, the
-    devices and all settings of jax. Where anything is in the way, or jax's folder is not the one that `keep` gave it, it is jitted as ever.
+    devices and all settings of jax. Where anything is in the way it is compiled as ever.
     """
 
     def __init__(self, function: Callable[..., Any], made_with: Any, devices: Devices, **options: Any) -> None:
@@ -107,12 +102,10 @@ class Kept:
     def _find(self, arguments: Sequence[Any], types: str) -> Callable[..., Any]:
         """The program that is kept, or a new one; the jitted function where none can be kept."""
         settings = jax.config.values
-        if not settings["jax_enable_compilation_cache"] or not settings["jax_compilation_cache_dir"] or jax.process_count() > 1:
+        folder = settings["jax_compilation_cache_dir"] if settings["jax_enable_compilation_cache"] else None
+        if not folder or "://" in folder or jax.process_count() > 1:
             return self.jitted
-        folder = _folder()  # what lies there is run: a folder that another program or user may write to will not do
-        if folder is None or str(folder) != settings["jax_compilation_cache_dir"]:
-            return self.jitted
-        path = folder / f"{self._name}-{_digest(self._made_of, types)}-kept"
+        path = Path(folder) / f"{self._name}-{_digest(self._made_of, types)}-kept"
         from jax.experimental import serialize_executable  # no other verb needs it
 
         # What was written by halves, or by another jax of the same version, is compiled anew, whatever the error.

@@ -22,7 +22,7 @@ from flax_s2s.decoding.shortlist import Shortlist
 from flax_s2s.decoding.stream import Sentences, make_lay_out, make_step_fn, make_stream, most_tokens
 from flax_s2s.decoding.translate import BLANK, Translator
 from flax_s2s.model.seq2seq import init_params, make_model
-from flax_s2s.runtime import parallel, programs
+from flax_s2s.runtime import parallel
 
 PAIRS = [
     Pair("a dog runs", "ein Hund rennt"),
@@ -584,18 +584,10 @@ def test_sentences_of_one_length_take_each_others_places():
     assert any(0 < take.sum() < DECODING.rows for take in calls[:-1])  # some are seated while others go on
 
 
-def test_the_next_start_traces_no_search(monkeypatch, tmp_path):
+def test_the_next_start_traces_no_search(monkeypatch):
     """Its programs are found by what they are made of; tracing them takes several times as long as reading them."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(programs, "_package", lambda: "of this test")  # else jax has compiled them before
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-    before = jax.config.values["jax_compilation_cache_dir"]
-    programs.keep()
-    make_stream.cache_clear()
-    expected = translator("attention")(laid_out("attention"), LINES)
+    expected = translated("attention")
     make_stream.cache_clear()  # as in a new process
     monkeypatch.setattr(beam, "start", None)
     monkeypatch.setattr(beam, "run", None)
-    found = translator("attention")(laid_out("attention"), LINES)
-    jax.config.update("jax_compilation_cache_dir", before)
-    assert found == expected == translated("attention")
+    assert translator("attention")(laid_out("attention"), LINES) == expected

@@ -187,11 +187,9 @@ def test_another_processor_has_another_folder(caches, monkeypatch):
 
 
 @pytest.fixture
-def start(tmp_path, monkeypatch):
+def start(tmp_path):
     """What makes a function anew, as the next start of a process does; `traced` notes what it was traced for."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = programs._folder()
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     devices, traced = parallel.make_devices(2, {}), []
 
     def begin(made_with="a setting", factor=3, **options):
@@ -201,7 +199,7 @@ def start(tmp_path, monkeypatch):
 
         return Kept(times, made_with, devices, **options), parallel.feed_rows(devices, {"array": np.arange(6, dtype=np.float32)})
 
-    begin.traced, begin.folder = traced, folder
+    begin.traced, begin.folder = traced, tmp_path
     yield begin
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 
@@ -269,15 +267,3 @@ def test_without_a_cache_nothing_is_kept(start, setting, value):
         assert program(argument)["product"][5] == 15
     jax.config.update(setting, before)
     assert len(start.traced) == 2 and not files(start.folder)
-
-
-def test_nothing_is_read_from_a_folder_that_others_may_write_to(start):
-    program, argument = start()
-    program(argument)
-    start.folder.chmod(0o770)
-    start()[0](argument)
-    start.folder.chmod(0o700)
-    start()[0](argument)
-    jax.config.update("jax_compilation_cache_dir", str(start.folder.parent))
-    start()[0](argument)
-    assert len(start.traced) == 3
