@@ -116,9 +116,9 @@ def test_the_beam_search(preset, topology, options):
     ints = [jax.ShapeDtypeStruct(shape, np.int32, sharding=devices.by_row) for shape in ((rows, LENGTH), (rows,), (devices.count,))]
     take = jax.ShapeDtypeStruct((rows,), bool, sharding=devices.by_row)
     weights = jax.eval_shape(make_lay_out((model,)), [state.params])
-    abstract = jax.eval_shape(stream.admit.jitted, weights, None, Sentences(*ints[:2]))
+    abstract = jax.eval_shape(stream.admit, weights, None, Sentences(*ints[:2]))
     waiting = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.by_row), abstract)
-    program = stream.go.jitted.lower(weights, None, waiting, waiting, ints[1], take, ints[2]).compile(options)
+    program = stream.go.lower(weights, None, waiting, waiting, ints[1], take, ints[2]).compile(options)
     text = program.as_text()
     assert inside_loops(computations(text))
     assert not collectives(text)

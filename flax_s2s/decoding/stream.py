@@ -30,7 +30,6 @@ from flax_s2s.model.decoder import Memory
 from flax_s2s.model.product import multiply
 from flax_s2s.model.seq2seq import Model, Seq2Seq, StepWeights
 from flax_s2s.runtime.parallel import AXIS, Devices
-from flax_s2s.runtime.programs import Kept
 
 NEVER = (PAD, BOS, UNK)
 """Tokens that are never generated."""
@@ -146,6 +145,7 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         said = members[0] if len(members) == 1 else constraints.ensemble(members, config.ensemble)
         return _lay_rules(said, rows, blocklist, config, beams, how(rows.sentences).max_steps)
 
+    @jax.jit
     @partial(spread, in_specs=(everywhere, everywhere, by_row))
     def admit(weights: Sequence[Weights], blocklist: Any, sentences: Sentences) -> Rows:
         bound, count = [model.bind(own.params) for model, own in zip(models, weights, strict=True)], sentences.limit.shape[0]
@@ -162,6 +162,7 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         state = beam.start(first.step_fn, first.carry, sentences.limit, search, sentences.include, sentences.src_ids.shape[1])
         return jax.tree.map(lambda part: part[:count], rows._replace(state=state))
 
+    @partial(jax.jit, donate_argnums=2)
     @partial(spread, in_specs=(everywhere, everywhere, by_row, by_row, by_row, by_row, by_row))
     def go(weights: Any, blocklist: Any, rows: Rows, waiting: Rows, index: Any, take: Any, until: Any) -> tuple[Rows, Any, Hypotheses]:
         rows = beam.put(take, jax.tree.map(lambda part: part[index], waiting), rows)
@@ -169,12 +170,12 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         state = beam.run(steps(weights, blocklist, rows, config.beam_size).step_fn, rows.state, search, rows.sentences.include, until[0])
         return rows._replace(state=state), state.done, beam.finish(state, search, rows.sentences.include)
 
+    @partial(jax.jit, out_shardings=devices.by_row)
     def empty(rows: Rows) -> Rows:
         free = jax.tree.map(jnp.zeros_like, rows)
         return free._replace(state=free.state._replace(done=jnp.ones_like(free.state.done)))
 
-    kept = partial(Kept, made_with=([model.config for model in models], config, keep_attention), devices=devices)
-    return Stream(kept(admit), kept(go, donate_argnums=2), kept(empty, out_shardings=devices.by_row))
+    return Stream(admit, go, empty)
 
 
 def _spare(size: int, groups: int) -> int:

@@ -1,26 +1,20 @@
 """Compiled programs: kept on disk from one start to the next, and compiled ahead for a closed set of shapes."""
 
-import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import itertools
 import os
-import pickle
 import platform
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from flax_s2s.runtime import caches, processor
-from flax_s2s.runtime.parallel import Devices, meet
+from flax_s2s.runtime.parallel import meet
 
-_HIT = "/jax/compilation_cache/cache_hits"  # of jax: a program that it compiled before was read
 _EVENTS = "/jax/core/compile/"  # of jax: tracing, lowering, and compiling or fetching what was compiled before
 _AT_ONCE = 4  # programs compiled at the same time, at most: each takes two cores and some hundred megabytes
 _numbers = itertools.count()
@@ -64,105 +58,6 @@ _clock = functools.cache(_Clock)
 def compile_secs() -> float:
     """Seconds that this process has spent in making programs since this was first asked, whoever made them."""
     return _clock().secs
-
-
-class Kept:
-    """A function that is jitted, and whose programs are kept on disk whole, beside those that jax keeps.
-
-    jax finds a program once it has been traced and lowered, which takes several times as long as reading it. Here it is found by
-    what it is made of: the code here and the versions of others, what the function was made with, the types of its arguments, the
-    devices and all settings of jax. Where anything is in the way it is compiled as ever.
-    """
-
-    def __init__(self, function: Callable[..., Any], made_with: Any, devices: Devices, **options: Any) -> None:
-        """Compiles nothing yet.
-
-        Args:
-            function: to jit.
-            made_with: all that the function's making depends on and its arguments do not tell; its `repr` must tell what is different.
-            devices: that it runs on, all of them this process' own where it is to be kept.
-            options: of `jax.jit`.
-        """
-        self._devices, self._name = devices, function.__name__
-        self._made_of = _digest(_package(), repr(made_with), repr(sorted(options.items())), _means(devices))
-        # By a name of its own it is found in jax's cache only where it was lost here, see `_make`.
-        function.__name__ = function.__qualname__ = f"{self._name}_{self._made_of[:8]}"
-        self.jitted = jax.jit(function, **options)
-        self._programs: dict[Any, Callable[..., Any]] = {}
-
-    def __call__(self, *arguments: Any) -> Any:
-        """Calls the program of the arguments' types."""
-        leaves, tree = jax.tree.flatten(arguments)
-        types = tree, *((jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in leaves)
-        program = self._programs.get(types)
-        if program is None:
-            program = self._programs[types] = self._find(arguments, repr(types))
-        return program(*arguments)
-
-    def _find(self, arguments: Sequence[Any], types: str) -> Callable[..., Any]:
-        """The program that is kept, or a new one; the jitted function where none can be kept."""
-        settings = jax.config.values
-        folder = settings["jax_compilation_cache_dir"] if settings["jax_enable_compilation_cache"] else None
-        if not folder or "://" in folder or jax.process_count() > 1:
-            return self.jitted
-        path = Path(folder) / f"{self._name}-{_digest(self._made_of, types)}-kept"
-        from jax.experimental import serialize_executable  # no other verb needs it
-
-        # What was written by halves, or by another jax of the same version, is compiled anew, whatever the error.
-        with contextlib.suppress(Exception):
-            program, takes, gives = pickle.loads(path.read_bytes())
-            return serialize_executable.deserialize_and_load(program, takes, gives, execution_devices=list(self._devices.mesh.devices.flat))
-        return self._make(arguments, path)
-
-    def _make(self, arguments: Sequence[Any], path: Path) -> Callable[..., Any]:
-        from jax.experimental import serialize_executable
-
-        with _hits() as hits:
-            program = self.jitted.lower(*arguments).compile()
-        # XLA for CPUs (jax 0.10.2) writes a program that was itself read from disk without its code.
-        with contextlib.suppress(OSError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError):
-            if not hits:
-                whole = pickle.dumps(serialize_executable.serialize(program))
-                unfinished = path.with_name(f"{path.name}-{uuid.uuid4().hex}")
-                unfinished.write_bytes(whole)
-                unfinished.replace(path)
-        return program
-
-
-@contextlib.contextmanager
-def _hits() -> Iterator[list[str]]:
-    """The programs that jax reads from its cache meanwhile, in this thread."""
-    hits, thread = list[str](), threading.get_ident()
-
-    def listen(event: str, **_: str | int) -> None:
-        if event == _HIT and threading.get_ident() == thread:
-            hits.append(event)
-
-    jax.monitoring.register_event_listener(listen)
-    try:
-        yield hits
-    finally:
-        jax.monitoring.unregister_event_listener(listen)
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-@functools.cache
-def _package() -> str:
-    """Names the code that programs are traced from."""
-    root = Path(__file__).parents[1]
-    sources = [root / "config.py", *(path for room in ("decoding", "model", "runtime") for path in sorted((root / room).glob("*.py")))]
-    versions = [importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")]
-    return _digest(*versions, *(path.read_text() for path in sources))
-
-
-def _means(devices: Devices) -> str:
-    """Names what programs are compiled for, and how."""
-    kinds = [(device.id, device.device_kind, device.client.platform_version) for device in devices.mesh.devices.flat]
-    flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
-    return repr((kinds, jax.device_count(), processor.cores(), flags, sorted(jax.config.values.items())))
 
 
 class Programs:

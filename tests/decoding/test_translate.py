@@ -14,7 +14,6 @@ from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig, ModelConfig, Voc
 from flax_s2s.data import vocab
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
-from flax_s2s.decoding import beam
 from flax_s2s.decoding.forced import forced_logp
 from flax_s2s.decoding.lexical import Phrases
 from flax_s2s.decoding.requests import Request, padded_length
@@ -319,8 +318,8 @@ def test_the_vocabulary_is_never_sorted(devices, fields, asks):
     ints = [jax.ShapeDtypeStruct(shape, np.int32) for shape in ((8, 8), (8,), (8,), (devices,))]
     sentences = Sentences(*ints[:2])._replace(**{name: SPECS[name] for name in asks.split()})
     abstract = jax.eval_shape(make_lay_out(models), abstract)
-    rows = jax.eval_shape(stream.admit.jitted, abstract, None, sentences)
-    compiled = stream.go.jitted.lower(abstract, None, rows, rows, ints[2], jax.ShapeDtypeStruct((8,), bool), ints[3]).compile().as_text()
+    rows = jax.eval_shape(stream.admit, abstract, None, sentences)
+    compiled = stream.go.lower(abstract, None, rows, rows, ints[2], jax.ShapeDtypeStruct((8,), bool), ints[3]).compile().as_text()
     sorts = re.findall(r"f32\[([\d,]+)\]\S* sort\(|\(f32\[([\d,]+)\][^=]* sort\(", compiled)
     assert "TopK" in compiled
     assert all(int(shape.split(",")[-1]) < size for shape in map("".join, sorts))
@@ -582,12 +581,3 @@ def test_sentences_of_one_length_take_each_others_places():
     assert found == [translated("attention")[LINES.index(line)] for line in lines]
     assert sum(take.sum() for take in calls) == len(lines)
     assert any(0 < take.sum() < DECODING.rows for take in calls[:-1])  # some are seated while others go on
-
-
-def test_the_next_start_traces_no_search(monkeypatch):
-    """Its programs are found by what they are made of; tracing them takes several times as long as reading them."""
-    expected = translated("attention")
-    make_stream.cache_clear()  # as in a new process
-    monkeypatch.setattr(beam, "start", None)
-    monkeypatch.setattr(beam, "run", None)
-    assert translator("attention")(laid_out("attention"), LINES) == expected

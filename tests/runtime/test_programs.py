@@ -4,11 +4,10 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from flax_s2s.runtime import parallel, programs
-from flax_s2s.runtime.programs import Kept, Programs
+from flax_s2s.runtime import programs
+from flax_s2s.runtime.programs import Programs
 
 
 class Recorded:
@@ -184,86 +183,3 @@ def test_another_processor_has_another_folder(caches, monkeypatch):
     monkeypatch.setattr(programs.platform, "machine", lambda: "riscv64")
     folders.add(kept_in(monkeypatch))
     assert len(folders) == 2
-
-
-@pytest.fixture
-def start(tmp_path):
-    """What makes a function anew, as the next start of a process does; `traced` notes what it was traced for."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    devices, traced = parallel.make_devices(2, {}), []
-
-    def begin(made_with="a setting", factor=3, **options):
-        def times(tree):
-            traced.append(made_with)
-            return {"product": tree["array"] * factor, "nothing": None}
-
-        return Kept(times, made_with, devices, **options), parallel.feed_rows(devices, {"array": np.arange(6, dtype=np.float32)})
-
-    begin.traced, begin.folder = traced, tmp_path
-    yield begin
-    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-
-
-def files(folder):
-    return {path.name for path in folder.iterdir() if path.name.startswith("times-")}
-
-
-def test_the_next_start_traces_nothing(start):
-    for _ in range(3):
-        program, argument = start()
-        for _ in range(2):
-            found = program(argument)
-        assert found["nothing"] is None and found["product"].tolist() == [0, 3, 6, 9, 12, 15]
-    assert start.traced == ["a setting"]
-    assert len(files(start.folder)) == 1
-
-
-def test_what_decides_a_program_has_one_of_its_own(start, monkeypatch):
-    program, argument = start()
-    program(argument)
-    program(jax.tree.map(lambda leaf: leaf[:4], argument))
-    start("another setting")[0](argument)
-    start(donate_argnums=0)[0](jax.tree.map(jnp.copy, argument))
-    jax.config.update("jax_default_matmul_precision", "highest")
-    start()[0](argument)
-    jax.config.update("jax_default_matmul_precision", None)
-    monkeypatch.setattr(programs, "_package", lambda: "another version")
-    start()[0](argument)
-    assert len(start.traced) == len(files(start.folder)) == 6
-
-
-@pytest.mark.parametrize("spoilt", [b"", b"no program", None])
-def test_what_cannot_be_read_is_compiled_anew(start, spoilt):
-    program, argument = start()
-    program(argument)
-    (path,) = (start.folder / name for name in files(start.folder))
-    path.write_bytes(path.read_bytes()[:-100] if spoilt is None else spoilt)
-    program, argument = start()
-    assert program(argument)["product"][5] == 15
-    assert len(start.traced) == 2
-
-
-def test_what_jax_read_from_its_own_cache_is_not_kept(start, monkeypatch):
-    """XLA for CPUs writes such a program without its code: it can be read, and does not run (jax 0.10.2)."""
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    monkeypatch.setattr(programs, "_WORTH_KEEPING_SECS", 0)
-    for traced in (1, 2, 3):
-        jax.clear_caches()
-        program, argument = start()
-        assert program(argument)["product"][5] == 15
-        assert len(start.traced) == traced
-        for name in files(start.folder):
-            (start.folder / name).unlink()
-            assert traced == 1
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", programs._WORTH_KEEPING_SECS)
-
-
-@pytest.mark.parametrize("setting, value", [("jax_compilation_cache_dir", None), ("jax_enable_compilation_cache", False)])
-def test_without_a_cache_nothing_is_kept(start, setting, value):
-    before = jax.config.values[setting]
-    jax.config.update(setting, value)
-    for _ in range(2):
-        program, argument = start()
-        assert program(argument)["product"][5] == 15
-    jax.config.update(setting, before)
-    assert len(start.traced) == 2 and not files(start.folder)
