@@ -21,7 +21,7 @@ def config() -> Config:
         vocab=VocabConfig(kind="char", joint=False),
         model=ModelConfig(embedding_size=64, hidden_size=192, attention="general", input_feeding=True, dropout=0.05),
         optimizer=OptimizerConfig(learning_rate=5e-3, schedule="cosine", warmup_steps=100, beta2=0.98, label_smoothing=0.0),
-        training=TrainingConfig(steps=1600, evaluate_every_steps=800, save_every_steps=400, best_metric="loss"),
+        training=TrainingConfig(steps=2000, evaluate_every_steps=1000, save_every_steps=500, best_metric="loss"),
         decoding=DecodingConfig(beam_size=2, rows=128),
         evaluation=EvaluationConfig(metrics=("exact_match", "chrf"), valid_pairs=300),
     )

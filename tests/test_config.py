@@ -404,7 +404,7 @@ LAST_STEP = {  # of each preset with a cosine: as its scores were measured
     "cmudict_g2p": 16_000,
     "fixed_vector_en_zh": 4_000,
     "multi30k_en_de": 13_000,
-    "quickstart": 3_000,
+    "quickstart": 2_000,
     "scan_length": 6_000,
     "scan_simple": 6_000,
     "squad_qa": 30_000,

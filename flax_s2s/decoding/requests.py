@@ -18,9 +18,9 @@ from flax_s2s.decoding.shortlist import Shortlist
 from flax_s2s.decoding.stream import Sentences, most_tokens
 
 LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""What is computed whole is padded to."""
-SOURCE_LENGTHS = (12, 24, 48, 96, 192, 384, 768)
-"""What a search's sources are padded to: fewer, since padding costs a search little, but at the end of the sentences of each length rows are empty."""
+"""What is padded to where every position is computed."""
+SOURCE_LENGTHS = (12, 24, 48, 96, 192, 384, 512)
+"""What the sources of a search are padded to. Few: padding costs a search little, but rows stand empty at the end of each length's sentences."""
 _MOST_PHRASE_TOKENS, _MOST_EXCLUDED_BYTES = 256, 4096  # what a phrase, and all that a sentence excludes, may take: tables grow with it
 
 

@@ -181,7 +181,7 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
 def _spare(size: int, groups: int) -> int:
     """Ended hypotheses that a group keeps where several are given out: some have the same text, above all those of different groups.
 
-    Of the quickstart's "May 14, 2023" four groups of two have 17 different ones so, and 3 if they keep two each.
+    Of "May 14, 2023", by a model of the quickstart, four groups of two have 17 different ones so, and 3 if they keep two each.
     """
     return 1 if size == 1 else size * (2 if groups == 1 else 4)  # greedy search is over with its first end
 

@@ -132,11 +132,11 @@ def measure(row: str, build: Build, work: Path, number: int, run: str) -> dict[s
             build.run(["decode", str(build.work / "warm0")], "caches0", "example\n")
             return build.run(["decode", str(build.work / "warm0")], "caches0", "example\n")
         case "decode" | "decode-short":
-            source = (SHARED / "multi30k" / "test.en").read_text()
             options = ["decode", run, "--beam-size", "5", *(["--shortlist", "200"] if row == "decode-short" else [])]
-            if not number:
-                build.run(options, "decode-caches", source, "0")
-            return build.run(options, "decode-caches", source, "0")
+            options += ["--input", str(SHARED / "multi30k" / "test.en"), "--output"]
+            for warm in range(0 if number else 2):
+                build.run([*options, str(build.work / f"{row}-warm{warm}")], "decode-caches", "", "0")
+            return build.run([*options, str(build.work / f"{row}{number}")], "decode-caches", "", "0")
         case "bench":
             found = {}
             for preset in ("quickstart", "cmudict_g2p", "multi30k_en_de"):

@@ -16,7 +16,7 @@ from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.forced import forced_logp
 from flax_s2s.decoding.lexical import Phrases
-from flax_s2s.decoding.requests import Request, padded_length
+from flax_s2s.decoding.requests import SOURCE_LENGTHS, Request, padded_length
 from flax_s2s.decoding.shortlist import Shortlist
 from flax_s2s.decoding.stream import Sentences, make_lay_out, make_step_fn, make_stream, most_tokens
 from flax_s2s.decoding.translate import BLANK, Translator
@@ -36,8 +36,8 @@ PAIRS = [
     Pair("a girl ran", "ein Kind lief"),
     Pair("old hats", "alte Kappen"),
 ]
-LINES = [pair.source for pair in PAIRS]  # all padded to 16 tokens
-SHORT, LONG = ["go", "a dog", "tea"], ["the old man sings now", "a cold dog ran so"]  # to 8 and to 24
+LINES = [pair.source for pair in PAIRS]  # padded to 12 or 24 tokens
+SHORT, LONG = ["go", "a dog", "tea"], ["the old man sings now", "a cold dog ran so"]  # to 12 and to 24
 MODELS = {
     "attention": ModelConfig(embedding_size=8, hidden_size=12),
     "input feeding": ModelConfig(embedding_size=8, hidden_size=12, decoder_layers=2, input_feeding=True, tie="softmax"),
@@ -228,6 +228,14 @@ def test_padded_length_holds_the_sentence_and_little_more(tokens):
     assert length < max(9, 1.5 * tokens + 1) or length - tokens < 256
     assert padded_length(length) == length
     assert padded_length(tokens + 1) >= length
+
+
+@given(st.integers(1, 5000))
+def test_sources_of_a_search_have_few_lengths(tokens):
+    length = padded_length(tokens, SOURCE_LENGTHS)
+    assert length >= tokens
+    assert length <= max(12, 2 * tokens) or length - tokens < 256
+    assert padded_length(tokens + 1, SOURCE_LENGTHS) >= length
 
 
 @given(tokens=st.integers(1, 3000), ratio=st.floats(0, 10), extra=st.integers(0, 100))

@@ -151,7 +151,7 @@ def test_rates_are_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_time_left_is_that_of_warm_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The quickstart on two cores in round numbers: 75 s of compiling before and among the first 50 of 3,000 steps, 73 s in the first
+    """A run on two cores in round numbers: 75 s of compiling before and among the first 50 of 3,000 steps, 73 s in the first
     evaluation; the first line said 1:14:25 for what were five minutes."""
     clock = Clock(monkeypatch, 0, steps=3000, evaluate_every_steps=1500, save_every_steps=500)
     clock.waits(60.0)
