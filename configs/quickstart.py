@@ -6,9 +6,9 @@ Unicode CLDR (Unicode License), which Babel brings: no file is needed.
     bash launch/quickstart.sh
     python -m flax_s2s train configs/quickstart.py --run-dir runs/quickstart
 
-Two CPU cores without bfloat16 (float32 products at 138 GFLOP/s), 2026-11-29: exact match 99.5% on 1,000 unseen phrases, the weakest
-family (date intervals) 96.0%, beam 2; three seeds 99.27 +- 0.21%, 92.8 to 96.0% of date intervals. Training,
-scoring and five translations take 183 s where nothing was compiled before.
+Two CPU cores without bfloat16 (float32 products at 138 GFLOP/s), 2026-11-29: exact match 99.5% on 1,000 unseen phrases, the
+weakest family (date intervals) 96.0%, beam 2; three seeds 99.27 +- 0.21%, 92.8 to 96.0% of date intervals. Training, scoring and five
+translations take 183 s where nothing was compiled before.
 """
 
 from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig, VocabConfig

@@ -51,6 +51,16 @@ def test_what_lies_otherwise_is_read_by_orbax(checkpoint: epath.Path, monkeypatc
     assert same(jax.tree.map(np.asarray, arrays.load(checkpoint, "params", abstract())))
 
 
+def test_several_processes_read_by_orbax(checkpoint: epath.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone each would put its arrays on all devices, which waits for the others; and one that finds its own unfit would wait for nobody."""
+    asked: list[Any] = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(ocp, "load_checkpointables", lambda *arguments: asked.append(arguments) or {"params": "by orbax"})
+    wanted = abstract()
+    assert arrays.load(checkpoint, "params", wanted) == "by orbax"
+    assert asked == [(checkpoint, {"params": wanted})]
+
+
 def test_arrays_of_another_shape_or_type_are_not_taken(checkpoint: epath.Path) -> None:
     for bias in (np.zeros(4, ml_dtypes.bfloat16), np.zeros(5, np.float32)):
         assert arrays._read(checkpoint / "params", place({**SAVED, "bias": bias}, make_devices(1, {}))) is None
