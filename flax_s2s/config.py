@@ -35,7 +35,7 @@ class Failure(Exception):  # noqa: N818  # not the program's error, nor the user
     """Something outside failed (a peer, a network): printed as one message, exit code 1, worth trying again."""
 
 
-Metric: TypeAlias = Literal["bleu", "chrf", "exact_match", "wer", "ter", "per", "ser", "rouge1", "rouge2", "rougeL"]
+Metric: TypeAlias = Literal["bleu", "chrf", "exact_match", "wer", "cer", "ter", "per", "ser", "rouge1", "rouge2", "rougeL"]
 
 
 class MetricTraits(NamedTuple):
@@ -55,6 +55,7 @@ METRICS: Mapping[Metric, MetricTraits] = {
     "chrf": MetricTraits(0.0),
     "exact_match": MetricTraits(0.0, any_right=True),
     "wer": MetricTraits(math.inf, any_right=True),
+    "cer": MetricTraits(math.inf, any_right=True),
     "ter": MetricTraits(math.inf, needs="spacing"),
     "per": MetricTraits(math.inf, any_right=True),
     "ser": MetricTraits(100.0, any_right=True),
@@ -87,6 +88,11 @@ def identity(default: T) -> T:
     return dataclasses.field(default=default, metadata={"role": "identity"})
 
 
+def newer(default: T) -> T:
+    """A field that decides what is learned, and that a run begun before there was such a field has at its default."""
+    return dataclasses.field(default=default, metadata={"role": "identity", "newer": True})
+
+
 def operational(default: T) -> T:
     """A field that may change when a run is continued; the change is applied and logged."""
     return dataclasses.field(default=default, metadata={"role": "operational"})
@@ -106,7 +112,7 @@ class DataConfig:
     dataset: str = operational("")
     """TFDS name, such as wmt14_translate/fr-en; only for tfds."""
     train: str = operational("train")
-    """Training split: file name without suffix (text: NAME.SIDE, or {side} inside the name; .gz is found), or TFDS split."""
+    """Training split: file name without suffix (text: NAME.SIDE, or {side} inside the name; .gz, .bz2, .xz and .zst are found), or TFDS split."""
     valid: str = operational("valid")
     """Validation split, named like train; empty: held_out_pairs are taken out of train."""
     test: str = operational("test")
@@ -116,6 +122,9 @@ class DataConfig:
     TFDS feature (or several, joined by +), or locale; also its language."""
     target: str = identity("zh")
     """Target side, named like source."""
+    features: str = newer("")
+    """Features of each pair beside its source, named like it: bundles such as UniMorph's N;DAT;PL, of which each feature becomes a token of
+    the source; empty: there are none."""
     header: bool = operational(False)
     """The first row of TSV and CSV files holds the names of the columns; else it is a pair."""
     max_train_pairs: int = identity(0)
@@ -348,7 +357,7 @@ class EvaluationConfig:
     """What is measured on translations."""
 
     metrics: tuple[Metric, ...] = operational(("bleu", "chrf", "exact_match"))
-    """Metrics that are computed. wer: edits over words; per: the same, of phones; ser: share of wrong lines. bleu, ter and rouge need the target's
+    """Metrics that are computed. wer: edits over words; cer, per: the same, of characters and phones; ser: share of wrong lines. bleu, ter and rouge need the target's
     language; rouge is the reference implementation's for English, elsewhere of BLEU's words."""
     language: str = operational("")
     """Language of the target (ISO 639 or BCP 47), where its name does not say it; empty: data.target."""
@@ -357,7 +366,7 @@ class EvaluationConfig:
     flores200, ja-mecab and ko-mecab need a file or packages, which are named where they are missing."""
     merge_sources: bool = operational(False)
     """Pairs with the same source are one sentence, as in a pronunciation dictionary; else each is its own, of which only exact_match, ser,
-    wer and per take all right targets of the source."""
+    wer, cer and per take all right targets of the source."""
     valid_pairs: int = operational(1000)
     """Validation pairs, from all over the split, translated (greedily) at each evaluation during training; 0: none."""
     samples: int = operational(3)
@@ -454,9 +463,9 @@ def _build(cls: type, tree: object, path: str) -> object:
     for key in tree:
         if key not in hints:
             raise UserError(f"unknown field {_join(path, key)!r}{nearest(key, hints)}")
-    roles = {field.name: field.metadata.get("role") for field in dataclasses.fields(cls)}
+    known = {field.name: field.metadata for field in dataclasses.fields(cls)}
     for key in hints:
-        if key not in tree and roles[key] != "operational":  # those that are newer than the file take their defaults
+        if key not in tree and known[key].get("role") != "operational" and not known[key].get("newer"):  # which take their defaults
             raise UserError(f"field {_join(path, key)!r} is missing")
     return cls(**{key: _convert(hint, tree[key], _join(path, key)) for key, hint in hints.items() if key in tree})
 

@@ -139,8 +139,12 @@ def _check_data(config: Config) -> None:
         raise UserError("data.train is empty; name the training split")
     if data.source == data.target:
         raise UserError(f"data.source and data.target are both {data.source!r}; they must name two sides")
+    if data.features in (data.source, data.target):
+        raise UserError(f"data.features={data.features!r} is the source or the target; name what stands beside them, or leave it out")
+    if data.features and FORMATS[data.format] == "generated":
+        raise UserError(f"data.format={data.format} has no features, got data.features={data.features}; leave it out")
     if FORMATS[data.format] in ("aligned", "generated"):
-        for name in (data.source, data.target):
+        for name in filter(None, (data.source, data.target, data.features)):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or ".." in name:
                 raise UserError(
                     f"side {name!r} must be a file suffix or locale of letters, digits, '.', '_' and '-', such as en or zh_Hans"

@@ -209,7 +209,9 @@ def encode(config, params, source, kept, masks):
     if config.reverse_source:
         order[:-1] = order[:-1][::-1]  # the end mark stays last
     every = slice(len(source))
-    features = kept(kept(params["target_table" if config.tie == "all" else "source_table"][source[order]], 210, every), 0, every)
+    tables = ["target_table", "feature_table"] if config.tie == "all" else ["source_table"]  # what the source has more than the target
+    table = np.concatenate([params[name] for name in tables if name in params])
+    features = kept(kept(table[source[order]], 210, every), 0, every)
     embedded, finals = features, []
     for index in range(config.encoder_layers):
         parts = []

@@ -248,7 +248,7 @@ def test_a_format(form: Format, tmp_path: Path) -> None:
         tfds.builder("tiny_pairs", data_dir=tmp_path, file_format="array_record").download_and_prepare()
     reader = corpus.Reader(data, "train", 1)
     read = list(reader)
-    assert len(read) == 2 and (read == PAIRS or kind == "generated"), f"data.corpus.Reader of {form}"
+    assert len(read) == 2 and ([pair[:2] for pair in read] == PAIRS or kind == "generated"), f"data.corpus.Reader of {form}"
     assert (reader.fingerprint() is None) == (kind == "generated")
     goes_through_doors("--data.format", "data.format", form, **{"data.source": "0", "data.target": "1", "evaluation.language": "de"})
     assert re.search(rf"^    {form} ", corpus.__doc__ or "", re.MULTILINE), f"the docstring of data/corpus.py does not show {form}"

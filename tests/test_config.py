@@ -29,12 +29,20 @@ from flax_s2s.training.state import count_parameters
 
 PRESETS = Path(__file__).parents[1] / "configs"
 
-SIZES = {"cmudict_g2p": 200, "debug": 400, "quickstart": 500, "scan_length": 100, "scan_simple": 100}  # where vocab.size is what there is
+SIZES = {
+    "cmudict_g2p": 200,
+    "debug": 400,
+    "inflection": 100,
+    "quickstart": 500,
+    "scan_length": 100,
+    "scan_simple": 100,
+}  # where vocab.size is what there is
 PARAMETERS = {  # of each preset, with vocab.size tokens on both sides
     "cmudict_g2p": 5_796_040,
     "debug": 19_344,
     "fixed_vector_en_zh": 6_224_824,
     "gnmt_wmt16_en_de": 194_842_880,
+    "inflection": 981_604,
     "iwslt15_en_vi": 37_445_248,
     "multi30k_en_de": 5_412_720,
     "quickstart": 739_572,
@@ -402,6 +410,7 @@ def test_every_preset_survives_its_json(file):
 
 LAST_STEP = {  # of each preset with a cosine: as its scores were measured
     "cmudict_g2p": 16_000,
+    "inflection": 3_000,
     "fixed_vector_en_zh": 4_000,
     "multi30k_en_de": 13_000,
     "quickstart": 2_000,
@@ -432,5 +441,7 @@ def test_a_preset_says_where_its_data_come_from_and_under_which_license(file):
     assert re.search(r"\(.*(license|CC BY|BSD|free|research).*\)", config.data.origin) and len(config.data.origin) < 150
     if config.data.format == "tfds":
         assert config.data.dataset in text and 'file_format="array_record"' in text and "array_record" in config.data.origin
+    elif config.data.format == "tsv":
+        assert f"{config.data.train}.tsv" in said and f"{config.data.train}.tsv" in config.data.origin
     else:
         assert all(f"train.{side}" in part for side in (config.data.source, config.data.target) for part in (said, config.data.origin))

@@ -25,3 +25,8 @@ def changed(config, fields):
         inner = dataclasses.replace(getattr(config, room), **{field: value}) if room else value
         config = dataclasses.replace(config, **{room or field: inner})
     return config
+
+
+def sides(pairs):
+    """Source and target of each pair, without features."""
+    return [pair[:2] for pair in pairs]

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 from etils import epath
 
 from flax_s2s.config import UserError
+from flax_s2s.data.files import PACKINGS
 from flax_s2s.runs.rundir import is_stream, make_path
 from flax_s2s.runtime import cluster
 
@@ -31,6 +32,8 @@ class Files:
     """Where the source stands: a column's number (from 0) or name in the header, or a field of objects; empty: as the run was trained."""
     target_field: str = ""
     """Where the target stands, named like it."""
+    features_field: str = ""
+    """Where the features stand, named like it; of runs that were trained with data.features."""
     header: Literal["auto", "yes", "no"] = "auto"
     """Whether the first row of columns holds their names; it is not read as a sentence. auto: as the run was trained."""
     overwrite: bool = False
@@ -108,7 +111,8 @@ def find_form(files: Files, name: str) -> Form:
 
 def ending(name: str) -> str:
     """What a name ends with, that of what is compressed in it: a/b.CSV.gz -> csv."""
-    name = name.rpartition("/")[2].lower().removesuffix(".gz")
+    name = name.rpartition("/")[2].lower()
+    name = next((name.removesuffix(packed) for packed in PACKINGS if name.endswith(packed)), name)
     return name.rpartition(".")[2] if "." in name else ""
 
 

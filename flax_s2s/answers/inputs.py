@@ -1,17 +1,15 @@
-"""The lines of an input: a file, a pipe, a device or stdin, plain or gzipped, which is opened once and read as it comes.
+"""The lines of an input: a file, a pipe, a device or stdin, plain or packed (gzip, bzip2, xz, zstd), which is opened once and read as it comes.
 
 Enters: a path. Leaves: its lines as they are, those together that are there together. What is no text is refused by its first bytes and lines.
 """
 
 import contextlib
-import gzip
 import io
 import queue
 import re
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,7 +19,7 @@ from flax_s2s.answers import parts
 from flax_s2s.answers.layout import FIRST_LINES
 from flax_s2s.answers.lines import NOT_UTF8, Raw, raw_lines, read_text
 from flax_s2s.config import UserError
-from flax_s2s.data.files import HEAD_BYTES, is_gzip, refuse_compressed
+from flax_s2s.data.files import HEAD_BYTES, find_packing, refuse_compressed, whole
 from flax_s2s.runs.rundir import is_stream, open_stream
 
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x7f]")
@@ -29,16 +27,16 @@ _TOGETHER, _TOGETHER_BYTES = 1 << 13, 1 << 20  # lines read and answered togethe
 
 
 def is_packed(path: epath.Path) -> bool:
-    """Whether a file is gzip, by its first bytes."""
+    """Whether a file is compressed, by its first bytes."""
     with path.open("rb") as file:
-        return is_gzip(file.read(HEAD_BYTES))
+        return find_packing(file.read(HEAD_BYTES)) is not None
 
 
 def first_lines(path: epath.Path) -> list[Raw]:
     """The lines that a file begins with, enough to see what it is.
 
     Raises:
-        UserError: it is no text by its first bytes, or no whole gzip file.
+        UserError: it is no text by its first bytes, or no whole packed file.
     """
     found: list[Raw] = []
     with _open(path) as file:
@@ -97,10 +95,10 @@ def _beside(raws: Iterable[Raw], others: Iterable[Raw], source: Any, aligned: An
 
 @contextlib.contextmanager
 def _open(path: epath.Path | None) -> Iterator[Any]:
-    """An input, open for bytes, once: unpacked if it is gzip, by its first bytes.
+    """An input, open for bytes, once: unpacked if it is compressed, by its first bytes.
 
     Raises:
-        UserError: it cannot be opened, is no text by its first bytes, or is no whole gzip file.
+        UserError: it cannot be opened, is no text by its first bytes, or is no whole packed file.
     """
     name = str(path or "stdin")
     with contextlib.ExitStack() as stack:
@@ -108,13 +106,11 @@ def _open(path: epath.Path | None) -> Iterator[Any]:
         if path is not None:
             file = stack.enter_context(open_stream(name, "rb") if is_stream(str(path)) else path.open("rb"))
         file = file if hasattr(file, "peek") else io.BufferedReader(file)
-        try:
-            if is_gzip(file.peek(HEAD_BYTES)):
-                file = stack.enter_context(gzip.open(file))
-            refuse_compressed(file.peek(HEAD_BYTES)[:HEAD_BYTES], name)
-            yield file
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{name} is not a whole gzip file: {error}; copy or compress it again") from None
+        stack.enter_context(whole(name))
+        if packing := find_packing(file.peek(HEAD_BYTES)):
+            file = stack.enter_context(packing.open(file))
+        refuse_compressed(file.peek(HEAD_BYTES)[:HEAD_BYTES], name)
+        yield file
 
 
 def batches(raws: Iterable[Raw], wait: float, interactive: bool) -> Iterator[list[Raw]]:

@@ -39,6 +39,7 @@ class Sides(NamedTuple):
     header: bool = False  # the first row of a table holds names
     table: bool = False  # the run was trained on columns
     given: tuple[str, ...] = ()  # what the command line says of it
+    features: tuple[str, str] | None = None  # the column and the field of features; None: the run was trained without
 
 
 class Layout(NamedTuple):
@@ -50,6 +51,8 @@ class Layout(NamedTuple):
     fields: tuple[str, str] = ("source", "target")
     header: tuple[str, ...] = ()  # the first row, where it holds names
     output: OutputForm = "text"
+    features: int | None = None  # column of the features; None: there are none
+    features_field: str = ""  # of objects; empty: there are none
 
     @property
     def title(self) -> str:
@@ -61,7 +64,8 @@ class Layout(NamedTuple):
         usual = Layout(self.form, output="jsonl" if self.form == "jsonl" else "text")
         said: dict[str, Any] = {"form": self.form}
         said |= {"columns": [self.source, self.target]} if (self.source, self.target) != (0, 1) else {}
-        said |= {name: getattr(self, name) for name in ("fields", "header") if getattr(self, name) != getattr(usual, name)}
+        named = ("fields", "header", "features", "features_field")
+        said |= {name: getattr(self, name) for name in named if getattr(self, name) != getattr(usual, name)}
         return said | ({"output_form": self.output} if self.output != usual.output else {})
 
 
@@ -79,10 +83,18 @@ def find_sides(data: DataConfig, files: Files) -> Sides:
     fields = own if objects or (table and data.header) else usual.fields
     if files.header == "yes" and files.source_field:  # the first columns are not meant
         columns = (columns[0], data.target)
+    if files.features_field and not data.features:
+        raise UserError(f"--features-field {files.features_field} is for runs that were trained with data.features; leave it out")
+    own_features = (
+        data.features if table or (objects and header) else "2",
+        data.features if objects or (table and data.header) else "features",
+    )
+    features = (files.features_field or own_features[0], files.features_field or own_features[1]) if data.features else None
     asked = (files.source_field, files.target_field)
     columns, fields = ((one[0] or two[0], one[1] or two[1]) for one, two in ((asked, columns), (asked, fields)))
     options = [("--source-field", asked[0]), ("--target-field", asked[1]), ("--header", "" if files.header == "auto" else files.header)]
-    return Sides(columns, fields, header, table, tuple(f"{name} {value}" for name, value in options if value))
+    options.insert(2, ("--features-field", files.features_field))
+    return Sides(columns, fields, header, table, tuple(f"{name} {value}" for name, value in options if value), features)
 
 
 def find(
@@ -122,6 +134,11 @@ def find(
             )
         if files.form == "auto":
             _refuse_other_text(said, first, sides)
+        if sides.features:
+            raise UserError(
+                f"the run was trained with features beside the source, which lines of text have none of, and {said} would hold those; give "
+                "--form tsv, csv or jsonl, and --features-field where they stand elsewhere than as the run was trained"
+            )
         return Layout(form, output=chosen)
     if aligned:
         raise UserError(f"{said} holds {form.upper()} by its name, and aligned files are lines of text; give it as --input, or --form text")
@@ -130,7 +147,7 @@ def find(
             raise UserError(f"--header is for columns, and {said} would hold JSON objects; leave it out")
         if name:
             _refuse_other_json(name, first)
-        return Layout(form, fields=sides.fields, output=chosen)
+        return Layout(form, fields=sides.fields, output=chosen, features_field=sides.features[1] if sides.features else "")
     if files.form == "auto" and form == "csv":
         _refuse_semicolons(said, first)
     return _find_columns(form, sides, said, first, pairs)._replace(output=chosen)
@@ -186,7 +203,15 @@ def _find_columns(form: Literal["tsv", "csv"], sides: Sides, name: str, first: S
         if pairs or any(option.startswith("--target-field") for option in sides.given):
             raise UserError(f"{where[0]} and {where[1]} are one column; name two, with --source-field and --target-field")
         own = None
-    return Layout(form, source, own, header=tuple(header or ()))
+    bundle = _find_column(sides.features[0], header, f"--features-field {sides.features[0]} of {name}") if sides.features else None
+    if bundle is not None and bundle in (source, own):
+        if bundle == source or pairs or any(option.startswith("--target-field") for option in sides.given):
+            raise UserError(
+                f"--features-field {bundle} of {name} is the column of the source or of the target; name another, or these with "
+                "--source-field and --target-field"
+            )
+        own = None
+    return Layout(form, source, own, header=tuple(header or ()), features=bundle)
 
 
 def _find_other(sides: Sides, header: Sequence[str] | None, where: str, pairs: bool) -> int | None:

@@ -24,13 +24,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from flax_s2s.answers.layout import Layout
-from flax_s2s.data import rows
+from flax_s2s.data import features, rows
 from flax_s2s.decoding.requests import Request
 
 LONGEST_BYTES = 1 << 22
 NO_OBJECT, NO_ROW, NO_SOURCE, NO_TARGET = "no JSON objects", "no rows of CSV", "without source", "without target"
-INVALID = "with invalid fields"
-CAUSES = (NO_OBJECT, NO_ROW, NO_SOURCE, NO_TARGET, INVALID)
+NO_FEATURES, INVALID = "without features", "with invalid fields"
+CAUSES = (NO_OBJECT, NO_ROW, NO_SOURCE, NO_TARGET, NO_FEATURES, INVALID)
 """Why lines are not answered, as it is counted."""
 BLANK_LINES, HEADER_LINES, NOT_UTF8 = "blank lines", "header lines", "invalid UTF-8"
 
@@ -88,10 +88,10 @@ def ask(raw: Raw, layout: Layout) -> Asked:
     if layout.form == "jsonl":
         return _ask_json(line, layout, problems)
     try:
-        source, reference = read_row(line, layout)
+        source, reference, bundle = read_row(line, layout)
     except LineError as error:
         return Asked(Request(""), (*problems, error.cause), error=str(error))
-    return _count_blank(Asked(Request(source), tuple(problems), reference=reference or ""))
+    return _count_blank(Asked(Request(source, features=bundle), tuple(problems), reference=reference or ""))
 
 
 def read_text(raw: Raw) -> tuple[str, list[str]]:
@@ -104,11 +104,11 @@ def read_text(raw: Raw) -> tuple[str, list[str]]:
         return content.decode(errors="replace"), [*problems, NOT_UTF8]
 
 
-def read_row(line: str, layout: Layout) -> tuple[str, str | None]:
-    """The source of a row, and its target if it has one; both empty where all cells are blank.
+def read_row(line: str, layout: Layout) -> tuple[str, str | None, str]:
+    """The source of a row, its target if it has one, and its features; all empty where all cells are blank.
 
     Raises:
-        LineError: it is no row, or has no source.
+        LineError: it is no row, or has no source, or no features where the model was trained with some.
     """
     match layout.form:
         case "tsv" | "csv":
@@ -124,14 +124,24 @@ def read_row(line: str, layout: Layout) -> tuple[str, str | None]:
     if layout.form == "csv" and line.count('"') % 2 and _CLOSES.search(line):
         raise LineError(NO_ROW, f"{_RECORD}: a quotation mark closes a cell, and none opens it")
     if not any(cell.strip() for cell in cells):
-        return "", ""
+        return "", "", ""
     if layout.source >= len(cells):
         raise LineError(
             NO_SOURCE,
             f"there are {len(cells)} columns, and none has the number {layout.source}, from 0; --source-field says where the source stands",
         )
-    target = layout.target
-    return cells[layout.source], cells[target] if target is not None and target < len(cells) else None
+    target, bundle = layout.target, layout.features
+    if bundle is not None and bundle >= len(cells):
+        raise LineError(
+            NO_FEATURES,
+            f"there are {len(cells)} columns, and none has the number {bundle}, from 0, of the features that the model was trained with; "
+            "--features-field says where they stand",
+        )
+    return (
+        cells[layout.source],
+        cells[target] if target is not None and target < len(cells) else None,
+        "" if bundle is None else cells[bundle],
+    )
 
 
 _RECORD = "a record of CSV must be one line (RFC 4180)"
@@ -168,7 +178,7 @@ def _ask_json(line: str, layout: Layout, problems: list[str]) -> Asked:
     record: dict[str, Any] = {}
     try:
         record = read_object(line)
-        request = make_request(read_side(record, layout, 0), record)
+        request = make_request(read_side(record, layout, 0), record)._replace(features=read_bundle(record, layout))
     except LineError as error:
         return Asked(Request(""), (*problems, error.cause), record.get("id"), error=str(error))
     if any("\ufffd" in text for text in (request.source, request.prefix)) and "\\ud" in line.lower():
@@ -204,6 +214,38 @@ def read_side(record: dict[str, Any], layout: Layout, side: int) -> str:
     raise LineError(
         (NO_SOURCE, NO_TARGET)[side], f"there is no field {' or '.join(map(repr, names))}, only {', '.join(map(repr, record)) or 'none'}"
     )
+
+
+def read_bundle(record: dict[str, Any], layout: Layout) -> str:
+    """The features of an object, a bundle or a list of them, in the field that has them, else in the one called `features`.
+
+    Raises:
+        LineError: the model was trained with features, and there are none, or they are no text.
+    """
+    if not layout.features_field:
+        return ""
+    names = dict.fromkeys(("features",) if is_answer(record) else (layout.features_field, "features"))
+    for name in names:
+        with contextlib.suppress(KeyError):
+            return read_features(rows.get(record, name), name)
+    raise LineError(
+        NO_FEATURES,
+        f"there is no field {' or '.join(map(repr, names))}, only {', '.join(map(repr, record)) or 'none'}, and the model was trained with "
+        'features; give a bundle, a list, or "" for none',
+    )
+
+
+def read_features(value: Any, name: str) -> str:
+    """Features as a bundle or as a list of them.
+
+    Raises:
+        LineError: they are neither.
+    """
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return read_string(features.join(value), name)
+    if not isinstance(value, str):
+        raise LineError(INVALID, f"{name} must be a string or a list of strings, got {_kind(value)}")
+    return read_string(value, name)
 
 
 def is_answer(record: dict[str, Any]) -> bool:

@@ -27,6 +27,7 @@ from flax_s2s.answers.lines import (
     LineError,
     Raw,
     is_answer,
+    read_bundle,
     read_object,
     read_row,
     read_side,
@@ -57,6 +58,7 @@ class Asked(NamedTuple):
     error: str = ""  # why there is nothing to score
     is_list: bool = False  # candidates, which are answered by a list, even where there is one
     is_header: bool = False
+    features: str = ""  # the bundle beside the source
 
 
 def ask(raw: Raw, layout: Layout) -> Asked:
@@ -74,11 +76,12 @@ def ask(raw: Raw, layout: Layout) -> Asked:
         if layout.form == "jsonl":
             record = read_object(line)
             asked = Asked(read_side(record, layout, 0), _targets(record, layout), tuple(problems), record.get("id"))
+            asked = asked._replace(features=read_bundle(record, layout))
             return check_source(asked._replace(is_list="candidates" in record or bool(record.get("others"))))
-        source, read = read_row(line, layout)
+        source, read, bundle = read_row(line, layout)
         if read is None:
             raise LineError(NO_TARGET, f"there is no column {layout.target}, counted from 0; --target-field says where the target stands")
-        return check_source(Asked(source, (Target(read),), tuple(problems)))
+        return check_source(Asked(source, (Target(read),), tuple(problems), features=bundle))
     except LineError as error:
         return Asked("", (), (*problems, error.cause), record.get("id"), str(error))
 

@@ -50,6 +50,7 @@ class Translation(Hypothesis):
     """The best hypothesis of a source, and the others."""
 
     source: str
+    features: str  # the bundle beside the source; empty for models without
     source_tokens: tuple[str, ...]  # those that were read, end mark included: what the columns of attention stand for
     others: tuple[Hypothesis, ...]  # the second best and so on, n_best - 1 or as many as were found
     flags: tuple[str, ...]  # what looks wrong: empty, repetition, copied, length, unknown, unmet
@@ -93,6 +94,7 @@ class TrainedModel:
         self,
         text: str,
         *,
+        features: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
         prefix: str | Sequence[str] = "",
         include: str | Sequence[str] | Sequence[Sequence[str]] = (),
         exclude: str | Sequence[str] | Sequence[Sequence[str]] = (),
@@ -106,6 +108,7 @@ class TrainedModel:
         self,
         text: list[str] | tuple[str, ...],
         *,
+        features: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
         prefix: str | Sequence[str] = "",
         include: str | Sequence[str] | Sequence[Sequence[str]] = (),
         exclude: str | Sequence[str] | Sequence[Sequence[str]] = (),
@@ -118,6 +121,7 @@ class TrainedModel:
         self,
         text: str | list[str] | tuple[str, ...],
         *,
+        features: Any = None,
         prefix: Any = "",
         include: Any = (),
         exclude: Any = (),
@@ -129,6 +133,8 @@ class TrainedModel:
 
         Args:
             text: one gives one result, a list gives a list; a blank one gives an empty translation.
+            features: of models that were trained with them: a bundle such as "N;DAT;PL", or a list of features, for a text or for all; or a list
+                with one of these for each of several texts.
             prefix: what the translation begins with; one for all, or a list with one for each text.
             include: phrases that it must contain; for all, or a list of lists with those of each text.
             exclude: phrases that it must not contain, whatever their case; likewise.
@@ -143,20 +149,22 @@ class TrainedModel:
             alone = isinstance(text, str)
             texts = [text] if isinstance(text, str) else _listed(text, "text", "a string, or a list of strings")
             decoding = self._settle(settings)
+            bundles = self._read_bundles(features, texts, alone)
             wishes = {"prefix": _each(prefix, "prefix", texts), "seed": _each(seeds, "seeds", texts)}
             wishes |= {name: _phrases(value, name, texts) for name, value in (("include", include), ("exclude", exclude))}
-            requests = [_request(number, texts, wishes, decoding.seed) for number in range(len(texts))]
+            requests = [_request(number, texts, bundles, wishes, decoding.seed) for number in range(len(texts))]
             if attention:
                 decode.check_attention(self._run_dirs, self._opened.configs)
             with self._lock:
                 translator, weights = self._search(decoding, attention)
                 found = decode.translate(translator, weights, requests)
-            sources, pieces = self._opened.vocabularies.source, self._opened.vocabularies.target.pieces
+            source_pieces, pieces = self._opened.vocabularies.source_pieces, self._opened.vocabularies.target.pieces
             results = [
                 Translation(
                     **_describe(translation, pieces),
                     source=request.source,
-                    source_tokens=tuple(sources.pieces([*ids[: decoding.max_source_tokens - 1], EOS])) if translation.tokens else (),
+                    features=request.features,
+                    source_tokens=tuple(source_pieces([*ids[: decoding.max_source_tokens - 1], EOS])) if translation.tokens else (),
                     others=tuple(Hypothesis(**_describe(other, pieces)) for other in translation.others),
                     flags=flags,
                     cut_source=translation.cut_source,
@@ -165,11 +173,18 @@ class TrainedModel:
             ]
             return results[0] if alone else results
 
-    def score(self, given: Iterable[tuple[str, str | Hypothesis]], **settings: Unpack[Settings]) -> list[PairScore]:
+    def score(
+        self,
+        given: Iterable[tuple[str, str | Hypothesis]],
+        *,
+        features: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[PairScore]:
         """How probable the model finds targets, in the order of the pairs.
 
         Args:
             given: pairs of source and target; a hypothesis as target is scored with its own tokens, and an end mark where it has none.
+            features: as of `translate`, for all pairs or a list with those of each.
             **settings: fields of `DecodingConfig`; those that matter are length_penalty, ensemble, rows and max_source_tokens.
 
         Raises:
@@ -179,11 +194,30 @@ class TrainedModel:
         with as_messages():
             decoding = self._settle(settings)
             asked = [_pair(number, pair) for number, pair in enumerate(_listed(given, "what is scored", "a list of pairs"))]
+            bundles = self._read_bundles(features, asked, alone=False)
+            asked = [one._replace(features=bundle) for one, bundle in zip(asked, bundles, strict=True)]
             with self._lock:
                 scorer, weights = self._scorer(decoding)
                 found = [one for (one,) in score.score(scorer, weights, asked)]
             pieces = self._opened.vocabularies.target.pieces
             return [_describe_pair(number, one, pieces) for number, one in enumerate(found)]
+
+    def _read_bundles(self, features: Any, texts: Sequence[Any], alone: bool) -> list[str]:
+        """The bundle of each text."""
+        if not self._opened.vocabularies.features:
+            if features is not None:
+                raise UserError("features are for models that were trained with data.features, and this one was not; leave them out")
+            return [""] * len(texts)
+        if features is None:
+            raise UserError('the model was trained with features; give them, as features="N;DAT;PL" or a list, or "" for none')
+        each = [features] if alone else _each(features, "features", texts)
+        found = []
+        for number, one in enumerate(each):
+            try:
+                found.append(lines.read_features(list(one) if isinstance(one, tuple) else one, "features"))
+            except LineError as error:
+                raise UserError(f"text {number}: {error}") from None
+        return found
 
     def _settle(self, settings: Any) -> DecodingConfig:
         """The settings that hold where these are given."""
@@ -264,13 +298,14 @@ def _phrases(value: Any, name: str, texts: Sequence[Any]) -> list[Any]:
     return [list(one) if isinstance(one, tuple) else one for one in _each(values, name, texts)]
 
 
-def _request(number: int, texts: Sequence[Any], wishes: Mapping[str, Sequence[Any]], seed: int) -> Request:
+def _request(number: int, texts: Sequence[Any], bundles: Sequence[str], wishes: Mapping[str, Sequence[Any]], seed: int) -> Request:
     """What is asked for with a text: as a line of JSON would."""
     try:
         request = lines.make_request(texts[number], {name: values[number] for name, values in wishes.items() if values[number] is not None})
     except LineError as error:
         raise UserError(f"text {number}: {error}") from None
-    return request if request.seed is not None else request._replace(seed=draw_seed(seed, request.source))
+    request = request._replace(features=bundles[number])
+    return request if request.seed is not None else request._replace(seed=draw_seed(seed, request))
 
 
 def _pair(number: int, pair: Any) -> pairs.Asked:

@@ -45,7 +45,7 @@ def run(files: Files, verb: Verb, *, aligned: str = "", beside: str = "") -> Out
         return run_jobs(files, list(zip(sources, outputs, layouts, strict=True)), second, verb, shard)
     if files.shard and (files.shard != "auto" or shard[1] > 1):
         raise UserError(
-            f"--shard {files.shard} cuts files that are written to files into parts; stdin, stdout, pipes and gzip files are streams: "
+            f"--shard {files.shard} cuts files that are written to files into parts; stdin, stdout, pipes and packed files are streams: "
             "give --input and --output of plain files, or leave --shard out"
         )
     interactive = not sources and sys.stdin.isatty()

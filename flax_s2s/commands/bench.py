@@ -14,6 +14,7 @@ import numpy as np
 
 from flax_s2s.commands.wiring import Ready, begin, console, make_ready, measure, measure_products
 from flax_s2s.config import PAD, Config, UserError
+from flax_s2s.decoding.requests import Request
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.model.flops import count_flops
 from flax_s2s.model.lstm import choose_means
@@ -52,7 +53,7 @@ def run(config: Config, rounds: int) -> int:
 
 
 def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) -> dict[str, Any]:
-    sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target))
+    sizes = ready.vocabularies.sizes
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
     state = create_state(config, sizes, optimizer, devices)
     pipeline = ready.make_pipeline(config.seed)
@@ -71,10 +72,11 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
 
     jax.block_until_ready(train())
     translator = Translator([model], ready.vocabularies, config.decoding, devices)
-    lines, weights = [pair.source for pair in itertools.islice(ready.train, _LINES)], translator.lay_out([first_params])
+    asked = [Request(pair.source, features=pair.features) for pair in itertools.islice(ready.train, _LINES)]
+    weights = translator.lay_out([first_params])
 
     def decode() -> Any:
-        return translator(weights, lines)
+        return translator(weights, asked)
 
     decoded = sum(translation.tokens for translation in decode())
     train_secs, decode_secs, products = _interleaved([train, decode], rounds)
@@ -97,7 +99,7 @@ def _measure_all(config: Config, ready: Ready, devices: Devices, rounds: int) ->
         "train_microsecs_per_time_step": 1e6 * train_secs / time_steps,  # a position of source or target: all rows, layers, the update
         "compile_secs": compile_secs,  # of all shapes; programs kept on disk from an earlier start are read from there
         "peak_memory_bytes": _peak_memory(devices),
-        "decode_sentences_per_sec": len(lines) / decode_secs,  # of a model that has learned nothing: see the tokens
+        "decode_sentences_per_sec": len(asked) / decode_secs,  # of a model that has learned nothing: see the tokens
         "decode_tokens_per_sec": decoded / decode_secs,
         "decode_beam_size": config.decoding.beam_size,
         "rounds": rounds,

@@ -10,6 +10,7 @@ from rich.table import Table
 from flax_s2s.commands.wiring import choose_metrics, console, load_split, make_translator, open_runs, optional_file, write_json
 from flax_s2s.config import Config, DecodingConfig, EvaluationConfig, Metric, Tokenizer, UserError
 from flax_s2s.data import corpus
+from flax_s2s.decoding.requests import Request
 from flax_s2s.decoding.translate import Translation
 from flax_s2s.evaluation.compare import bucket_frequencies, bucket_lengths, count_words, most_different, pair
 from flax_s2s.evaluation.evaluate import Example, count_cuts, explain_cuts, make_examples, measure_examples, translate_together
@@ -45,9 +46,9 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, opti
         ]
         chosen = _load(run_dirs, configs, options)
         examples = make_examples(chosen.pairs, configs[0].evaluation.merge_sources)
-        sources, translations, steps = [one.source for one in examples], [], []
+        requests, translations, steps = [one.request for one in examples], [], []
         for number, run_dir in enumerate(run_dirs):  # one after the other: their vocabularies may differ, and memory holds one
-            step, found = _translate(run_dir, checkpoint, decoding, sources, join=number == 0)
+            step, found = _translate(run_dir, checkpoint, decoding, requests, join=number == 0)
             console().print(
                 f"{'AB'[number]}: step {step} of {run_dir}, {len(examples):,} sources of {chosen.name}, beam {decoding.beam_size}"
             )
@@ -91,11 +92,11 @@ def _load(run_dirs: Sequence[str], configs: Sequence[Config], options: Options) 
 
 
 def _translate(
-    run_dir: str, checkpoint: str, decoding: DecodingConfig, sources: Sequence[str], join: bool
+    run_dir: str, checkpoint: str, decoding: DecodingConfig, requests: Sequence[Request], join: bool
 ) -> tuple[int, list[Translation]]:
     opened = open_runs([run_dir], checkpoint, decoding, join=join)
     with console().status(f"translating with {run_dir}"):
-        found = translate_together(make_translator(opened), opened.params, sources)
+        found = translate_together(make_translator(opened), opened.params, requests)
     return opened.steps[0], found
 
 
@@ -120,6 +121,7 @@ def _compare(config: Config, examples: Sequence[Example], texts: Sequence[Sequen
         return [
             {
                 "source": examples[i].source,
+                **({"features": examples[i].features} if examples[i].features else {}),
                 "references": examples[i].references,
                 "family": examples[i].family,
                 "first": texts[0][i],

@@ -80,7 +80,7 @@ def translate(
 ) -> list[tuple[Translation, tuple[str, ...], list[int]]]:
     """Of each request the translation, what looks wrong with it (see `replies.find_flags`), and the tokens of its source."""
     found = translator(weights, requests)
-    source_ids = translator.vocabularies.source.encode([one.source for one in requests])
+    source_ids = translator.vocabularies.encode_sources([one.source for one in requests], [one.features for one in requests])
     return [
         (translation, replies.find_flags(one.source, translation, len(ids)), ids)
         for one, translation, ids in zip(requests, found, source_ids, strict=True)
@@ -99,7 +99,8 @@ class _Answerer:
         """The translations of lines, and what was seen in them."""
         asked = [lines.ask(raw, layout) for raw in read]
         found = translate(self._translator, self._weights, [one.request for one in asked])
-        sources, pieces = self._opened.vocabularies.source, self._opened.vocabularies.target.pieces
+        vocabularies = self._opened.vocabularies
+        source_pieces, pieces = vocabularies.source_pieces, vocabularies.target.pieces
         counts: Counter[str] = Counter()
         answers, alignments = [], []
         for number, (one, (translation, flags, ids)) in enumerate(zip(asked, found, strict=True), first_line + 1):
@@ -117,7 +118,7 @@ class _Answerer:
             counts["references"] += bool(one.reference.strip())
             if self._options.attention:
                 seen = [] if translation.attention is None else [*ids[: translation.attention.shape[1] - 1], EOS]
-                alignments.append(replies.write_alignment(number, answers[-1], sources.pieces(seen), pieces(translation.ids)))
+                alignments.append(replies.write_alignment(number, answers[-1], source_pieces(seen), pieces(translation.ids)))
         first = first_line - bool(layout.header)  # the header row is no sentence
         body = [replies.write(one, layout, self._options.placeholder, pieces, number) for number, one in enumerate(answers, first)]
         return Answers(b"".join(body), +counts, b"".join(alignments), first_error(asked, first_line))
@@ -148,7 +149,7 @@ class _Answerer:
                     why = f"there are more than {_MOST_SCORED_LINES:,} lines" if reference.strip() else f"line {number} has no reference"
                     return said | {"unscored": f"not scored, since {why}"}
                 texts.append(text)
-                pairs.append(Pair(asked.request.source, reference))
+                pairs.append(Pair(asked.request.source, reference, asked.request.features))
         config = _measuring(self._opened.config, self._options)
         scores, lacks = score_defined(make_examples(pairs, merge=False), texts, config.evaluation, config.data.target)
         said |= {name: {"score": value.score, "signature": value.signature} for name, value in scores.items()}

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flax_s2s.answers import layout as layouts
@@ -22,6 +23,7 @@ from flax_s2s.evaluation.evaluate import (
     count_cuts,
     explain_cuts,
     family_scores,
+    feature_scores,
     make_examples,
     measure_examples,
     score_examples,
@@ -31,6 +33,8 @@ from flax_s2s.evaluation.evaluate import (
 )
 from flax_s2s.runs.rundir import make_path, read_config
 from flax_s2s.runtime.runlog import make_console
+
+_MOST_FEATURES = 20  # shown of those that the sources have
 
 
 class Options(NamedTuple):
@@ -129,7 +133,7 @@ def _evaluate(
     out.print(f"{runs}: {len(chosen.pairs):,} pairs of {chosen.name}{left_out}{merged}, beam {config.decoding.beam_size}")
     translator = make_translator(opened)
     with out.status("translating"):
-        found = translate_together(translator, opened.params, [one.source for one in examples])
+        found = translate_together(translator, opened.params, [one.request for one in examples])
     texts = [translation.text for translation in found]
     with out.status("scoring"):
         scores = score_examples(examples, texts, config.evaluation, config.data.target, options.resamples)
@@ -144,6 +148,8 @@ def _evaluate(
         "families": {name: value.score for name, value in families.items()},
         **cuts,
     }
+    if by_feature := feature_scores(examples, texts):
+        result["features"] = {name: {"exact_match": value, "sources": count} for name, (value, count) in by_feature.items()}
     samples = [show(examples[i], texts[i]) for i in spread(len(found), options.samples)]
     return Found(result, samples, explain_cuts(cuts, len(found), config.decoding)), found
 
@@ -193,10 +199,23 @@ def print_found(found: Found) -> None:
     for name, value in result["families"].items():
         table.add_row(f"  {name}", f"{value:.2f}", "exact match of the family")
     out.print(table)
+    if "features" in result:
+        _print_features(out, result["features"])
     for note in found.notes:
         out.print(note)
     if "calibration" in result:
         _print_calibration(out, result["calibration"])
+
+
+def _print_features(out: Console, features: dict[str, Any]) -> None:
+    """Those that most sources have."""
+    table = Table("feature", "sources", "exact match", box=None)
+    for name, found in list(features.items())[:_MOST_FEATURES]:
+        table.add_row(escape(name), f"{found['sources']:,}", f"{found['exact_match']:.2f}")
+    more = len(features) - _MOST_FEATURES
+    out.print(table)
+    if more > 0:
+        out.print(f"and {more:,} rarer features, which --json has")
 
 
 def _print_calibration(out: Console, calibration: dict[str, Any]) -> None:
@@ -237,12 +256,13 @@ def load_examples(config: Config, options: Options) -> tuple[corpus.Corpus, list
 
 
 def read_targets(name: str, pairs: Sequence[Pair], data: DataConfig) -> list[list[str]]:
-    """Of each pair the targets that a file of columns, which stand as in the run's own data, has for its source."""
-    found: dict[str, list[str]] = {}
+    """Of each pair the targets that a file of columns, which stand as in the run's own data, has for its source and features."""
+    found: dict[tuple[str, str], list[str]] = {}
     lines, files = read_lines(name), Files()
     sides = layouts.find_sides(data, files)
     layout = layouts.find(files, sides, name, lines[: layouts.FIRST_LINES], pairs=True)
-    source, target = layout.source, layout.target or 0
+    source, target, bundle = layout.source, layout.target or 0, layout.features
+    columns = 2 + (bundle is not None)
     for number, line in enumerate(lines, 1):
         if (number == 1 and layout.header) or not line.strip():
             continue
@@ -250,12 +270,12 @@ def read_targets(name: str, pairs: Sequence[Pair], data: DataConfig) -> list[lis
             cells = rows.split(line, "csv" if layout.form == "csv" else "tsv")
         except ValueError as error:
             raise UserError(f"{name} line {number}: {error}") from None
-        if len(cells) <= max(source, target) or (len(cells) != 2 and not sides.table):
+        if len(cells) <= max(source, target, bundle or 0) or (len(cells) != columns and not sides.table):
             raise UserError(
                 f"{name} line {number} has {len(cells)} columns; references stand where the run's data have them, here a source in column "
                 f"{source} and a right target in column {target}, from 0, and are two columns where the run was trained on none"
             )
-        found.setdefault(cells[source], []).append(cells[target])
-    if not any(pair.source in found for pair in pairs):
+        found.setdefault((cells[source], "" if bundle is None else cells[bundle]), []).append(cells[target])
+    if not any((pair.source, pair.features) in found for pair in pairs):
         raise UserError(f"{name} has no source of the split; give the file that belongs to it")
-    return [found.get(pair.source, []) for pair in pairs]
+    return [found.get((pair.source, pair.features), []) for pair in pairs]

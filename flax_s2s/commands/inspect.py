@@ -1,8 +1,9 @@
 """`inspect CONFIG or RUN_DIR`: what a configuration amounts to, before anything is trained."""
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -66,6 +67,7 @@ class Inspection(NamedTuple):
     warnings: list[str]
     epoch: Epoch | None  # None where the corpus is not at hand
     lack: str = ""  # why it is not
+    overlap: list[str] = []  # noqa: RUF012  # never changed; a line for each held-out split: how much of it is in training, too
 
     def __str__(self) -> str:
         """The tables and lines that the verb prints."""
@@ -114,24 +116,27 @@ def _look(config: Config, run_dir: str, memory: bool) -> tuple[Inspection, Calla
         ready, lack = None, error
     kept = vocab.load(rundir.make_path(run_dir) / rundir.VOCAB, config.vocab.joint) if run_dir else None
     vocabularies = ready.vocabularies if ready else kept
-    sizes = (len(vocabularies.source), len(vocabularies.target)) if vocabularies else vocab.planned_sizes(config.vocab)
+    sizes = vocabularies.sizes if vocabularies else vocab.planned_sizes(config.vocab)
     if sizes is None:  # and so no parameters either
         raise lack or UserError("vocab.size=0 takes all that the text has; give the text, or a vocab.size")
     params = abstract_params(config.model, *sizes)
     shapes = {"/".join(str(part.key) for part in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    flops, warnings = count_flops(config.model, params), find_misfits(config)
+    flops, warnings, overlap = count_flops(config.model, params), find_misfits(config), list[str]()
     if ready:
-        warnings = [*warnings, *warn_of_tokens(config, ready, _validation(config))]
-    found = Inspection(count_parameters(params), shapes, sizes, flops, warnings, None, str(lack or ""))
+        splits = {split: corpus.load(config.data, split, config.seed) for split in _held_out(config)}
+        overlap = account.describe_overlap(ready.train, list(splits.values()))
+        warnings = [*warnings, *warn_of_tokens(config, ready, splits["valid"].pairs if "valid" in splits else [])]
+    found = Inspection(count_parameters(params), shapes, sizes, flops, warnings, None, str(lack or ""), overlap)
     return found, partial(_plan, config, ready, sizes, flops, devices, memory) if ready else None
 
 
-def _validation(config: Config) -> list[corpus.Pair]:
-    """The validation pairs, none where they are not at hand."""
-    try:
-        return corpus.load(config.data, "valid", config.seed).pairs
-    except UserError:
-        return []
+def _held_out(config: Config) -> Iterator[corpus.Split]:
+    """Those of validation and test that are at hand."""
+    splits: tuple[corpus.Split, ...] = ("valid", "test")
+    for split in splits:
+        with contextlib.suppress(UserError):
+            next(iter(corpus.Reader(config.data, split, config.seed)))
+            yield split
 
 
 def _plan(config: Config, ready: Ready, sizes: tuple[int, int], flops: Flops, devices: Devices, memory: bool) -> Epoch:
@@ -185,6 +190,8 @@ def _print_model(found: Inspection, out: Console) -> None:
         f"vocabulary {found.vocabulary[0]:,} and {found.vocabulary[1]:,}; training FLOPs: {3 * flops.source_token / 1e6:.2f} M per source token, "
         f"{3 * flops.target_token / 1e6:.2f} M per target token, {3 * flops.attended / 1e3:.2f} k per pair of both\n"
     )
+    for line in found.overlap:
+        out.print(line)
     for warning in found.warnings:
         out.print(f"warning: {warning}\n")
 

@@ -63,7 +63,7 @@ class Reports:
         return f"its sentences are in {self.folder / name}"
 
     def _describe(self, bad: BadUpdate) -> dict[str, Any]:
-        update, (source, target) = bad.update, self._vocabularies
+        update, vocabularies = bad.update, self._vocabularies
         return {
             "step": bad.step,
             "rollbacks": bad.rollbacks,
@@ -76,7 +76,12 @@ class Reports:
             "norms": {name: _number(norm) for name, norm in zip(self._modules, np.asarray(update.norms), strict=True)},
             "bad_in_a_row": int(update.bad_in_a_row),
             "batches": [
-                {"epoch": epoch, "batch": batch, "source": _side(rows[0], source), "target": _side(rows[1], target)}
+                {
+                    "epoch": epoch,
+                    "batch": batch,
+                    "source": _side(rows[0], vocabularies.source),
+                    "target": _side(rows[1], vocabularies.target),
+                }
                 for (epoch, batch), rows in zip(bad.positions, bad.batches, strict=True)
             ],
         }

@@ -68,7 +68,8 @@ def score(scorer: Scorer, weights: Sequence[Weights], asked: Sequence[pairs.Aske
     places = [(i, k) for i, one in enumerate(asked) if one.source.strip() for k in range(len(one.targets))]
     ids = _encode(scorer.vocabularies.target, [asked[i].targets[k] for i, k in places])
     fits = [number for number, one in enumerate(ids) if len(one) < scorer.most_tokens]
-    scored = scorer(weights, [asked[places[n][0]].source for n in fits], [ids[n] for n in fits])
+    chosen = [asked[places[n][0]] for n in fits]
+    scored = scorer(weights, [one.source for one in chosen], [ids[n] for n in fits], [one.features for one in chosen])
     for i, k in places:
         found[i][k] = None
     for number, one in zip(fits, scored, strict=True):

@@ -16,7 +16,7 @@ def run(run_dir: str, data_folder: str) -> int:
     with out.status("reading the training pairs"):
         ready = make_ready(config, folder / rundir.VOCAB)
     with out.status("learning"):
-        found = shortlist.learn(ready.tokens.pairs, len(ready.vocabularies.source), len(ready.vocabularies.target))
+        found = shortlist.learn(ready.tokens.pairs, *ready.vocabularies.sizes)
     shortlist.save(found, folder / rundir.SHORTLIST)
     out.print(f"{folder / rundir.SHORTLIST} is written; decode with --shortlist 256, for example")
     return 0

@@ -21,6 +21,8 @@ def describe(
     if not sides.joint:
         kinds = config.vocab.kind + ("" if config.vocab.target_kind == "same" else f" and {config.vocab.target_kind}")
         vocabulary = f"{kinds}, {config.data.source} {len(sides.source):,}, {config.data.target} {len(sides.target):,}"
+    if sides.features:
+        vocabulary += f", features {len(sides.features):,}"
     kind = devices.mesh.devices.flat[0].device_kind
     plan = pipeline.plan(0)
     sizes = (len(ready.tokens.pairs.source.flat), len(ready.tokens.pairs.target.flat))

@@ -201,7 +201,7 @@ def _set_up(config: Config, vocab_folder: epath.Path | None, given: initial.Init
     with log.doing("reading the validation pairs"):
         valid = corpus.load(config.data, "valid", config.seed)
     fitting = _fitting(valid, ready)
-    sizes = (len(ready.vocabularies.source), len(ready.vocabularies.target))
+    sizes = ready.vocabularies.sizes
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
     pipeline = ready.make_pipeline(config.seed, Share(*parallel.process()))
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, buckets=config.data.buckets or len(ready.shapes)))

@@ -16,7 +16,7 @@ from etils import epath
 from rich.console import Console
 
 from flax_s2s.config import UNK, Config, DecodingConfig, Metric, Tokenizer, UserError, VocabConfig
-from flax_s2s.data import vocab
+from flax_s2s.data import features, vocab
 from flax_s2s.data.batching import Shape, TokenPairs, choose_shapes
 from flax_s2s.data.corpus import Corpus, Pair, Reader, Split, load
 from flax_s2s.data.pipeline import Pipeline, Share
@@ -72,7 +72,7 @@ def make_ready(
         train = Reader(config.data, "train", config.seed)
         kept_there = vocab.load(vocab_folder, config.vocab.joint) if vocab_folder else None
     with doing("learning the vocabulary"):
-        vocabularies = kept_there or vocab.train(train, config.vocab)
+        vocabularies = kept_there or vocab.train(train, config.vocab, bool(config.data.features))
     with doing("tokenizing the training pairs"):
         tokens = open_tokens(train, vocabularies, config.data, caches.folder("tokens"))
     lengths = tokens.pairs.source.lengths, tokens.pairs.target.lengths
@@ -115,19 +115,26 @@ def choose_evaluation_shapes(config: Config, vocabularies: Vocabularies, pairs: 
 
 def tokens_of_a_program(config: Config, vocabularies: Vocabularies) -> float:
     """Tokens of either side whose training takes as long as compiling; or whose evaluation does, since both take a third."""
-    sizes = (len(vocabularies.source), len(vocabularies.target))
     model = dataclasses.replace(config.model, kernel="auto")  # no device is needed to count
-    flops = count_flops(model, abstract_params(model, *sizes))
+    flops = count_flops(model, abstract_params(model, *vocabularies.sizes))
     return _PROGRAM_FLOPS / (1.5 * (flops.source_token + flops.target_token))
 
 
 def warn_of_tokens(config: Config, ready: Ready, valid: Sequence[Pair]) -> list[str]:
     """What a vocabulary cannot say of the training and the validation text, a line for each fault that is more than an odd one."""
     warnings = []
-    train, found = ready.tokens.pairs, tokenize(valid, ready.vocabularies)
+    train, found = ready.tokens.pairs, tokenize([pair._replace(features="") for pair in valid], ready.vocabularies)
+    if new := sorted({one for pair in valid for one in features.split(pair.features)} - {*ready.vocabularies.features}):
+        warnings.append(
+            f"{len(new):,} features of the validation pairs stand in no training pair, such as {', '.join(map(repr, new[:3]))}: each is an "
+            "unknown token, of which nothing is learned"
+        )
     sides = ((config.data.source, train.source, found.source), (config.data.target, train.target, found.target))
     for number, (side, in_train, in_valid) in enumerate(sides):
-        vocabulary, unknown = ready.vocabularies[number], (ready.tokens.unknown[number], int((in_valid.flat == UNK).sum()))
+        vocabulary, unknown = (
+            (ready.vocabularies.source, ready.vocabularies.target)[number],
+            (ready.tokens.unknown[number], int((in_valid.flat == UNK).sum())),
+        )
         shares = [count / max(1, len(of.flat)) for count, of in zip(unknown, (in_train, in_valid), strict=True)]
         kind = config.vocab.kind if number == 0 or config.vocab.target_kind == "same" else config.vocab.target_kind
         if max(shares) > _MOST_UNKNOWN:
@@ -191,8 +198,7 @@ def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig
     for folder, model, checkpoints, step in zip(folders, models, found, steps, strict=True):
         if load_vocabularies(folder).sha256 != vocabularies.sha256:
             raise UserError(f"{folder} has another vocabulary than {folders[0]}; runs that translate as one must share theirs")
-        sizes = (len(vocabularies.source), len(vocabularies.target))
-        abstract = place(abstract_params(model.config, *sizes), devices)
+        abstract = place(abstract_params(model.config, *vocabularies.sizes), devices)
         params.append(checkpoints.load_params(step, abstract, vocabularies.sha256))
     return Opened(config, configs, vocabularies, models, params, devices, steps, folders[0])
 
@@ -210,7 +216,7 @@ def settle(configs: Sequence[Config], decoding: DecodingConfig) -> Config:
 
 def make_models(configs: Sequence[Config], decoding: DecodingConfig, vocabularies: Vocabularies) -> list[Model]:
     """The runs' models as they decode: anywhere, whatever they were trained with."""
-    sizes = (len(vocabularies.source), len(vocabularies.target))
+    sizes = vocabularies.sizes
     return [make_model(dataclasses.replace(config.model, kernel="auto", compute=decoding.compute), *sizes) for config in configs]
 
 

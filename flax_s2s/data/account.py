@@ -3,12 +3,13 @@
 Enters: a tokenized training corpus, or a validation corpus and what of it fits. Leaves: text for the start of a run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from babel import Locale
 
 from flax_s2s.config import FORMATS, DataConfig
+from flax_s2s.data import features
 from flax_s2s.data.batching import Shape, TokenPairs
 from flax_s2s.data.corpus import Corpus, Pair
 from flax_s2s.data.tokens import Tokens, tokenize
@@ -43,8 +44,9 @@ def describe_valid(valid: Corpus, fitting: TokenPairs) -> str:
 
 
 def show(pair: Pair) -> str:
-    """A pair on one line, shortened: `'A dog.' -> 'Ein Hund.'`."""
-    return " -> ".join(repr(text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}...") for text in pair)
+    """A pair on one line, shortened: `'A dog.' -> 'Ein Hund.'`, or with features `'Hund' N;PL -> 'Hunde'`."""
+    source, target, bundle = (text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..." for text in pair)
+    return f"{source!r}{f' {bundle}' if bundle else ''} -> {target!r}"
 
 
 def warn_train(tokens: Tokens, name: str, data: DataConfig) -> list[str]:
@@ -97,11 +99,48 @@ def warn_valid(valid: Corpus, fitting: TokenPairs, largest: Shape, vocabularies:
     return [f"WARNING {one}" for one in said]
 
 
+def describe_overlap(train: Iterable[Pair], splits: Sequence[Corpus]) -> list[str]:
+    """A line for each split: how much of it stands in the training pairs too, which a score on it does not tell from what is learned.
+
+    Args:
+        train: read once.
+        splits: of the same corpus.
+    """
+    wanted = [tuple({part for pair in split.pairs for part in kind(pair)} for kind in _PARTS.values()) for split in splits]
+    found = [tuple(set[object]() for _ in _PARTS) for _ in splits]
+    for pair in train:
+        for part_of, kind in enumerate(_PARTS.values()):
+            parts = {*kind(pair)}
+            for all_of, seen in zip(wanted, found, strict=True):
+                seen[part_of].update(parts & all_of[part_of])
+    said = []
+    for split, all_of, seen in zip(splits, wanted, found, strict=True):
+        shares = [
+            f"{len(in_train):,} of {len(of):,} {name} ({len(in_train) / len(of):.1%})"
+            for name, of, in_train in zip(_PARTS, all_of, seen, strict=True)
+            if of
+        ]
+        said.append(f"{split.name}: {', '.join(shares)} are in train")
+    return said
+
+
+# What is compared, each different one once.
+_PARTS: Mapping[str, Callable[[Pair], Iterable[object]]] = {
+    "pairs": lambda pair: [pair],
+    "sources": lambda pair: [pair.source],
+    "targets": lambda pair: [pair.target],
+    "bundles": lambda pair: [pair.features] if pair.features else [],
+    "features": lambda pair: features.split(pair.features),
+}
+
+
 def is_header(pair: Pair) -> bool:
     """Whether both sides are what columns are called: words of the trade, or languages, as `en`, `German`, `German text`."""
     languages: Mapping[str, str] = Locale("en").languages
     names = _NAMES | {name.casefold() for code_and_name in languages.items() for name in code_and_name}
-    return all(text.strip() and (text.strip().casefold() in names or {*text.casefold().split()} <= names) for text in pair)
+    return all(
+        text.strip() and (text.strip().casefold() in names or {*text.casefold().split()} <= names) for text in (pair.source, pair.target)
+    )
 
 
 def _share(count: int, of: int) -> str:

@@ -44,6 +44,8 @@ class Pair(NamedTuple):
 
     source: str
     target: str
+    features: str = ""
+    """A bundle of features beside the source, as it is written; see `data.features`."""
 
 
 class Counts(NamedTuple):

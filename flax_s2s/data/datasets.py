@@ -1,6 +1,7 @@
 """Pairs of strings from a prepared TFDS dataset, read without tensorflow; nothing is downloaded.
 
-Enters: a `DataConfig` with its dataset's name, a split in TFDS' spelling, two features. Leaves: source and target strings.
+Enters: a `DataConfig` with its dataset's name, a split in TFDS' spelling, two or three of its features. Leaves: source and target strings, and
+those of `data.features`.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ _READ = 1_000  # examples read at once: 29 us each, one by one 96 us
 # names and files comes in many types (ValueError, AssertionError, TypeError, RuntimeError, KeyError, protobuf's ParseError).
 
 
-def read(data: DataConfig, split: str, left_out: Counter[str]) -> Iterator[tuple[str, str]]:
+def read(data: DataConfig, split: str, left_out: Counter[str]) -> Iterator[tuple[str, str, str]]:
     """Two text features of a prepared dataset, a nested one written `outer/inner`.
 
     Of several different strings in the target's feature each is a pair, in other features the first is taken, and no string at all is a
@@ -42,10 +43,11 @@ def read(data: DataConfig, split: str, left_out: Counter[str]) -> Iterator[tuple
     for number, example in enumerate(_examples(source, name)):
         found = _strings(example)
         sources, targets = (_texts(side.split("+"), found, name, number) for side in (data.source, data.target))
+        bundle = " ".join(_texts(data.features.split("+"), found, name, number)) if data.features else ""
         different = list(dict.fromkeys(targets))
         left_out["repeated target"] += len(targets) - len(different)
         left_out["further source"] += len(set(sources)) - 1
-        yield from ((sources[0], target) for target in different)
+        yield from ((sources[0], target, bundle) for target in different)
 
 
 def _texts(features: Sequence[str], found: dict[str, Sequence[str | bytes]], name: str, number: int) -> list[str]:

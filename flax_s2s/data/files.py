@@ -1,19 +1,22 @@
-r"""The files of a split, and lines of files, plain or gzipped, a line at a time.
+r"""The files of a split, and lines of files, plain or packed (gzip, bzip2, xz, zstd), a line at a time.
 
 Enters: a `DataConfig` and a split, or the name of a file. Leaves: lines. In a file a line ends with `\n` and with nothing
 else: `\r` and U+2028 stay inside it (a `\r` before the `\n` is dropped, and a byte order mark at the start of the file).
 """
 
+import bz2
 import codecs
 import contextlib
 import gzip
 import hashlib
 import io
+import lzma
 import os
 import re
 import stat
+import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -25,13 +28,9 @@ _BREAKS = re.compile(r"[\r\n]+")
 _ENDINGS = [form for form, kind in FORMATS.items() if kind in ("table", "objects")]  # of one file with both sides
 HEAD_BYTES = 512
 """Of a file, to tell by them what it is."""
-_GZIP = b"\x1f\x8b"
 _TO_JSONL = "convert it to JSONL, for example with {} and to_json(orient='records', lines=True)"
 # How a file begins that holds no lines of UTF-8, what it is, and what to do with it.
 _FIRST_BYTES = {
-    rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18": ("compressed by zstd", "unpack it with zstd -d, or compress it with gzip"),
-    rb"\xfd7zXZ\x00": ("compressed by xz", "unpack it with xz -d, or compress it with gzip"),
-    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": ("compressed by bzip2", "unpack it with bzip2 -d, or compress it with gzip"),
     rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18": ("compressed by lz4", "unpack it with lz4 -d, or compress it with gzip"),
     rb"\x5d\x00\x00": ("compressed by lzma", "unpack it with xz -d, or compress it with gzip"),
     rb"LZIP[\x00\x01]": ("compressed by lzip", "unpack it with lzip -d, or compress it with gzip"),
@@ -57,13 +56,64 @@ _FIRST_BYTES = {
 _UNREADABLE = (OSError, ImportError, ValueError)  # ImportError: the bucket's library; ValueError: NUL in the path
 
 
-def is_gzip(head: bytes) -> bool:
-    """Whether a file that begins so is compressed by gzip, whatever its name is."""
-    return head.startswith(_GZIP)
+def _open_zstd(file: Any) -> Any:
+    try:  # python-zstandard, which more people know, reads a file that is cut short as a shorter one and says nothing
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    except ImportError:
+        raise UserError(
+            "what is compressed by zstd needs a package that is not installed: pip install backports.zstd; or unpack it with zstd -d"
+        ) from None
+    return zstd.ZstdFile(file)
+
+
+class Packing(NamedTuple):
+    """A way to compress a file."""
+
+    name: str
+    begins: bytes  # what a file does that is compressed so, as a pattern
+    open: Callable[[Any], Any]  # an open file -> what is in it, of all its parts where several follow one another
+
+
+PACKINGS = {
+    ".gz": Packing("gzip", rb"\x1f\x8b", gzip.open),
+    ".bz2": Packing("bzip2", rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", bz2.open),
+    ".xz": Packing("xz", rb"\xfd7zXZ\x00", lzma.open),
+    ".zst": Packing("zstd", rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", _open_zstd),
+}
+"""By the ending of a file's name; what a file is goes by its first bytes."""
+
+
+def find_packing(head: bytes) -> Packing | None:
+    """How a file is compressed that begins so, whatever its name is; None: it is not."""
+    return next((packing for packing in PACKINGS.values() if re.match(packing.begins, head)), None)
+
+
+@contextlib.contextmanager
+def whole(name: str) -> Iterator[None]:
+    """Says of a packed file that is damaged or cut short what it is.
+
+    Raises:
+        UserError: it is.
+    """
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"{name} is not a whole packed file: {error}; copy or compress it again") from None
+    except OSError as error:
+        if error.errno is not None:  # bz2 has no error of its own
+            raise
+        raise UserError(f"{name} is not a whole packed file: {error}; copy or compress it again") from None
+    except Exception as error:
+        if type(error).__name__ != "ZstdError":  # of a package that need not be there
+            raise
+        raise UserError(f"{name} is not a whole packed file: {error}; copy or compress it again") from None
 
 
 def refuse_compressed(head: bytes, name: str) -> None:
-    """Refuses what is no text in UTF-8 by its first bytes: other compressions than gzip's, archives, tables, UTF-16.
+    """Refuses what is no text in UTF-8 by its first bytes: other compressions than those of `PACKINGS`, archives, tables, UTF-16.
 
     Args:
         head: the first `HEAD_BYTES` bytes, or all that there are.
@@ -74,7 +124,7 @@ def refuse_compressed(head: bytes, name: str) -> None:
     """
     for beginning, (what, remedy) in _FIRST_BYTES.items():
         if re.match(beginning, head):
-            raise UserError(f"{name} is {what}; lines are read from text in UTF-8, plain or gzipped: {remedy}")
+            raise UserError(f"{name} is {what}; lines are read from text in UTF-8, plain or packed by gzip, bzip2, xz or zstd: {remedy}")
 
 
 class File(NamedTuple):
@@ -85,11 +135,9 @@ class File(NamedTuple):
     def raw_lines(self) -> Iterator[bytes]:
         """The lines as they are, decompressed, their ends included."""
         try:
-            with self.path.open("rb") as file, _unpacked(file, self.path) as lines:
+            with whole(str(self.path)), self.path.open("rb") as file, _unpacked(file, self.path) as lines:
                 for number, line in enumerate(lines):
                     yield line if number else line.removeprefix(codecs.BOM_UTF8)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{self.path} is not a whole gzip file: {error}; copy or compress it again") from None
         except _UNREADABLE as error:
             raise _unreadable(self.path, error) from error
 
@@ -111,7 +159,7 @@ class File(NamedTuple):
 
 @contextlib.contextmanager
 def _unpacked(file: Any, path: epath.Path) -> Iterator[Any]:
-    """The file from its beginning, unpacked where it holds or is called gzip.
+    """The file from its beginning, unpacked where it begins so, or is called so.
 
     Raises:
         UserError: it holds no text, see `refuse_compressed`.
@@ -122,14 +170,15 @@ def _unpacked(file: Any, path: epath.Path) -> Iterator[Any]:
     else:  # a pipe can be read once
         file = io.BytesIO(head + file.read())
     refuse_compressed(head, str(path))
-    if not is_gzip(head) and path.suffix != ".gz":
+    packing = find_packing(head) or PACKINGS.get(path.suffix)
+    if packing is None:
         yield file
         return
-    with gzip.open(file) as unpacked:
+    with packing.open(file) as unpacked:
         inner = unpacked.peek(HEAD_BYTES)[:HEAD_BYTES]
         refuse_compressed(inner, f"{path}, unpacked,")
-        if is_gzip(inner):
-            raise UserError(f"{path} is compressed twice by gzip; unpack it once")
+        if twice := find_packing(inner):
+            raise UserError(f"{path} is compressed twice, by {packing.name} and {twice.name}; unpack it once")
         yield unpacked
 
 
@@ -182,7 +231,8 @@ def _find(data: DataConfig, split: str, names: Sequence[str]) -> File:
             f"{given}: {place} cannot be read: {error.strerror}; set data.folder, relative to the working directory{origin}"
         ) from None
     near = _other_format(data, split, there) or nearest(PurePosixPath(names[0]).name, there)
-    raise UserError(f"{given}: there is no {' or '.join(names)} in {folder}{near}{origin}")
+    unpacked = [name for name in names if PurePosixPath(name).suffix not in PACKINGS]
+    raise UserError(f"{given}: there is no {' or '.join(unpacked)} (or packed: {', '.join(PACKINGS)}) in {folder}{near}{origin}")
 
 
 def _other_format(data: DataConfig, split: str, names: Sequence[str]) -> str:
@@ -190,7 +240,7 @@ def _other_format(data: DataConfig, split: str, names: Sequence[str]) -> str:
     stem = PurePosixPath(getattr(data, split)).name
     for form in _ENDINGS:
         for name in (f"{stem}.{form}", stem):
-            if form != data.format and name.endswith(f".{form}") and {name, f"{name}.gz"} & {*names}:
+            if form != data.format and name.endswith(f".{form}") and {name, *(f"{name}{packed}" for packed in PACKINGS)} & {*names}:
                 return f"; for {name} give --data.format {form}"
     return ""
 
@@ -206,7 +256,7 @@ def _exists(path: epath.Path) -> bool:
 
 
 def read_lines(name: str) -> list[str]:
-    """The lines of one file (plain or gzipped) or pipe, blank ones included.
+    """The lines of one file (plain or packed) or pipe, blank ones included.
 
     Raises:
         UserError: missing, unreadable, or not UTF-8.
@@ -226,7 +276,7 @@ def hash_file(name: str) -> bytes | None:
 
 
 def find(data: DataConfig, split: str) -> list[File]:
-    """The files of a split: two of aligned text, else one.
+    """The files of a split: of aligned text one for each side, that of features the third, else one.
 
     Raises:
         UserError: one is missing or cannot be read, or lies outside of `data.folder`.
@@ -234,9 +284,10 @@ def find(data: DataConfig, split: str) -> list[File]:
     name: str = getattr(data, split)
     if FORMATS[data.format] == "aligned":
         pattern = name if "{side}" in name else f"{name}.{{side}}"
-        sides = [pattern.replace("{side}", side) for side in (data.source, data.target)]
-        return [_find(data, split, [side, f"{side}.gz"]) for side in sides]
-    return [_find(data, split, [name, f"{name}.{data.format}", f"{name}.{data.format}.gz"])]
+        sides = [pattern.replace("{side}", side) for side in (data.source, data.target, *filter(None, [data.features]))]
+        return [_find(data, split, [side, *(f"{side}{packed}" for packed in PACKINGS)]) for side in sides]
+    table = f"{name}.{data.format}"
+    return [_find(data, split, [name, table, *(f"{table}{packed}" for packed in PACKINGS)])]
 
 
 def one_line(value: object, where: str) -> str:

@@ -1,25 +1,28 @@
 r"""Pairs from the files of a split: aligned lines, rows of TSV and CSV, objects of JSONL and JSON.
 
-Enters: the files that `files.find` finds. Leaves: pairs of strings. A blank line, in whatever format, leaves a pair of empty strings, so
-that it is counted as every pair with a blank side is.
+Enters: the files that `files.find` finds. Leaves: strings, a source, a target and features, which are empty where none are asked for. A
+blank line, in whatever format, leaves empty strings, so that it is counted as every pair with a blank side is.
 """
 
 import csv
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from flax_s2s.config import DataConfig, UserError, nearest
-from flax_s2s.data import files, rows
+from flax_s2s.data import features, files, rows
 from flax_s2s.data.files import File, one_line
 
-_BLANK = ("", "")
+Strings: TypeAlias = tuple[str, str, str]
+
+_BLANK = ("", "", "")
 _JSON = re.compile(r'\s*(\[?\s*\{\s*"|\[\s*(\{|$))')  # how JSON begins, of which not all is taken for text
 
 
-def read(data: DataConfig, split: str) -> Iterator[tuple[str, str]]:
-    """The pairs of a split.
+def read(data: DataConfig, split: str) -> Iterator[Strings]:
+    """The pairs of a split, and their features.
 
     Raises:
         UserError: what `files.find` raises; what is not as the format asks for.
@@ -40,13 +43,13 @@ def read(data: DataConfig, split: str) -> Iterator[tuple[str, str]]:
             assert_never(data.format)
 
 
-def _aligned(source: File, target: File) -> Iterator[tuple[str, str]]:
-    lines = source.count_lines(), target.count_lines()
-    if lines[0] != lines[1]:
-        raise UserError(
-            f"{source.path} has {lines[0]} lines and {target.path} {lines[1]}; aligned files must have equally many{_slip(source, target)}"
-        )
-    return zip(source.lines(), target.lines(), strict=True)
+def _aligned(source: File, target: File, bundles: File | None = None) -> Iterator[Strings]:
+    count = source.count_lines()
+    for other in filter(None, (target, bundles)):
+        if (lines := other.count_lines()) != count:
+            slip = _slip(source, target) if other is target else ""
+            raise UserError(f"{source.path} has {count} lines and {other.path} {lines}; aligned files must have equally many{slip}")
+    return zip(source.lines(), target.lines(), bundles.lines() if bundles else itertools.repeat("", count), strict=True)
 
 
 def _slip(source: File, target: File) -> str:
@@ -59,8 +62,8 @@ def _slip(source: File, target: File) -> str:
 # Tables ------------------------------------------------------------------------------------------------------------
 
 
-def _cells(file: File, data: DataConfig) -> Iterator[tuple[str, str]]:
-    """Two columns of a table, whose first row is a pair too unless `data.header` is set."""
+def _cells(file: File, data: DataConfig) -> Iterator[Strings]:
+    """Two or three columns of a table, whose first row is a pair too unless `data.header` is set."""
     columns = None if data.header else _columns(file, data, None)
     first = True
     for number, row in _csv_rows(file) if data.format == "csv" else _tsv_rows(file):
@@ -75,21 +78,28 @@ def _cells(file: File, data: DataConfig) -> Iterator[tuple[str, str]]:
             continue
         if len(row) <= max(columns):
             raise UserError(
-                f"{file.path} line {number} has {len(row)} columns; data.source={data.source} and data.target={data.target} "
+                f"{file.path} line {number} has {len(row)} columns; {_fields_of(data)} "
                 f"count from 0 and need at least {max(columns) + 1}{_hint(row, data)}"
             )
-        source, target = (row[column] for column in columns)
-        yield one_line(source, ""), one_line(target, "")
+        source, target, *bundle = (one_line(row[column], "") for column in columns)
+        yield source, target, bundle[0] if bundle else ""
 
 
-def _columns(file: File, data: DataConfig, header: list[str] | None) -> tuple[int, int]:
+def _fields_of(data: DataConfig) -> str:
+    """`data.source=0 and data.target=1`, or with features three of them."""
+    features = f", data.features={data.features}" if data.features else ""
+    return f"data.source={data.source} and data.target={data.target}{features}"
+
+
+def _columns(file: File, data: DataConfig, header: list[str] | None) -> list[int]:
+    """Those of source and target, and of features where there are any."""
     of = f" of {file.path}" if header else ""
-    source, target = (
-        rows.find(name, header, f"data.{side}={name!r}{of}") for side, name in (("source", data.source), ("target", data.target))
-    )
-    if source == target:
-        raise UserError(f"data.source={data.source!r} and data.target={data.target!r}{of} are both column {source}; they must name two")
-    return source, target
+    asked = {"source": data.source, "target": data.target} | ({"features": data.features} if data.features else {})
+    columns = [rows.find(name, header, f"data.{side}={name!r}{of}") for side, name in asked.items()]
+    for (one, column), (other, same) in itertools.combinations(zip(asked, columns, strict=True), 2):
+        if column == same:
+            raise UserError(f"data.{one}={asked[one]!r} and data.{other}={asked[other]!r}{of} are both column {column}; they must name two")
+    return columns
 
 
 def _tsv_rows(file: File) -> Iterator[tuple[int, list[str]]]:
@@ -173,7 +183,7 @@ def _json_kind(line: str) -> str:
 # Objects -----------------------------------------------------------------------------------------------------------
 
 
-def _objects(file: File, data: DataConfig) -> Iterator[tuple[str, str]]:
+def _objects(file: File, data: DataConfig) -> Iterator[Strings]:
     """Fields of one JSON object a line."""
     first = True
     for number, line in enumerate(file.lines(), 1):
@@ -200,7 +210,7 @@ def _other(line: str) -> str:
     return _give("tsv") if "\t" in line else _give("csv") if "," in line else ""
 
 
-def _elements(file: File, data: DataConfig) -> Iterator[tuple[str, str]]:
+def _elements(file: File, data: DataConfig) -> Iterator[Strings]:
     """Fields of the objects of one JSON array, which is read whole."""
     text = "\n".join(file.lines())
     if not text.strip():
@@ -233,18 +243,29 @@ def _describe(value: object, data: DataConfig) -> str:
     return f"an object with {', '.join(map(repr, value)) or 'nothing'}{take}"
 
 
-def _fields(record: object, data: DataConfig, where: str) -> tuple[str, str]:
-    return _field(record, data.source, where), _field(record, data.target, where)
+def _fields(record: object, data: DataConfig, where: str) -> Strings:
+    source, target = (_text(_field(record, path, where), path, where) for path in (data.source, data.target))
+    return source, target, _bundle(_field(record, data.features, where), data.features, where) if data.features else ""
 
 
-def _field(record: object, path: str, where: str) -> str:
+def _field(record: object, path: str, where: str) -> object:
     if not isinstance(record, dict):
         raise UserError(f"{where} must be an object such as {{{path!r}: ...}}, got {type(record).__name__}")
     try:
-        value = rows.get(record, path)
+        return rows.get(record, path)
     except KeyError:
         names = list(_paths(record))
         raise UserError(f"{where} has no field {path!r}, only {', '.join(map(repr, names)) or 'none'}{nearest(path, names)}") from None
+
+
+def _bundle(value: object, path: str, where: str) -> str:
+    """Features as a bundle, or as a list of them."""
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        value = features.join(value)
+    return _text(value, path, where)
+
+
+def _text(value: object, path: str, where: str) -> str:
     if isinstance(value, dict):
         inner = ", ".join(repr(f"{path}.{name}") for name in value)
         raise UserError(f"{where}, field {path!r}, must be a string, got an object; name a field in it{f': {inner}' if inner else ''}")

@@ -56,17 +56,24 @@ class Draw(NamedTuple):
 
 def tokenize(pairs: Sequence[Pair], vocabularies: Vocabularies) -> TokenPairs:
     """Token ids of both sides, each ending with EOS."""
-    source = vocabularies.source.encode([pair.source for pair in pairs])
+    source = vocabularies.encode_sources([pair.source for pair in pairs], [pair.features for pair in pairs])
     target = vocabularies.target.encode([pair.target for pair in pairs])
     return TokenPairs(add_end(source), add_end(target))
+
+
+def _spell(pair: Pair) -> str:
+    """A pair as it is hashed."""
+    features = f" {len(pair.features)} {pair.features}" if pair.features else ""
+    return f"{len(pair.source)} {len(pair.target)} {pair.source}{pair.target}{features}"
 
 
 def _redraw(pairs: TokenPairs, texts: Sequence[Pair], vocabularies: Vocabularies, draw: Draw, chunk: int) -> TokenPairs:
     """The pairs of a chunk of the corpus, split at random where the result is not too long."""
     seeds = np.random.SeedSequence([draw.seed, draw.epoch, chunk]).generate_state(2)
+    sources, bundles = [pair.source for pair in texts], [pair.features for pair in texts]
     sampled = [
-        add_end(vocabulary.sample([text[side] for text in texts], draw.rate, int(seeds[side])))
-        for side, vocabulary in enumerate(vocabularies)
+        add_end(vocabularies.encode_sources(sources, bundles, (draw.rate, int(seeds[0])))),
+        add_end(vocabularies.target.sample([pair.target for pair in texts], draw.rate, int(seeds[1]))),
     ]
     fits = (sampled[0].lengths <= draw.longest[0]) & (sampled[1].lengths <= draw.longest[1])
     always = (pairs.source, pairs.target)
@@ -119,7 +126,7 @@ def _sweep(kept_in: Path) -> None:
 
 def _write(folder: Path, reader: Reader, vocabularies: Vocabularies, config: DataConfig, draw: Draw | None) -> None:
     """Tokens one after the other, lengths one after the other, and a description, written last."""
-    narrow = max(len(vocabularies.source), len(vocabularies.target)) <= 1 << 16
+    narrow = max(vocabularies.sizes) <= 1 << 16
     dtype = np.dtype(np.uint16 if narrow else np.int32)
     filtered, text, count, unknown = Filtered(0, 0, 0), hashlib.sha256(), 0, dict.fromkeys(_SIDES, 0)
     needs = []
@@ -129,7 +136,7 @@ def _write(folder: Path, reader: Reader, vocabularies: Vocabularies, config: Dat
             chunk = list(itertools.islice(stream, _PAIRS_AT_ONCE))
             if not chunk:
                 break
-            text.update("".join(f"{len(s)} {len(t)} {s}{t}" for s, t in chunk).encode())
+            text.update("".join(map(_spell, chunk)).encode())
             pairs = tokenize(chunk, vocabularies)
             kept, left_out = keep_fitting(pairs, config)
             filtered = Filtered(*(one + two for one, two in zip(filtered, left_out, strict=True)))

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import io
 import itertools
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from etils import epath
 from sentencepiece import sentencepiece_model_pb2
 
 from flax_s2s.config import BOS, EOS, LEAST_COVERAGE, PAD, UNK, UserError, VocabConfig
+from flax_s2s.data import features
 from flax_s2s.data.corpus import Pair
 
 _LONGEST_TRAINING_LINE_BYTES = 1 << 16
@@ -25,6 +27,7 @@ _SPACE = "\u2581"  # SentencePiece's own sign for a space
 _RESERVED = "\u2585"  # SentencePiece's own sign for what it does not know: it leaves out lines that hold it
 _DEFAULT_SIZE, _EVERYTHING = 8_000, 10_000_000  # SentencePiece's time grows with what is asked for, without end near 2**31
 _MOST_PAIRS = 1_000_000  # that a vocabulary is trained from: SentencePiece holds them all in memory
+_FEATURES = "features.json"
 _THREADS = 4  # fixed, because SentencePiece's sums, and so its pieces, depend on the number of threads
 
 
@@ -112,10 +115,15 @@ class Vocabulary:
 
 
 class Vocabularies(NamedTuple):
-    """The source's and the target's vocabulary; one and the same object when joint."""
+    """The source's and the target's vocabulary; one and the same object when joint.
+
+    Features (see `data.features`) are further tokens of the source: their ids follow those of its vocabulary, and they stand before
+    its text.
+    """
 
     source: Vocabulary
     target: Vocabulary
+    features: tuple[str, ...] = ()  # in order
 
     @property
     def joint(self) -> bool:
@@ -123,12 +131,37 @@ class Vocabularies(NamedTuple):
         return self.source is self.target
 
     @property
+    def sizes(self) -> tuple[int, int]:
+        """Tokens of a source, features among them, and of a target."""
+        return len(self.source) + len(self.features), len(self.target)
+
+    @property
     def sha256(self) -> str:
-        """Hash of both models."""
-        return hashlib.sha256(f"{self.source.sha256} {self.target.sha256}".encode()).hexdigest()
+        """Hash of both models, and of the features."""
+        features = f" {json.dumps(self.features)}" if self.features else ""
+        return hashlib.sha256(f"{self.source.sha256} {self.target.sha256}{features}".encode()).hexdigest()
+
+    def encode_sources(self, lines: Sequence[str], bundles: Sequence[str], draw: tuple[float, int] | None = None) -> list[list[int]]:
+        """Of each source the features of its bundle and then its text; features that no training pair has are unknown tokens.
+
+        Args:
+            lines: the texts.
+            bundles: of each, empty where there are none.
+            draw: rate and seed of `Vocabulary.sample`; None: split as always.
+        """
+        ids = self.source.sample(lines, *draw) if draw else self.source.encode(lines)
+        if not self.features:
+            return ids
+        place = {feature: len(self.source) + number for number, feature in enumerate(self.features)}
+        return [[*(place.get(feature, UNK) for feature in features.split(bundle)), *own] for own, bundle in zip(ids, bundles, strict=True)]
+
+    def source_pieces(self, ids: Sequence[int]) -> list[str]:
+        """The tokens of a source as they are written, for pictures and reports."""
+        known = len(self.source)
+        return [self.features[i - known] if i >= known else self.source.pieces([i])[0] for i in map(int, ids)]
 
 
-def train(pairs: Iterable[Pair], config: VocabConfig) -> Vocabularies:
+def train(pairs: Iterable[Pair], config: VocabConfig, bundles: bool = False) -> Vocabularies:
     """Trains the vocabularies of a corpus; the same pairs give the same bytes.
 
     Of a large corpus only every second, third, ... pair is used, so many that at most a million remain; of lines, those of at most
@@ -137,22 +170,25 @@ def train(pairs: Iterable[Pair], config: VocabConfig) -> Vocabularies:
     Args:
         pairs: read several times.
         config: kind and size.
+        bundles: whether pairs have features.
 
     Raises:
-        UserError: the text is too small, or its alphabet too large, for `vocab.size`; or no line of a side can be used.
+        UserError: no pair has a feature; the text is too small, or its alphabet too large, for `vocab.size`; or no line of a side can be used.
     """
     every = -(-sum(1 for _ in pairs) // _MOST_PAIRS) or 1
 
     def chosen() -> Iterator[Pair]:
         return itertools.islice(pairs, 0, None, every)
 
+    named = sorted({feature for bundle in {pair.features for pair in pairs} for feature in features.split(bundle)}) if bundles else []
+    if bundles and not named:
+        raise UserError("no training pair has a feature: data.features names a side that is blank throughout; check it, or leave it out")
     if config.joint:
-        both = _train_one((line for pair in chosen() for line in pair), "the text", config)
-        return Vocabularies(both, both)
+        both = _train_one((line for pair in chosen() for line in (pair.source, pair.target)), "the text", config)
+        return Vocabularies(both, both, tuple(named))
     target = config if config.target_kind == "same" else dataclasses.replace(config, kind=config.target_kind)
-    sides = ((pair[side] for pair in chosen()) for side in (0, 1))
-    names = ("the source", "the target")
-    return Vocabularies(*(_train_one(lines, name, own) for lines, name, own in zip(sides, names, (config, target), strict=True)))
+    source = _train_one((pair.source for pair in chosen()), "the source", config)
+    return Vocabularies(source, _train_one((pair.target for pair in chosen()), "the target", target), tuple(named))
 
 
 def choose_size(kind: str, size: int) -> int:
@@ -257,13 +293,16 @@ def _explain(error: Exception, config: VocabConfig, seen: _Seen) -> UserError:
 
 
 def save(vocabularies: Vocabularies, folder: epath.Path) -> None:
-    """Writes `joint.model`, or `source.model` and `target.model`; each appears whole or not at all."""
+    """Writes `features.json`, where there are any, and `joint.model`, or `source.model` and `target.model`; each appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    named = {"joint": vocabularies.source} if vocabularies.joint else vocabularies._asdict()
-    for name, vocabulary in named.items():
-        partial = folder / f"{name}.model.partial"
-        partial.write_bytes(vocabulary.model)
-        partial.replace(folder / f"{name}.model")
+    named = {"joint": vocabularies.source} if vocabularies.joint else {"source": vocabularies.source, "target": vocabularies.target}
+    contents = {f"{name}.model": vocabulary.model for name, vocabulary in named.items()}
+    if vocabularies.features:  # first: who finds the models finds all
+        contents = {_FEATURES: json.dumps(vocabularies.features, ensure_ascii=False, indent=0).encode(), **contents}
+    for name, content in contents.items():
+        partial = folder / f"{name}.partial"
+        partial.write_bytes(content)
+        partial.replace(folder / name)
 
 
 def load(folder: epath.Path, joint: bool) -> Vocabularies | None:
@@ -278,6 +317,21 @@ def load(folder: epath.Path, joint: bool) -> Vocabularies | None:
         return None
     try:
         found = [Vocabulary(file.read_bytes()) for file in files]
-    except RuntimeError:
+        named = _read_features(folder / _FEATURES)
+    except (RuntimeError, ValueError):
         raise UserError(f"{folder} holds a damaged vocabulary; restore it from a copy of the run directory") from None
-    return Vocabularies(found[0], found[-1])
+    return Vocabularies(found[0], found[-1], named)
+
+
+def _read_features(file: epath.Path) -> tuple[str, ...]:
+    """What `save` wrote of the features; none where there is no such file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if not file.exists():
+        return ()
+    found = json.loads(file.read_text())
+    if not isinstance(found, list) or not all(isinstance(feature, str) for feature in found):
+        raise ValueError(f"{file} must hold a list of strings")
+    return tuple(found)

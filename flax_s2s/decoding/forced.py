@@ -112,15 +112,18 @@ class Scorer:
         """Makes each model's parameters ready, for any number of calls."""
         return self._lay_out([localize(self.devices, one) for one in params])
 
-    def __call__(self, weights: Sequence[Weights], sources: Sequence[str], targets: Sequence[Sequence[int]]) -> list[Forced]:
+    def __call__(
+        self, weights: Sequence[Weights], sources: Sequence[str], targets: Sequence[Sequence[int]], bundles: Sequence[str] = ()
+    ) -> list[Forced]:
         """Scores pairs; the results stand in the order of the pairs.
 
         Args:
             weights: what `lay_out` made of each model's parameters.
             sources: lines; too long ones are cut as for decoding.
             targets: the tokens of each, without the end mark; at most `most_tokens` with it.
+            bundles: the features of each, of models that have some.
         """
-        whole = self.vocabularies.source.encode(sources)
+        whole = self.vocabularies.encode_sources(sources, bundles or [""] * len(sources))
         src = [np.array([*ids[: self.config.max_source_tokens - 1], EOS]) for ids in whole]
         tgt = [np.array([*ids, EOS]) for ids in targets]
         shapes: dict[tuple[int, int], list[int]] = {}

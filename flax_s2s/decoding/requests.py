@@ -36,7 +36,8 @@ class Request(NamedTuple):
     prefix: str = ""  # what the translation begins with
     include: tuple[str, ...] = ()  # what it must contain
     exclude: tuple[str, ...] = ()  # what it must not contain, whatever its case; a prefix may
-    seed: int | None = None  # for sampling; None: drawn from decoding.seed and the source
+    seed: int | None = None  # for sampling; None: drawn from decoding.seed, the source and its features
+    features: str = ""  # the bundle beside the source, of models that were trained with features
 
 
 class Shape(NamedTuple):
@@ -95,7 +96,7 @@ class Requests:
 
     def read(self, chosen: Sequence[int], asked: Sequence[Request]) -> dict[int, Ready]:
         """The chosen ones of some requests, by their index."""
-        sources = self.vocabularies.source.encode([asked[i].source for i in chosen])
+        sources = self.vocabularies.encode_sources([asked[i].source for i in chosen], [asked[i].features for i in chosen])
         prefixes = self.vocabularies.target.encode([asked[i].prefix for i in chosen])
         ready = {}
         for i, source, prefix in zip(chosen, sources, prefixes, strict=True):
@@ -108,7 +109,7 @@ class Requests:
             if self._shortlist is not None:
                 wanted = [*prefix, *(token for phrase in include for variant in phrase for token in variant)]
                 candidates = self._shortlist.candidates(cut, wanted)
-            seed = request.seed if request.seed is not None else draw_seed(self.config.seed, request.source)
+            seed = request.seed if request.seed is not None else draw_seed(self.config.seed, request)
             ready[i] = Ready(request, [*cut, EOS], prefix, include, exclude, seed, candidates, len(cut) < len(source), cut.count(UNK))
         return ready
 
@@ -146,7 +147,7 @@ class Requests:
 
     def unmet(self, request: Request, text: str) -> tuple[str, ...]:
         """What a text does not meet of what was asked for; a phrase counts as its tokens write it, at the edges without edge spaces."""
-        if request[1:] == Request("")[1:] and not self._blocked:
+        if not (request.prefix or request.include or request.exclude) and not self._blocked:
             return ()
         spelled = dict(zip(wanted := (request.prefix, *request.include), self._spell(wanted), strict=True))
         missing = [phrase for phrase in request.include if not spelled[phrase] or spelled[phrase] not in f" {text} "]
@@ -204,9 +205,10 @@ def _held(text: str, phrases: Sequence[str]) -> list[str]:
     return [phrase for phrase in phrases if phrase.casefold() in folded]
 
 
-def draw_seed(seed: int, source: str) -> int:
+def draw_seed(seed: int, request: Request) -> int:
     """A sentence's own seed: it does not depend on where the sentence stands."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {source}".encode(errors="surrogatepass")).digest()[:4], "big") >> 1
+    asked = f"{request.source}\n{request.features}" if request.features else request.source
+    return int.from_bytes(hashlib.sha256(f"{seed} {asked}".encode(errors="surrogatepass")).digest()[:4], "big") >> 1
 
 
 def _local(ids: Sequence[int], candidates: np.ndarray | None) -> list[int]:

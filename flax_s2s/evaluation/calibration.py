@@ -103,7 +103,8 @@ class Forecaster:
         index, count = parallel.process()
         mine, rows = pairs[index::count], self.config.rows * self.devices.count
         most = self.config.max_source_tokens - 1
-        src = [np.array([*ids[:most], EOS]) for ids in self.vocabularies.source.encode([pair.source for pair in mine])]
+        sources = self.vocabularies.encode_sources([pair.source for pair in mine], [pair.features for pair in mine])
+        src = [np.array([*ids[:most], EOS]) for ids in sources]
         tgt = [np.array([*ids, EOS]) for ids in self.vocabularies.target.encode([pair.target for pair in mine])]
         shapes: dict[int, list[int]] = {}
         for i, both in enumerate(zip(src, tgt, strict=True)):

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from flax_s2s.config import METRICS, DecodingConfig, EvaluationConfig, Metric, UserError
+from flax_s2s.data import features
 from flax_s2s.data.corpus import Pair
+from flax_s2s.decoding.requests import Request
 from flax_s2s.decoding.translate import Translation, Translator
 from flax_s2s.evaluation.metrics import Measured, Score, measure
 from flax_s2s.runtime import parallel
@@ -24,6 +26,12 @@ class Example(NamedTuple):
     references: tuple[str, ...]  # the corpus' own first
     family: str = ""
     right: tuple[str, ...] = ()  # all that are right translations of the source, those of other pairs among them
+    features: str = ""  # the bundle beside the source: the same one with others is another source
+
+    @property
+    def request(self) -> Request:
+        """What is translated."""
+        return Request(self.source, features=self.features)
 
 
 def make_examples(
@@ -33,20 +41,20 @@ def make_examples(
 
     Args:
         pairs: of a split.
-        merge: whether pairs with the same source are one.
+        merge: whether pairs with the same source, and the same features, are one.
         families: of each pair of phrases.
         others: further references, of each file and pair some; a blank one is none.
     """
     own = [(pair.target, *(line for of_pairs in others for line in of_pairs[i] if line.strip())) for i, pair in enumerate(pairs)]
-    gathered: dict[str, dict[str, None]] = {}
+    gathered: dict[tuple[str, str], dict[str, None]] = {}
     for pair, found in zip(pairs, own, strict=True):
-        gathered.setdefault(pair.source, {}).update(dict.fromkeys(found))
+        gathered.setdefault((pair.source, pair.features), {}).update(dict.fromkeys(found))
     right = {source: tuple(found) for source, found in gathered.items()}
     examples: dict[Any, Example] = {}
     for i, pair in enumerate(pairs):
-        key = pair.source if merge else i
-        references = right[pair.source] if merge else own[i]
-        examples[key] = Example(pair.source, references, families[i] if families else "", right[pair.source])
+        source = (pair.source, pair.features)
+        references = right[source] if merge else own[i]
+        examples[source if merge else i] = Example(pair.source, references, families[i] if families else "", right[source], pair.features)
     return list(examples.values())
 
 
@@ -81,21 +89,21 @@ def score_defined(
 
 
 def translate_together(
-    translator: Translator, params: Sequence[Any], sources: Sequence[str], on_part: Callable[[], None] = lambda: None
+    translator: Translator, params: Sequence[Any], requests: Sequence[Request | str], on_part: Callable[[], None] = lambda: None
 ) -> list[Translation]:
-    """Translates the same lines on all processes, each its part of them; every process gets all results, without their tokens.
+    """Translates the same requests on all processes, each its part of them; every process gets all results, without their tokens.
 
     Args:
         translator: of this process' devices.
         params: of each model.
-        sources: lines.
-        on_part: called by all processes alike, after each part of the lines.
+        requests: what to translate.
+        on_part: called by all processes alike, after each part of them.
     """
     (index, count), weights = parallel.process(), translator.lay_out(params)
     together = _BATCHES_TOGETHER * translator.rows * count
     results: list[Translation] = []
-    for start in range(0, len(sources), together):
-        part = sources[start : start + together]
+    for start in range(0, len(requests), together):
+        part = requests[start : start + together]
         mine = [list(found[: len(_SHARED)]) for found in translator(weights, part[index::count])]
         found = [json.loads(payload) for payload in parallel.share(json.dumps(mine).encode())]
         results += [Translation(*found[i % count][i // count]) for i in range(len(part))]
@@ -123,7 +131,7 @@ def make_translation_evaluation(
     examples = [examples[i] for i in spread(len(examples), config.valid_pairs)]
 
     def evaluate(params: Any, step: int) -> Report:
-        found = translate_together(translator, [params], [one.source for one in examples], on_part)
+        found = translate_together(translator, [params], [one.request for one in examples], on_part)
         texts = [one.text for one in found]
         scores = score_examples(examples, texts, config, target)
         cuts = count_cuts(found)
@@ -177,7 +185,21 @@ def spread(count: int, samples: int) -> list[int]:
 
 def show(example: Example, text: str) -> str:
     """Three lines: source, right translations, translation."""
-    return f"  source     {example.source}\n  reference  {' | '.join(example.right)}\n  translated {text}"
+    features = f"  ({example.features})" if example.features else ""
+    return f"  source     {example.source}{features}\n  reference  {' | '.join(example.right)}\n  translated {text}"
+
+
+def feature_scores(examples: Sequence[Example], texts: Sequence[str]) -> dict[str, tuple[float, int]]:
+    """Exact match of the examples that have a feature, in percent, and how many they are; the most frequent first."""
+    having: dict[str, list[int]] = {}
+    for i, one in enumerate(examples):
+        for feature in dict.fromkeys(features.split(one.features)):
+            having.setdefault(feature, []).append(i)
+    found = {}
+    for feature, chosen in sorted(having.items(), key=lambda item: (-len(item[1]), item[0])):
+        measured = measure_examples("exact_match", [examples[i] for i in chosen], [texts[i] for i in chosen], EvaluationConfig(), "")
+        found[feature] = (measured.score().score, len(chosen))
+    return found
 
 
 def family_scores(examples: Sequence[Example], texts: Sequence[str]) -> dict[str, Score]:

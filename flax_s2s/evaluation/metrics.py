@@ -9,6 +9,7 @@ sentence, or the `Score` that follows from their sums.
 | exact_match | lines equal to a reference, white space around them aside | any |
 | ser | lines equal to none: the sentence error rate, which pronunciation tasks call word error rate (WER), a line being a word | any |
 | wer | edits (Levenshtein) over reference words, words being what white space separates | the nearest |
+| cer | the same over characters, those between words among them: the character error rate | the nearest |
 | per | the same where what white space separates are phones: the phone error rate | the nearest |
 | rouge1, rouge2, rougeL | F1 of words, of pairs of words, of the longest common subsequence (Lin 2004), each line's by itself, then the mean | the best |
 
@@ -196,7 +197,9 @@ def measure(
             signature = f"{_count_references(pairs)}|case:mixed|space:stripped"
             return Measured(np.array([counted, [1] * len(pairs)], np.float64).T, _share, signature)
         case "wer" | "per":
-            return _error_rate(pairs, name == "wer" and _spacing(config, target) != "words")
+            return _error_rate(pairs, "char" if name == "wer" and _spacing(config, target) != "words" else "space")
+        case "cer":
+            return _error_rate(pairs, "every-char")
         case _:
             assert_never(name)
 
@@ -222,13 +225,17 @@ def _ter(pairs: Sequence[tuple[str, Sequence[str]]], spacing: languages.Spacing)
     return measured._replace(signature=measured.signature.replace("|tok:tercom|", "|tok:char|"))
 
 
-def _error_rate(pairs: Sequence[tuple[str, Sequence[str]]], characters: bool) -> Measured:
-    """Edits over the tokens of the nearest reference: characters, or what white space separates."""
+# How the lines of an error rate are taken apart: at white space; into characters without it; or into all characters but at the edges.
+_APART: dict[str, Callable[[str], list[str]]] = {"space": str.split, "char": _characters, "every-char": lambda line: list(line.strip())}
+
+
+def _error_rate(pairs: Sequence[tuple[str, Sequence[str]]], tokens: str) -> Measured:
+    """Edits over the tokens of the nearest reference."""
     from rapidfuzz.distance import Levenshtein  # here as sacreBLEU is
 
-    split = _characters if characters else str.split
+    split = _APART[tokens]
     nearest = [_nearest(Levenshtein.distance, split(hypothesis), [split(one) for one in found]) for hypothesis, found in pairs]
-    signature = f"{_count_references(pairs)}|case:mixed|tok:{'char' if characters else 'space'}|edits:levenshtein"
+    signature = f"{_count_references(pairs)}|case:mixed|tok:{tokens}|edits:levenshtein"
     return Measured(np.array(nearest, np.float64), _share, signature)
 
 

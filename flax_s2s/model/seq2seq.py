@@ -42,12 +42,17 @@ class Seq2Seq(nnx.Module):
     """Encoder, decoder and tables."""
 
     def __init__(self, config: ModelConfig, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs) -> None:
-        """Declares all parameters; vocabularies are given by their sizes."""
+        """Declares all parameters; vocabularies are given by their sizes.
+
+        Where the tables are one, what the source has more than the target, its features, are a table of their own.
+        """
         self.config, self.compute = config, choose_means(config).compute
         readout, table = sizes(config).readout, initializers(config)[1]
         self.target_table = nnx.Param(table(rngs.params(), (target_vocab, config.embedding_size), jnp.float32))
         if config.tie != "all":
             self.source_table = nnx.Param(table(rngs.params(), (source_vocab, config.embedding_size), jnp.float32))
+        elif source_vocab > target_vocab:
+            self.feature_table = nnx.Param(table(rngs.params(), (source_vocab - target_vocab, config.embedding_size), jnp.float32))
         if config.tie == "none":
             self.output_table = nnx.Param(initializers(config)[0](rngs.params(), (target_vocab, readout), jnp.float32))
         self.output_bias = nnx.Param(jnp.zeros(target_vocab, jnp.float32))
@@ -63,8 +68,7 @@ class Seq2Seq(nnx.Module):
             keys: one key per row for dropout; None means deterministic.
         """
         mask, reverse = src_ids != PAD, self.config.reverse_source
-        table = self.target_table if self.config.tie == "all" else self.source_table
-        embedded = self._embed(table, reverse_real(src_ids, mask) if reverse else src_ids)
+        embedded = self._embed(self._source_rows(), reverse_real(src_ids, mask) if reverse else src_ids)
         embedded = drop_features(self.config, drop_words(self.config, embedded, keys, noise.WORD), keys, 0)
         values, finals = self.encoder(embedded, mask, keys)
         if self.config.attend_embeddings:
@@ -79,7 +83,7 @@ class Seq2Seq(nnx.Module):
     ) -> Float[Array, "batch tgt readout"]:
         """Readouts for predicting the token after each of `inputs` (BOS, then the target)."""
         memory = self.encode(src_ids, keys)
-        embedded = drop_words(self.config, self._embed(self.target_table, inputs), keys, noise.WORD + 1)
+        embedded = drop_words(self.config, self._embed(self.target_table[...], inputs), keys, noise.WORD + 1)
         embedded = drop_features(self.config, embedded, keys, noise.TARGET)
         return self.decoder(memory, embedded, keys)
 
@@ -104,8 +108,15 @@ class Seq2Seq(nnx.Module):
         table = self.output_table if self.config.tie == "none" else self.target_table
         return table[...], self.output_bias[...]
 
+    def _source_rows(self) -> Float[Array, "vocab emb"]:
+        """The source's table, with its features."""
+        if self.config.tie != "all":
+            return self.source_table[...]
+        table = self.target_table[...]
+        return jnp.concatenate([table, self.feature_table[...]]) if hasattr(self, "feature_table") else table
+
     def _embed(self, table: Any, ids: Any) -> Any:
-        return table[...][ids].astype(jnp.dtype(self.compute))  # in this order the gradient is summed in float32
+        return table[ids].astype(jnp.dtype(self.compute))  # in this order the gradient is summed in float32
 
 
 class Model(NamedTuple):

@@ -190,7 +190,7 @@ def test_an_output_that_is_not_there_is_no_success(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"\x28\xb5\x2f\xfd\x24\x02\x11\x00\x00a\n", "compressed by zstd"),
+        (b"\x04\x22\x4d\x18\x64\x40\xa7a\n", "compressed by lz4"),
         (b"PK\x03\x04\x14\x00\x06\x00\n", "a zip archive"),
         (b"%PDF-1.7\n%\xe2\xe3\n", "a PDF document"),
         (b"PAR1\x15\x04\x15\n", "a Parquet file"),

@@ -1,8 +1,10 @@
 """`decode`: one line out for each line in, in order, whatever the lines are."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import random
 import shutil
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 import sacrebleu
+from backports import zstd
 from soak.decode import kill_decoding
 from tiny import REPOSITORY
 
@@ -111,9 +114,11 @@ def test_gzip_and_a_byte_order_mark_are_read(trained_run: Path, tmp_path: Path, 
         old.unlink()
     assert main(["decode", str(trained_run), "--input", str(tmp_path / "in.gz"), "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out").read_text().split("\n")[:-1] == plain
+    for pack in (bz2.compress, lzma.compress, zstd.compress):
+        assert decode(trained_run, tmp_path, pack(b"\xef\xbb\xbf3 hours\nMay 5, 2023\n")) == plain
     (tmp_path / "in.gz").write_bytes(gzip.compress(b"3 hours\n" * 99)[:-9])
     assert main(["decode", str(trained_run), "--input", str(tmp_path / "in.gz"), "--output", str(tmp_path / "out")]) == 2
-    assert "is not a whole gzip file" in capsys.readouterr().err
+    assert "is not a whole packed file" in capsys.readouterr().err
     assert (tmp_path / "out").read_text().split("\n")[:-1] == plain  # what was there stays
 
 

@@ -18,7 +18,7 @@ def words(count):
 
 def opened(folder, pairs, **fields):
     """The configuration and tokens of a corpus of these pairs."""
-    (folder / "train.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
+    (folder / "train.tsv").write_text("".join(f"{source}\t{target}\n" for source, target, *_ in pairs))
     data = DataConfig(**{"format": "tsv", "folder": str(folder), "source": "0", "target": "1", "valid": "none", **fields})
     reader = Reader(data, "train", 1)
     vocabularies = vocab.train(reader, VOCAB)
@@ -152,7 +152,7 @@ def test_a_header_is_found_in_aligned_files_too(tmp_path):
     tokens = open_tokens(reader, vocab.train(reader, VOCAB), data, None)
     (told,) = account.warn_train(tokens, reader.name, data)
     assert told.endswith("'en' -> 'de'; remove it where it is none")
-    assert load(data, "train", 1).pairs[0] == ("en", "de")
+    assert load(data, "train", 1).pairs[0] == Pair("en", "de")
 
 
 def test_a_pair_is_shown_on_one_short_line():

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from hypothesis import strategies as st
+from tiny import sides
 
 from flax_s2s.config import DataConfig, UserError
 from flax_s2s.data import corpus, datasets, files, phrases
@@ -61,25 +62,25 @@ def test_any_text_comes_back_unchanged(tmp_path, pairs, ends):
     hypothesis.assume(not any(text.startswith("\ufeff") for text in pairs[0]))
     for i, side in enumerate(("en", "de")):
         (tmp_path / f"train.{side}").write_bytes("".join(pair[i] + ends[i] for pair in pairs).encode())
-    assert load(text_config(tmp_path), "train", 1).pairs == pairs
+    assert sides(load(text_config(tmp_path), "train", 1).pairs) == pairs
 
 
 def test_lines_end_with_newline_only(tmp_path):
     hostile = "a\rb\x0bc\x0cd\x1ce\x85f\u2028g\u2029h"
     write(tmp_path, train__en=f"{hostile}\nlast".encode(), train__de=b"eins\r\nzwei\r\n")
-    assert load(text_config(tmp_path), "train", 1).pairs == [(hostile, "eins"), ("last", "zwei")]
+    assert sides(load(text_config(tmp_path), "train", 1).pairs) == [(hostile, "eins"), ("last", "zwei")]
 
 
 def test_a_byte_order_mark_is_dropped_at_the_start_only(tmp_path):
     write(tmp_path, train__en=b"\xef\xbb\xbfone\n\xef\xbb\xbftwo\n", train__de=b"eins\nzwei\n")
-    assert load(text_config(tmp_path), "train", 1).pairs == [("one", "eins"), ("\ufefftwo", "zwei")]
+    assert sides(load(text_config(tmp_path), "train", 1).pairs) == [("one", "eins"), ("\ufefftwo", "zwei")]
 
 
 def test_a_pair_with_a_blank_side_is_left_out_and_counted(tmp_path):
     for split in ("train", "valid", "test"):
         write(tmp_path, **{f"{split}__en": b"one\n \t\nthree\n\n", f"{split}__de": "eins\nzwei\n\u3000\n\n".encode()})
         read = load(text_config(tmp_path), split, 1)
-        assert (read.pairs, read.blank, read.families) == ([("one", "eins")], 3, ())
+        assert (sides(read.pairs), read.blank, read.families) == ([("one", "eins")], 3, ())
         assert read.name == f"{split} of {tmp_path}"
 
 
@@ -120,13 +121,13 @@ def test_an_empty_corpus_is_an_error(tmp_path, content, expected):
 
 def test_each_side_may_be_gzipped_and_the_plain_file_comes_first(tmp_path):
     write(tmp_path, train__en__gz=gzip.compress(b"one\n"), train__de=b"eins\n", train__de__gz=gzip.compress(b"zwei\n"))
-    assert load(text_config(tmp_path), "train", 1).pairs == [("one", "eins")]
+    assert sides(load(text_config(tmp_path), "train", 1).pairs) == [("one", "eins")]
 
 
 def test_the_side_may_stand_inside_the_name(tmp_path):
     write(tmp_path / "en", a__txt=b"one\n")
     write(tmp_path / "de", a__txt__gz=gzip.compress(b"eins\n"))
-    assert load(text_config(tmp_path, train="{side}/a.txt"), "train", 1).pairs == [("one", "eins")]
+    assert sides(load(text_config(tmp_path, train="{side}/a.txt"), "train", 1).pairs) == [("one", "eins")]
 
 
 WHOLE = gzip.compress(b"one two three four\n" * 9, mtime=0)
@@ -138,13 +139,13 @@ DAMAGES = {"cut": WHOLE[:-9], "changed": WHOLE[:15] + b"\xff\xff" + WHOLE[17:], 
 @pytest.mark.parametrize("damaged", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_gzip_file_is_named(tmp_path, damaged):
     write(tmp_path, train__en__gz=damaged, train__de=b"eins\n" * 9)
-    assert f"{tmp_path}/train.en.gz is not a whole gzip file: " in message(text_config(tmp_path))
+    assert f"{tmp_path}/train.en.gz is not a whole packed file: " in message(text_config(tmp_path))
 
 
 def test_a_missing_file_names_the_nearest_one_and_a_missing_folder_itself(tmp_path):
     write_pairs(tmp_path, numbered(1))
     missing = message(text_config(tmp_path, train="trian"))
-    assert missing == f"data.train='trian': there is no trian.en or trian.en.gz in {tmp_path}; did you mean 'train.en'?"
+    assert missing == f"data.train='trian': there is no trian.en (or packed: .gz, .bz2, .xz, .zst) in {tmp_path}; did you mean 'train.en'?"
     assert f"{tmp_path}/nowhere cannot be read: No such file or directory; set data.folder" in message(text_config(tmp_path / "nowhere"))
 
 
@@ -197,8 +198,8 @@ def tsv_config(folder, **fields):
 def test_tsv_columns_and_its_three_names(tmp_path, file):
     content = b'"a\tskipped\tb"\tmore\nc\t\td\r\n'
     write(tmp_path, **{file: gzip.compress(content) if file.endswith("gz") else content})
-    assert load(tsv_config(tmp_path), "train", 1).pairs == [('"a', 'b"'), ("c", "d")]
-    assert load(tsv_config(tmp_path, source="2", target="0"), "train", 1).pairs == [('b"', '"a'), ("d", "c")]
+    assert sides(load(tsv_config(tmp_path), "train", 1).pairs) == [('"a', 'b"'), ("c", "d")]
+    assert sides(load(tsv_config(tmp_path, source="2", target="0"), "train", 1).pairs) == [('b"', '"a'), ("d", "c")]
 
 
 def test_tsv_errors(tmp_path):
@@ -208,7 +209,7 @@ def test_tsv_errors(tmp_path):
     )
     for number in ("en", "-1", "1.0", "", "\u0663", "9" * 5000):
         assert message(tsv_config(tmp_path, source=number)).startswith(f"data.source={number!r} must be a column number")
-    assert "there is no dev or dev.tsv or dev.tsv.gz in" in message(tsv_config(tmp_path, valid="dev"), "valid")
+    assert "there is no dev or dev.tsv (or packed: .gz, .bz2, .xz, .zst) in" in message(tsv_config(tmp_path, valid="dev"), "valid")
 
 
 # JSONL
@@ -225,10 +226,10 @@ def jsonl_config(folder, **fields):
 def test_jsonl_fields_with_line_breaks_replaced(tmp_path):
     write_jsonl(tmp_path, {"en": "one\ntwo\r\n\r\nthree", "id": 3, "de": "eins\u2028zwei"}, {"de": "b", "en": "a"})
     pairs = [("one two three", "eins\u2028zwei"), ("a", "b")]
-    assert load(jsonl_config(tmp_path), "train", 1).pairs == pairs
+    assert sides(load(jsonl_config(tmp_path), "train", 1).pairs) == pairs
     (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress((tmp_path / "train.jsonl").read_bytes()))
     (tmp_path / "train.jsonl").unlink()
-    assert load(jsonl_config(tmp_path), "train", 1).pairs == pairs
+    assert sides(load(jsonl_config(tmp_path), "train", 1).pairs) == pairs
 
 
 @pytest.mark.parametrize(
@@ -381,7 +382,7 @@ def test_phrases_with_their_families():
     data = DataConfig(format="phrases", source="en", target="de", max_train_pairs=50)
     made = phrases.generate("en", "de", 50, 3, "train")
     train = load(data, "train", 3)
-    assert train.pairs == [(phrase.source, phrase.target) for phrase in made]
+    assert sides(train.pairs) == [(phrase.source, phrase.target) for phrase in made]
     assert train.families == tuple(phrase.family for phrase in made)
     assert (train.name, train.blank) == ("train of phrases en-de", 0)
 
@@ -390,7 +391,7 @@ def test_phrases_of_valid_and_test_do_not_depend_on_max_train_pairs():
     data = DataConfig(format="phrases", source="en", target="de", max_train_pairs=20)
     for split in ("valid", "test"):
         made = phrases.generate("en", "de", corpus.PHRASES_HELD_OUT, 1, split)
-        assert load(data, split, 1).pairs == [(phrase.source, phrase.target) for phrase in made]
+        assert sides(load(data, split, 1).pairs) == [(phrase.source, phrase.target) for phrase in made]
 
 
 def test_held_out_phrases_keep_their_families():
@@ -398,7 +399,7 @@ def test_held_out_phrases_keep_their_families():
     families = {(p.source, p.target): p.family for p in phrases.generate("en", "de", 200, 1, "train")}
     for split in ("train", "valid"):
         read = load(data, split, 1)
-        assert read.families == tuple(families[pair] for pair in read.pairs)
+        assert read.families == tuple(families[pair] for pair in sides(read.pairs))
 
 
 # TFDS
@@ -439,7 +440,7 @@ def tfds_config(folder, **fields):
 
 def test_tfds_reads_array_record_in_order(prepared):
     read = load(tfds_config(prepared), "train", 1)
-    assert read.pairs == [(f"one line {i}", f"größer {i}") for i in range(1, 12)]
+    assert sides(read.pairs) == [(f"one line {i}", f"größer {i}") for i in range(1, 12)]
     assert (read.blank, read.name) == (1, "train of tiny_translate/de-en")
     assert "tensorflow" not in sys.modules
 
@@ -447,7 +448,7 @@ def test_tfds_reads_array_record_in_order(prepared):
 def test_tfds_slices_nested_features_and_limits(prepared, monkeypatch):
     monkeypatch.setattr(datasets, "_READ", 5)
     data = tfds_config(prepared, train="train[50%:]", target="meta/title", max_train_pairs=4)
-    assert load(data, "train", 1).pairs == [(f"one line {i}", f"title {i}") for i in range(6, 10)]
+    assert sides(load(data, "train", 1).pairs) == [(f"one line {i}", f"title {i}") for i in range(6, 10)]
     assert len(load(tfds_config(prepared, train="train+test"), "train", 1).pairs) == 13
 
 
@@ -487,7 +488,7 @@ def test_tfds_presets_of_the_translate_package_are_known():
     with tfds.testing.mock_data(num_examples=7):
         pairs = load(DataConfig(format="tfds", dataset="wmt16_translate/de-en", source="de", target="en"), "train", 1).pairs
     assert len(pairs) == 7
-    assert all(isinstance(text, str) and text.strip() for pair in pairs for text in pair)
+    assert all(isinstance(text, str) and text.strip() for pair in sides(pairs) for text in pair)
 
 
 def test_tfds_joins_features_and_makes_a_pair_of_each_of_several_targets():
@@ -517,7 +518,7 @@ def test_a_tfds_source_may_be_a_list():
     rows = [{"de": b"eins", "en": b"one"}, {"de": b"zwei", "en": b"two"}]
     with tfds.testing.mock_data(as_data_source_fn=lambda builder, split: rows):
         read = load(DataConfig(format="tfds", dataset="wmt16_translate/de-en", source="de", target="en"), "train", 1)
-    assert read.pairs == [("eins", "one"), ("zwei", "two")]
+    assert sides(read.pairs) == [("eins", "one"), ("zwei", "two")]
 
 
 @pytest.mark.parametrize(
@@ -628,11 +629,11 @@ def test_a_corpus_without_validation_set():
 def test_a_dictionary_loses_no_pronunciation(tmp_path):
     """All listed pronunciations of CMUdict's test words, several a word."""
     lines = (SHARED / "cmudict" / "test.alt.tsv").read_text().splitlines()
-    sides = [(SHARED / "cmudict" / f"test.{side}").read_text().splitlines() for side in ("word", "phones")]
-    pairs = [*zip(*sides, strict=True), *(tuple(line.split("\t")) for line in lines)]
+    both = [(SHARED / "cmudict" / f"test.{side}").read_text().splitlines() for side in ("word", "phones")]
+    pairs = [*zip(*both, strict=True), *(tuple(line.split("\t")) for line in lines)]
     write(tmp_path, train__tsv="".join("\t".join(pair) + "\n" for pair in pairs).encode())
     data = tsv_config(tmp_path, target="1", valid="", held_out_pairs=1000)
     train, valid = load(data, "train", 1).pairs, load(data, "valid", 1).pairs
-    assert sorted(train + valid) == sorted(pairs)
+    assert sorted(sides(train + valid)) == sorted(pairs)
     assert not {pair.source for pair in train} & {pair.source for pair in valid}
     assert 1000 <= len(valid) < 1010

@@ -7,6 +7,7 @@ import json
 import hypothesis
 import pytest
 from hypothesis import strategies as st
+from tiny import sides
 
 from flax_s2s.config import DataConfig, UserError
 from flax_s2s.data.corpus import Reader
@@ -49,7 +50,7 @@ def test_a_blank_line_is_blank_in_every_format(tmp_path, form, content, blank):
         (tmp_path / "train.0").write_text(content)
         (tmp_path / "train.1").write_text("b\n\nd\n")
     pairs = reader(tmp_path, form, content, name="train" if form == "text" else "")
-    assert list(pairs) == [("a", "b"), ("c", "d")]
+    assert sides(pairs) == [("a", "b"), ("c", "d")]
     assert pairs.counts.left_out == {"blank": blank}
 
 
@@ -58,13 +59,13 @@ def test_a_blank_line_is_blank_in_every_format(tmp_path, form, content, blank):
 
 def test_csv_has_quoted_cells_and_line_breaks_become_spaces(tmp_path):
     content = b'\xef\xbb\xbf"x, 1","say ""hi"""\r\n"two\r\n\r\nlines",\t"q\n\n\'a\',b\n'
-    assert list(reader(tmp_path, "csv", content)) == [("x, 1", 'say "hi"'), ("two lines", '\t"q'), ("'a'", "b")]
+    assert sides(reader(tmp_path, "csv", content)) == [("x, 1", 'say "hi"'), ("two lines", '\t"q'), ("'a'", "b")]
 
 
 def test_a_cell_may_be_long(tmp_path):
     """Python 3.11's csv module refuses cells of more than 131,072 characters: csv.field_size_limit."""
     long = "b" * 200_000
-    assert list(reader(tmp_path, "csv", f'a,"{long}"\n')) == [("a", long)]
+    assert sides(reader(tmp_path, "csv", f'a,"{long}"\n')) == [("a", long)]
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0")).filter(lambda text: text.strip())
@@ -76,9 +77,9 @@ def test_what_programs_write_as_csv_and_json_comes_back(tmp_path, pairs):
     hypothesis.assume(not pairs[0][0].startswith("\ufeff"))
     out = io.StringIO()
     csv.writer(out).writerows([("0", "1"), *pairs])
-    assert list(reader(tmp_path, "csv", out.getvalue(), header=True, source="1", target="0")) == [(b, a) for a, b in pairs]
+    assert sides(reader(tmp_path, "csv", out.getvalue(), header=True, source="1", target="0")) == [(b, a) for a, b in pairs]
     records = json.dumps([{"t": {"0": a, "1": b}} for a, b in pairs])
-    assert list(reader(tmp_path, "json", records, source="t.0", target="t.1")) == pairs
+    assert sides(reader(tmp_path, "json", records, source="t.0", target="t.1")) == pairs
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_csv_errors_name_the_line(tmp_path, content, said):
 )
 def test_columns_by_name(tmp_path, form, content):
     for fields in ({}, {"source": "1", "target": "2"}, {"target": "2"}):
-        assert list(reader(tmp_path, form, content, header=True, **fields)) == [("a", "b")]
+        assert sides(reader(tmp_path, form, content, header=True, **fields)) == [("a", "b")]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_fields_inside_fields(tmp_path, form):
     record = '{"id": 1, "translation": {"en": "a\\nb", "de": "c"}}'
     content = record if form == "jsonl" else f"[{record}]"
     fields = {"source": "translation.en", "target": "translation.de"}
-    assert list(reader(tmp_path, form, content, **fields)) == [("a b", "c")]
+    assert sides(reader(tmp_path, form, content, **fields)) == [("a b", "c")]
     where = f"{tmp_path}/train.{form} {'line' if form == 'jsonl' else 'element'} 1"
     assert message(tmp_path, form, content) == f"{where} has no field 'en', only 'id', 'translation.en', 'translation.de'"
     told = message(tmp_path, form, content, source="translation")

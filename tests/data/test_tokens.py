@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import sides
 
 from flax_s2s.config import EOS, UNK, DataConfig, UserError, VocabConfig
 from flax_s2s.data import tokens, vocab
@@ -62,9 +63,9 @@ def test_tokens_are_those_of_the_pairs_that_fit(config, kept_in, monkeypatch, at
     monkeypatch.setattr(tokens, "_PAIRS_AT_ONCE", at_once)
     vocabularies = vocab.train(PAIRS, VOCAB)
     made, _ = opened(config, kept_in, vocabularies)
-    lengths = [(len(s.split()) + 1, len(t.split()) + 1) for s, t in PAIRS]
+    lengths = [(len(s.split()) + 1, len(t.split()) + 1) for s, t in sides(PAIRS)]
     fitting = [i for i, (s, t) in enumerate(lengths) if s <= 8 and max(s, t) <= 3 * min(s, t)]
-    for side, vocabulary, ragged in zip((0, 1), vocabularies, (made.pairs.source, made.pairs.target), strict=True):
+    for side, vocabulary, ragged in zip((0, 1), vocabularies[:2], (made.pairs.source, made.pairs.target), strict=True):
         assert as_lists(ragged) == [[*vocabulary.encode([PAIRS[i][side]])[0], EOS] for i in fitting]
     long = sum(s > 8 for s, _ in lengths)
     assert made.filtered == Filtered(long, 0, len(PAIRS) - len(fitting) - long)
@@ -92,7 +93,7 @@ def test_tokens_of_an_epoch_spell_the_same_text(config, kept_in, monkeypatch, at
     assert len(first.pairs) == len(always.pairs) > 100
     assert first[1:4] == always[1:4]
     fallen_back = 0
-    for side, vocabulary in enumerate(vocabularies):
+    for side, vocabulary in enumerate(vocabularies[:2]):
         texts = [vocabulary.decode(as_lists((made.pairs.source, made.pairs.target)[side])) for made in (always, first)]
         assert texts[0] == texts[1]
     for one, two in zip(

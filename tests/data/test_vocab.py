@@ -152,7 +152,10 @@ def test_bpe_dropout_leaves_out_so_many_merges():
 def test_the_target_may_have_another_kind_of_tokens():
     pairs = [Pair("cat's", "K AE T S"), Pair("dog", "D AO G")] * 20
     made = train(pairs, VocabConfig(kind="char", target_kind="word", size=100, joint=False))
-    assert [len(side.encode([text])[0]) for side, text in zip(made, pairs[0], strict=True)] == [6, 4]  # with the space before a line
+    assert [len(side.encode([text])[0]) for side, text in zip(made[:2], pairs[0][:2], strict=True)] == [
+        6,
+        4,
+    ]  # with the space before a line
     assert made.target.decode(made.target.encode(["D AO G"])) == ["D AO G"]
 
 

@@ -8,7 +8,15 @@ from flax_s2s.config import DecodingConfig, EvaluationConfig, ModelConfig, Vocab
 from flax_s2s.data import vocab
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.translate import BLANK, Translator
-from flax_s2s.evaluation.evaluate import family_scores, find_sameness, make_examples, make_translation_evaluation, measure_examples, show
+from flax_s2s.evaluation.evaluate import (
+    Example,
+    family_scores,
+    find_sameness,
+    make_examples,
+    make_translation_evaluation,
+    measure_examples,
+    show,
+)
 from flax_s2s.evaluation.metrics import measure, score
 from flax_s2s.model.seq2seq import init_params, make_model
 from flax_s2s.runtime import parallel
@@ -27,8 +35,8 @@ class Dictionary(Translator):
     def lay_out(self, params):
         return params
 
-    def __call__(self, params, lines, on_batch=None):
-        return [BLANK._replace(text=self.known.get(line, params[0])) for line in lines]
+    def __call__(self, params, requests, on_batch=None):
+        return [BLANK._replace(text=self.known.get(request.source, params[0])) for request in requests]
 
 
 NOT_CUT = {"cut_translations": 0, "cut_sources": 0}
@@ -95,14 +103,14 @@ def test_a_real_translator_with_its_parameters():
 
 
 def test_family_scores_are_the_exact_matches_of_each_family():
-    found = [t.text for t in Dictionary(KNOWN)(["?"], [pair.source for pair in PAIRS])]
+    found = [t.text for t in Dictionary(KNOWN)(["?"], [one.request for one in EXAMPLES])]
     scores = family_scores(make_examples(PAIRS, False, FAMILIES), found)
     assert {family: value.score for family, value in scores.items()} == {"noun": 100, "number": 0, "word": 50}
     assert list(scores) == sorted(scores)
 
 
 def test_a_corpus_without_families_has_no_family_scores():
-    found = [t.text for t in Dictionary(KNOWN)(["?"], [pair.source for pair in PAIRS])]
+    found = [t.text for t in Dictionary(KNOWN)(["?"], [one.request for one in EXAMPLES])]
     assert family_scores(EXAMPLES, found) == {}
 
 
@@ -111,7 +119,7 @@ SAME = [Pair("a", "x"), Pair("b", "y"), Pair("a", "z"), Pair("a", "x")]
 
 def test_pairs_of_one_source_are_merged_where_asked_for():
     assert [one.references for one in make_examples(SAME, False)] == [("x",), ("y",), ("z",), ("x",)]
-    assert make_examples(SAME, True) == [("a", ("x", "z"), "", ("x", "z")), ("b", ("y",), "", ("y",))]
+    assert make_examples(SAME, True) == [Example("a", ("x", "z"), "", ("x", "z")), Example("b", ("y",), "", ("y",))]
 
 
 def test_further_references_go_with_their_pairs():
@@ -179,8 +187,8 @@ def test_a_source_counts_once_where_sources_are_merged():
 class Cut(Dictionary):
     """Ends two translations at their limit, one of a source that was cut, and finds one impossible."""
 
-    def __call__(self, params, lines, on_batch=None):
-        found = [one._replace(tokens=3) for one in super().__call__(params, lines)]
+    def __call__(self, params, requests, on_batch=None):
+        found = [one._replace(tokens=3) for one in super().__call__(params, requests)]
         found[0], found[2] = found[0]._replace(finished=False, cut_source=True), found[2]._replace(finished=False)
         return [*found[:4], found[4]._replace(finished=False, tokens=0)]
 

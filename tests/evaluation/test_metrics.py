@@ -15,7 +15,7 @@ from flax_s2s.evaluation import metrics
 from flax_s2s.evaluation.metrics import check_metrics, measure, tokenizer_for
 from flax_s2s.evaluation.metrics import score as score_any
 
-EVERY = EvaluationConfig(metrics=("bleu", "chrf", "ter", "exact_match", "ser", "wer", "per"))
+EVERY = EvaluationConfig(metrics=("bleu", "chrf", "ter", "exact_match", "ser", "wer", "cer", "per"))
 CORPORA = {
     "de": (
         ["Ein Hund rennt.", "Zwei Katzen schlafen im Haus.", "Ja!"],
@@ -206,7 +206,19 @@ def test_a_chosen_tokenizer_is_used(tokenizer):
     assert found["bleu"].score == sacrebleu.corpus_bleu(hypotheses, [references], tokenize=tokenizer, force=True).score
 
 
-@pytest.mark.parametrize("metrics", [("bleu",), ("chrf",), ("exact_match",), ("wer",), ("wer", "bleu"), ("per", "ser", "ter"), ()])
+def test_character_errors_count_spaces_between_words_and_take_the_nearest_reference():
+    hypotheses, many = [" ab cd", "猫", "", "xyz"], [["ab  cd "], ["大猫", "猫が"], ["ab"], ["abc", "xyab"]]
+    found = score_any(hypotheses, many, EvaluationConfig(metrics=("cer",)), "en")["cer"]
+    assert found.score == pytest.approx(100 * (1 + 1 + 2 + 2) / (6 + 2 + 2 + 4))
+    assert found.signature == "nrefs:var|case:mixed|tok:every-char|edits:levenshtein"
+    hypotheses, references = draw_lines(5, 40, length=6)
+    wanted = 100 * sum(map(edits, hypotheses, references)) / sum(map(len, references))
+    assert score(hypotheses, references, EvaluationConfig(metrics=("cer",)), "en")["cer"].score == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    "metrics", [("bleu",), ("chrf",), ("exact_match",), ("wer",), ("wer", "bleu"), ("per", "ser", "ter"), ("cer",), ()]
+)
 def test_the_configured_metrics_and_no_others(metrics):
     found = score(*CORPORA["en"], EvaluationConfig(metrics=metrics), "en")
     assert tuple(found) == metrics
@@ -217,11 +229,11 @@ def test_the_configured_metrics_and_no_others(metrics):
 def test_right_translations_are_perfect(language):
     references = CORPORA[language][1]
     found = {name: value.score for name, value in score(references, references, EVERY, language).items()}
-    assert found == pytest.approx({"bleu": 100, "chrf": 100, "ter": 0, "exact_match": 100, "ser": 0, "wer": 0, "per": 0})
+    assert found == pytest.approx({"bleu": 100, "chrf": 100, "ter": 0, "exact_match": 100, "ser": 0, "wer": 0, "cer": 0, "per": 0})
 
 
 def test_without_pairs_every_metric_is_zero():
-    assert [value.score for value in score([], [], EVERY, "zh").values()] == [0] * 7
+    assert [value.score for value in score([], [], EVERY, "zh").values()] == [0] * len(EVERY.metrics)
 
 
 @pytest.mark.parametrize("metric", EVERY.metrics)
@@ -458,7 +470,7 @@ def test_intervals_and_signatures_are_those_of_sacrebleu(count):
     assert found["per"].signature == "nrefs:1|bs:300|seed:12345|case:mixed|tok:space|edits:levenshtein"
 
 
-@pytest.mark.parametrize("name", ["exact_match", "ser", "wer", "per"])
+@pytest.mark.parametrize("name", ["exact_match", "ser", "wer", "cer", "per"])
 def test_intervals_equal_those_of_scores_computed_anew(name):
     hypotheses, references = draw_lines(3, 25, length=8)
     config = EvaluationConfig(metrics=(name,))

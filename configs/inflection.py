@@ -1,0 +1,48 @@
+"""Word forms: a lemma and a bundle of features -> the form (SIGMORPHON 2020, task 0).
+
+    python -m flax_s2s train configs/inflection.py --run-dir runs/kaz
+    python -m flax_s2s evaluate runs/kaz --split test
+
+Another language: --data.train lug.train --data.valid lug.valid --data.test lug.test.
+
+Data: kaz.train.tsv, kaz.valid.tsv and kaz.test.tsv, and so of each language, a row a pair: lemma, form, and features as UniMorph writes them (V;PROG;PL;3;PST), from
+https://github.com/sigmorphon2020/task0-data with its columns in that order; each language under the license of its source (of UniMorph CC BY-SA). Where they
+lie elsewhere: --data.folder FOLDER.
+"""
+
+from flax_s2s.config import Config, DataConfig, DecodingConfig, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig, VocabConfig
+
+
+def config() -> Config:
+    """The recipe."""
+    return Config(
+        data=DataConfig(
+            format="tsv",
+            folder="../shared/data/inflection",
+            origin="SIGMORPHON 2020 task 0 (github.com/sigmorphon2020/task0-data; free for research): kaz.train.tsv, ...: lemma, form, features",
+            train="kaz.train",
+            valid="kaz.valid",
+            test="kaz.test",
+            source="0",
+            target="1",
+            features="2",
+            max_source_tokens=64,
+            max_target_tokens=64,
+            batch_tokens=1024,
+        ),
+        vocab=VocabConfig(kind="char", joint=True),
+        model=ModelConfig(
+            embedding_size=128,
+            hidden_size=256,
+            encoder_layers=1,
+            attention="general",
+            input_feeding=True,
+            attend_embeddings=True,
+            tie="all",
+            dropout=0.3,
+        ),
+        optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=200, beta2=0.98, average_decay=0.99),
+        training=TrainingConfig(steps=3000, evaluate_every_steps=500, save_every_steps=500, best_metric="exact_match"),
+        decoding=DecodingConfig(beam_size=5, length_penalty=1.0),
+        evaluation=EvaluationConfig(metrics=("exact_match", "cer"), tokenizer="none"),
+    )

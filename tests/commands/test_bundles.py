@@ -1,0 +1,227 @@
+"""Features beside the source, from training to decode, score, Python and evaluate: the same word gets another form with each."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import DEBUG
+
+import flax_s2s
+from flax_s2s import UserError
+from flax_s2s.cli.verbs import main
+
+WORDS = ["".join(letters) for letters in itertools.product("aeiou", "klmnprst", "aeiou")]
+FORMS = {"V;SG": lambda word: f"{word}s", "V;PL": lambda word: f"{word}p{word[0]}", "N;SG": lambda word: word[1:]}
+OPTIONS = """--data.format=tsv --data.source=0 --data.target=1 --data.features=2 --data.max-train-pairs=0 --data.batch-tokens=512
+    --data.max-source-tokens=16 --data.max-target-tokens=16 --data.buckets=1 --data.test=test --data.valid=valid --model.dropout=0
+    --model.hidden-size=64 --optimizer.learning-rate=0.01 --optimizer.average-decay=0 --training.steps=240 --training.log-every-steps=80
+    --training.evaluate-every-steps=240 --training.save-every-steps=240 --training.devices=1 --evaluation.metrics exact_match""".split()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("forms")
+    for split, of in (("train", lambda i: i % 10 < 8), ("valid", lambda i: i % 10 == 8), ("test", lambda i: i % 10 == 9)):
+        rows = [f"{word}\t{form(word)}\t{bundle}\n" for i, word in enumerate(WORDS) for bundle, form in FORMS.items() if of(i)]
+        (folder / f"{split}.tsv").write_text("".join(rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(corpus: Path) -> Path:
+    folder = corpus / "run"
+    assert main(["train", DEBUG, "--run-dir", str(folder), f"--data.folder={corpus}", *OPTIONS]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> flax_s2s.TrainedModel:
+    return flax_s2s.load(run)
+
+
+def ask(run: Path, tmp_path: Path, verb: str, content: str, *options: str, form: str = "tsv") -> list[str]:
+    (tmp_path / f"in.{form}").write_text(content)
+    arguments = [verb, str(run), "--input", str(tmp_path / f"in.{form}"), "--output", str(tmp_path / "out"), "--overwrite", *options]
+    assert main(arguments) == 0
+    return (tmp_path / "out").read_text().split("\n")[:-1]
+
+
+def test_a_model_learns_what_they_say(run: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Words never seen, each with three forms that only the features tell apart: without them at most a third could be right."""
+    rows = [line.split("\t") for line in (corpus / "test.tsv").read_text().split("\n")[:-1]]
+    found = ask(run, tmp_path, "decode", (corpus / "test.tsv").read_text())
+    right = sum(one == form for one, (_, form, _) in zip(found, rows, strict=True))
+    assert right > 0.8 * len(rows), (right, len(rows))
+    assert main(["evaluate", str(run), "--split", "test", "--json", str(tmp_path / "scores.json")]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["metrics"]["exact_match"]["score"] == pytest.approx(100 * right / len(rows))
+    # By category: of the rows that have a feature, counted by hand; the most frequent first.
+    said = " ".join(capsys.readouterr().out.split())
+    assert list(scores["features"]) == ["SG", "V", "N", "PL"]
+    for name, of_it in scores["features"].items():
+        mine = [one == form for one, (_, form, bundle) in zip(found, rows, strict=True) if name in bundle.split(";")]
+        assert of_it == {"exact_match": pytest.approx(100 * sum(mine) / len(mine)), "sources": len(mine)}
+        assert f"{name} {len(mine)} {of_it['exact_match']:.2f}" in said
+
+
+def test_every_way_to_ask_answers_the_same(run: Path, model: flax_s2s.TrainedModel, tmp_path: Path) -> None:
+    words, bundles = ["eka", "eka", "imi", "imi", "olo"], ["V;SG", "N;SG", "PL|V", "", "V;DU"]
+    table = ask(run, tmp_path, "decode", "".join(f"{word}\t\t{bundle}\n" for word, bundle in zip(words, bundles, strict=True)))
+    elsewhere = "".join(f"{bundle}\t{word}\n" for word, bundle in zip(words, bundles, strict=True))
+    assert ask(run, tmp_path, "decode", elsewhere, "--source-field", "1", "--features-field", "0") == table
+    records = [{"source": word, "features": bundle} for word, bundle in zip(words, bundles, strict=True)]
+    records[2]["features"] = ["PL", "V"]  # type: ignore[assignment]
+    lines = ask(run, tmp_path, "decode", "".join(json.dumps(record) + "\n" for record in records), form="jsonl")
+    answers = [json.loads(line) for line in lines]
+    assert [answer["text"] for answer in answers] == table
+    assert [answer["features"] for answer in answers] == ["V;SG", "N;SG", "PL;V", "", "V;DU"]
+    assert ["unknown" in answer["flags"] for answer in answers] == [False, False, False, False, True]
+    given: list[Any] = [record["features"] for record in records]
+    found = model.translate(words, features=given)
+    assert [one.text for one in found] == table
+    assert [(one.logp, one.features, list(one.flags)) for one in found] == [(a["logp"], a["features"], a["flags"]) for a in answers]
+    assert found[0].source_tokens[:2] == ("V", "SG")
+    alone = model.translate("imi", features=["PL", "V"])
+    assert (alone.text, alone.logp) == (found[2].text, found[2].logp)
+    # What `decode` answered is scored as it was found, in JSONL and in Python.
+    scored = [json.loads(line) for line in ask(run, tmp_path, "score", "".join(f"{line}\n" for line in lines), form="jsonl")]
+    in_python = model.score([(one.source, one) for one in found], features=given)
+    for one, answer, same in zip(scored, answers, in_python, strict=True):
+        assert one["logp"] == pytest.approx(answer["logp"], abs=1e-5) and one["logp"] == same.logp
+    rows = "".join(f"{one.source}\t{one.text}\t{one.features}\n" for one in found)
+    assert [float(line) for line in ask(run, tmp_path, "score", rows)] == pytest.approx([one["logp"] for one in scored], abs=1e-4)
+
+
+def test_they_change_how_probable_a_form_is(model: flax_s2s.TrainedModel) -> None:
+    right, wrong, none = model.score([("eka", "ekas")] * 3, features=["V;SG", "N;SG", ""])
+    assert right.logp > math.log(0.5) and right.logp > wrong.logp + 1 and right.logp > none.logp
+    same, turned = model.translate(["eka"] * 2, features=["V;SG", "SG|V"], temperature=1.0, beam_size=2, seeds=[1, 1])
+    assert same.source == turned.source and same.source_tokens != turned.source_tokens
+    drawn = model.translate(["eka"] * 3, features=["V;SG", "V;SG", "V;PL"], temperature=1.0, seed=4)
+    assert drawn[0] == drawn[1]  # their draws depend on source and features
+
+
+def test_attention_has_a_column_for_each(run: Path, tmp_path: Path) -> None:
+    ask(run, tmp_path, "decode", "eka\t\tV;SG\n", "--attention", str(tmp_path / "attention.jsonl"))
+    (record,) = map(json.loads, (tmp_path / "attention.jsonl").read_text().splitlines())
+    assert record["source"][:2] == ["V", "SG"] and record["source"][-1] == "</s>"
+    assert all(len(row) == len(record["source"]) for row in record["attention"])
+
+
+def test_right_targets_go_by_source_and_features(run: Path, corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.tsv").write_text("".join(f"{line}x\tV;SG\n" for line in ("eka\t", "unu\t")) + (corpus / "test.tsv").read_text())
+    arguments = [
+        "evaluate",
+        str(run),
+        "--split",
+        "test",
+        "--references",
+        str(tmp_path / "more.tsv"),
+        "--json",
+        str(tmp_path / "found.json"),
+    ]
+    assert main(arguments) == 0
+    with_more = json.loads((tmp_path / "found.json").read_text())
+    assert main(["evaluate", str(run), "--split", "test", "--merge-sources", "--json", str(tmp_path / "found.json")]) == 0
+    merged = json.loads((tmp_path / "found.json").read_text())
+    assert merged["sources"] == with_more["pairs"]  # one word with other features is another source
+    assert merged["metrics"]["exact_match"]["score"] == with_more["metrics"]["exact_match"]["score"]
+
+
+# What is wrong -----------------------------------------------------------------------------------------------------
+
+
+def test_lines_without_them_are_skipped_and_counted(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ask(run, tmp_path, "decode", "eka\t\tV;SG\neka\n\nimi\t\n")
+    assert found[0] and found[1:] == ["", "", ""]
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "2 without features" in said and "there are 1 columns, and none has the number 2, from 0, of the features" in said
+    record = json.loads(ask(run, tmp_path, "decode", '{"source": "eka", "features": ""}\n{"source": "eka"}\n', form="jsonl")[1])
+    assert "there is no field '2' or 'features', only 'source'" in record["error"] or "there is no field 'features'" in record["error"]
+    wrong = json.loads(ask(run, tmp_path, "decode", '{"source": "eka", "features": ""}\n{"source": "a", "features": 3}\n', form="jsonl")[1])
+    assert wrong["error"] == "features must be a string or a list of strings, got int"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("in.txt", [], "trained with features beside the source, which lines of text have none of"),
+        ("in.tsv", ["--features-field", "0"], "--features-field 0 of {name} is the column of the source or of the target; name another"),
+        ("in.tsv", ["--features-field", "tag"], "--features-field tag of {name} must be a column's number, from 0"),
+    ],
+)
+def test_files_that_cannot_hold_them_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, options: list[str], said: str
+) -> None:
+    (tmp_path / name).write_text("eka\n" if name == "in.txt" else "eka\tx\tV;SG\n")
+    assert main(["decode", str(run), "--input", str(tmp_path / name), "--output", str(tmp_path / "out"), *options]) == 2
+    assert said.format(name=tmp_path / name).replace(" ", "") in "".join(capsys.readouterr().err.split())
+
+
+def test_python_says_what_is_missing(model: flax_s2s.TrainedModel) -> None:
+    with pytest.raises(UserError, match="the model was trained with features; give them"):
+        model.translate("eka")
+    with pytest.raises(UserError, match="features has 1 values for 2 texts"):
+        model.translate(["eka", "imi"], features=["V;SG"])
+    with pytest.raises(UserError, match="text 1: features must be a string or a list of strings"):
+        model.translate(["eka", "imi"], features=["V;SG", ["V", 3]])  # type: ignore[list-item]
+    with pytest.raises(UserError, match="the model was trained with features"):
+        model.score([("eka", "ekas")])
+
+
+def test_models_without_them_refuse_them(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"features are for models that were trained with data.features"):
+        flax_s2s.load(trained_run).translate("3 hours", features="V")
+    (tmp_path / "in.tsv").write_text("a\tb\n")
+    arguments = ["decode", str(trained_run), "--input", str(tmp_path / "in.tsv"), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--features-field", "2"]) == 2
+    assert "--features-field 2 is for runs that were trained with data.features" in " ".join(capsys.readouterr().err.split())
+    record = {"source": "3 hours", "features": {"any": "thing"}}  # a field like any other
+    (answer,) = ask(trained_run, tmp_path, "decode", json.dumps(record) + "\n", form="jsonl")
+    assert "features" not in json.loads(answer) and "error" not in json.loads(answer)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data.features", "1"], "data.features='1' is the source or the target; name what stands beside them"),
+        (["--data.features", "3"], "has 3 columns; data.source=0 and data.target=1, data.features=3 count from 0 and need at least 4"),
+    ],
+)
+def test_training_says_where_they_are_missing(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert main(["train", DEBUG, "--run-dir", str(tmp_path / "x"), f"--data.folder={corpus}", *OPTIONS, *options]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert main(["train", DEBUG, "--run-dir", str(tmp_path / "x"), "--data.features", "2"]) == 2
+    assert "data.format=phrases has no features" in " ".join(capsys.readouterr().err.split())
+
+
+def test_features_of_validation_that_training_lacks_are_named(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.tsv").write_text((corpus / f"{split}.tsv").read_text())
+    (folder / "valid.tsv").write_text((folder / "valid.tsv").read_text().replace("V;PL", "V;DU;(X"))
+    assert main(["inspect", DEBUG, f"--data.folder={folder}", *OPTIONS, "--no-memory"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 features of the validation pairs stand in no training pair, such as '(X', 'DU'" in said
+
+
+def test_a_run_goes_on_only_with_its_features(run: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [option for option in OPTIONS if not option.startswith("--data.features")]
+    assert main(["train", DEBUG, "--run-dir", str(run), f"--data.folder={corpus}", *options]) == 2
+    assert "data.features: '2' -> ''" in capsys.readouterr().err
+
+
+def test_a_run_from_before_there_were_features_is_read(trained_run: Path) -> None:
+    """Its config.json has no such field."""
+    saved = json.loads((trained_run / "config.json").read_text())
+    assert saved["data"].pop("features") == ""
+    old = flax_s2s.Config
+    from flax_s2s.config import from_json
+
+    assert isinstance(from_json(json.dumps(saved)), old)
