@@ -159,6 +159,8 @@ class VocabConfig:
     """Tokens in each vocabulary, the four special ones included; for char and word an upper limit. 0: of char and word all, else 8000."""
     joint: bool = identity(True)
     """One vocabulary for both sides; else one for each."""
+    symbols: tuple[str, ...] = newer(())
+    """Texts that are one token wherever they stand, such as <2de> or <NUM>, on both sides."""
     character_coverage: float = identity(1.0)
     """Share of the training text's characters that get a token of their own (0.98 to 1)."""
     byte_fallback: bool = identity(False)

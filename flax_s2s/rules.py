@@ -164,9 +164,16 @@ def _check_vocab(vocab: VocabConfig) -> None:
             f"vocab.byte_fallback needs vocab.size of at least {_LEAST_VOCABULARY + 256}: four special tokens, 256 bytes and one more, got "
             f"{vocab.size}; use 0, or a larger one"
         )
+    for symbol in vocab.symbols:
+        if not symbol or len(symbol.split()) != 1 or symbol != symbol.strip() or vocab.symbols.count(symbol) > 1:
+            raise UserError(f"vocab.symbols={symbol!r} must be text without white space, given once; such as <2de> <NUM>")
+    if 0 < vocab.size < _LEAST_VOCABULARY + len(vocab.symbols):
+        raise UserError(f"vocab.size={vocab.size} must hold {len(vocab.symbols)} vocab.symbols beside others; use 0, or a larger one")
     kinds = {vocab.kind if kind == "same" else kind for kind in (vocab.kind, vocab.target_kind)}
     if vocab.joint and len(kinds) > 1:
         raise UserError(f"vocab.target_kind={vocab.target_kind} is another kind than vocab.kind={vocab.kind} and needs vocab.joint=False")
+    if vocab.symbols and kinds == {"word"}:
+        raise UserError(f"vocab.kind=word keeps every word whole, so vocab.symbols={vocab.symbols} change nothing; leave them out")
     if vocab.sampling and not kinds <= {"bpe", "unigram"}:
         raise UserError(f"vocab.sampling={vocab.sampling} needs vocab.kind=bpe or unigram, got {', '.join(sorted(kinds))}; use 0")
 

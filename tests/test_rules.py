@@ -104,6 +104,36 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"data.dataset": "wmt14_translate/fr-en"},
     ),
     (
+        {"data.features": "en"},
+        "data.features='en' is the source or the target; name what stands beside them, or leave it out",
+        {"data.features": "tag"},
+    ),
+    (
+        {"data.features": "tag", "data.format": "phrases", "data.max_train_pairs": 10},
+        "data.format=phrases has no features, got data.features=tag; leave it out",
+        {"data.features": ""},
+    ),
+    (
+        {"vocab.symbols": ("a b",)},
+        "vocab.symbols='a b' must be text without white space, given once; such as <2de> <NUM>",
+        {"vocab.symbols": ("ab",)},
+    ),
+    (
+        {"vocab.symbols": ("<s>", "<s>")},
+        "vocab.symbols='<s>' must be text without white space, given once; such as <2de> <NUM>",
+        {"vocab.symbols": ("<s>",)},
+    ),
+    (
+        {"vocab.symbols": ("<1>", "<2>"), "vocab.size": 6},
+        "vocab.size=6 must hold 2 vocab.symbols beside others; use 0, or a larger one",
+        {"vocab.size": 7},
+    ),
+    (
+        {"vocab.symbols": ("<1>",), "vocab.kind": "word"},
+        "vocab.kind=word keeps every word whole, so vocab.symbols=('<1>',) change nothing; leave them out",
+        {"vocab.kind": "char"},
+    ),
+    (
         {"data.header": True, "data.format": "jsonl"},
         "data.header is of tables, and data.format=jsonl has no row of names; use --data.no-header",
         {"data.format": "csv"},

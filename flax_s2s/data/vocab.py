@@ -249,6 +249,7 @@ def _train_one(lines: Iterable[str], side: str, config: VocabConfig) -> Vocabula
             model_type=config.kind,
             vocab_size=choose_size(config.kind, config.size),
             hard_vocab_limit=config.kind in ("unigram", "bpe"),
+            user_defined_symbols=[] if config.kind == "word" else list(config.symbols),  # words are whole already
             character_coverage=config.character_coverage,
             byte_fallback=config.byte_fallback,
             normalization_rule_name=config.normalization,

@@ -159,6 +159,19 @@ def test_the_target_may_have_another_kind_of_tokens():
     assert made.target.decode(made.target.encode(["D AO G"])) == ["D AO G"]
 
 
+@pytest.mark.parametrize("kind", ["char", "bpe", "unigram"])
+def test_symbols_stay_whole_wherever_they_stand_and_come_back(kind):
+    lines = [f"<2de> the dog {i} has <NUM>bones<NUM> and runs away" for i in range(40)]
+    plain, made = (one(lines, kind=kind, size=0 if kind == "char" else 60, symbols=symbols) for symbols in ((), ("<2de>", "<NUM>", "@@")))
+    assert_exact(made, [*lines, "<NUM>", "<2de><2de> dog", " <NUM>  dog<NUM>"])
+    for line in [*lines, "dog@@s"]:
+        found = made.pieces(made.encode([line])[0])
+        assert [piece for piece in found if "<" in piece or "@" in piece] == (["@@"] if "@" in line else ["<2de>", "<NUM>", "<NUM>"])
+    assert not {"<2de>", "<NUM>", "@@"} & {*plain.pieces(range(len(plain)))}
+    if kind != "char":
+        assert "<NUM>" in made.pieces(made.sample([lines[0]], 0.3, 1)[0])
+
+
 def test_special_tokens_leave_no_trace():
     vocabulary = one(FILLER)
     ids = vocabulary.encode(["a dog"])[0]
