@@ -119,7 +119,7 @@ class DataConfig:
     """Test split, named like train; empty: there is none."""
     source: str = identity("en")
     """Source side: file suffix, column of TSV or CSV (a number from 0, or with header a name), field of JSON (translation.en inside another),
-    TFDS feature (or several, joined by +), or locale; also its language."""
+    TFDS feature, or locale; also its language. Several, such as 0+2 or question+context, are joined by a space."""
     target: str = identity("zh")
     """Target side, named like source."""
     features: str = newer("")

@@ -144,7 +144,8 @@ def _check_data(config: Config) -> None:
     if data.features and FORMATS[data.format] == "generated":
         raise UserError(f"data.format={data.format} has no features, got data.features={data.features}; leave it out")
     if FORMATS[data.format] in ("aligned", "generated"):
-        for name in filter(None, (data.source, data.target, data.features)):
+        sources = data.source.split("+") if FORMATS[data.format] == "aligned" else [data.source]
+        for name in (*sources, data.target, *(data.features.split("+") if data.features else [])):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or ".." in name:
                 raise UserError(
                     f"side {name!r} must be a file suffix or locale of letters, digits, '.', '_' and '-', such as en or zh_Hans"

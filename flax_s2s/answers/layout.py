@@ -51,7 +51,8 @@ class Layout(NamedTuple):
     fields: tuple[str, str] = ("source", "target")
     header: tuple[str, ...] = ()  # the first row, where it holds names
     output: OutputForm = "text"
-    features: int | None = None  # column of the features; None: there are none
+    features: tuple[int, ...] = ()  # columns of the features; none: there are none
+    more: tuple[int, ...] = ()  # further columns that the source is joined of
     features_field: str = ""  # of objects; empty: there are none
 
     @property
@@ -64,7 +65,7 @@ class Layout(NamedTuple):
         usual = Layout(self.form, output="jsonl" if self.form == "jsonl" else "text")
         said: dict[str, Any] = {"form": self.form}
         said |= {"columns": [self.source, self.target]} if (self.source, self.target) != (0, 1) else {}
-        named = ("fields", "header", "features", "features_field")
+        named = ("fields", "header", "features", "features_field", "more")
         said |= {name: getattr(self, name) for name in named if getattr(self, name) != getattr(usual, name)}
         return said | ({"output_form": self.output} if self.output != usual.output else {})
 
@@ -137,7 +138,8 @@ def find(
         if sides.features:
             raise UserError(
                 f"the run was trained with features beside the source, which lines of text have none of, and {said} would hold those; give "
-                "--form tsv, csv or jsonl, and --features-field where they stand elsewhere than as the run was trained"
+                + ("one file by --input, " if aligned else "")
+                + "--form tsv, csv or jsonl, and --features-field where they stand elsewhere than as the run was trained"
             )
         return Layout(form, output=chosen)
     if aligned:
@@ -197,21 +199,27 @@ def _find_columns(form: Literal["tsv", "csv"], sides: Sides, name: str, first: S
     where = [f"{option} {column} of {name}" for option, column in zip(("--source-field", "--target-field"), sides.columns, strict=True)]
     if header is None and sides.header:  # an empty file
         return Layout(form)
-    source = _find_column(sides.columns[0], header, where[0])
+    source, *more = _find_all(sides.columns[0], header, where[0])
     own = _find_other(sides, header, where[1], pairs)
-    if own == source:
+    if own in (source, *more):
         if pairs or any(option.startswith("--target-field") for option in sides.given):
             raise UserError(f"{where[0]} and {where[1]} are one column; name two, with --source-field and --target-field")
         own = None
-    bundle = _find_column(sides.features[0], header, f"--features-field {sides.features[0]} of {name}") if sides.features else None
-    if bundle is not None and bundle in (source, own):
-        if bundle == source or pairs or any(option.startswith("--target-field") for option in sides.given):
+    bundle = _find_all(sides.features[0], header, f"--features-field {sides.features[0]} of {name}") if sides.features else []
+    if {*bundle} & {source, *more, own}:
+        if own not in bundle or pairs or any(option.startswith("--target-field") for option in sides.given):
             raise UserError(
-                f"--features-field {bundle} of {name} is the column of the source or of the target; name another, or these with "
+                f"--features-field {'+'.join(map(str, bundle))} of {name} is the column of the source or of the target; name another, or these with "
                 "--source-field and --target-field"
             )
         own = None
-    return Layout(form, source, own, header=tuple(header or ()), features=bundle)
+    return Layout(form, source, own, header=tuple(header or ()), features=tuple(bundle), more=tuple(more))
+
+
+def _find_all(name: str, header: Sequence[str] | None, where: str) -> list[int]:
+    """The columns that a side is joined of; see `rows.find_all`."""
+    parts = [name] if header is not None and name in header else rows.parts(name)
+    return [_find_column(part, header, where) for part in parts]
 
 
 def _find_other(sides: Sides, header: Sequence[str] | None, where: str, pairs: bool) -> int | None:

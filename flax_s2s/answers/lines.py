@@ -20,7 +20,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from flax_s2s.answers.layout import Layout
@@ -125,22 +125,22 @@ def read_row(line: str, layout: Layout) -> tuple[str, str | None, str]:
         raise LineError(NO_ROW, f"{_RECORD}: a quotation mark closes a cell, and none opens it")
     if not any(cell.strip() for cell in cells):
         return "", "", ""
-    if layout.source >= len(cells):
+    if (last := max(layout.source, *layout.more, 0)) >= len(cells):
         raise LineError(
             NO_SOURCE,
-            f"there are {len(cells)} columns, and none has the number {layout.source}, from 0; --source-field says where the source stands",
+            f"there are {len(cells)} columns, and none has the number {last}, from 0; --source-field says where the source stands",
         )
-    target, bundle = layout.target, layout.features
-    if bundle is not None and bundle >= len(cells):
+    target = layout.target
+    if (last := max((0, *layout.features))) >= len(cells):
         raise LineError(
             NO_FEATURES,
-            f"there are {len(cells)} columns, and none has the number {bundle}, from 0, of the features that the model was trained with; "
+            f"there are {len(cells)} columns, and none has the number {last}, from 0, of the features that the model was trained with; "
             "--features-field says where they stand",
         )
     return (
-        cells[layout.source],
+        " ".join(cells[column] for column in (layout.source, *layout.more)),
         cells[target] if target is not None and target < len(cells) else None,
-        "" if bundle is None else cells[bundle],
+        " ".join(cells[column] for column in layout.features),
     )
 
 
@@ -210,10 +210,17 @@ def read_side(record: dict[str, Any], layout: Layout, side: int) -> str:
     names = [usual] if is_answer(record) else list(dict.fromkeys((layout.fields[side], usual)))
     for name in names:
         with contextlib.suppress(KeyError):
-            return read_string(rows.get(record, name), name)
+            return _joined(record, name, read_string)
     raise LineError(
         (NO_SOURCE, NO_TARGET)[side], f"there is no field {' or '.join(map(repr, names))}, only {', '.join(map(repr, record)) or 'none'}"
     )
+
+
+def _joined(record: dict[str, Any], name: str, read: Callable[[Any, str], str]) -> str:
+    """A field, or several joined by a space, as a corpus is read."""
+    if name in record:
+        return read(record[name], name)
+    return " ".join([read(rows.get(record, part), part) for part in rows.parts(name)])
 
 
 def read_bundle(record: dict[str, Any], layout: Layout) -> str:
@@ -227,7 +234,7 @@ def read_bundle(record: dict[str, Any], layout: Layout) -> str:
     names = dict.fromkeys(("features",) if is_answer(record) else (layout.features_field, "features"))
     for name in names:
         with contextlib.suppress(KeyError):
-            return read_features(rows.get(record, name), name)
+            return _joined(record, name, read_features)
     raise LineError(
         NO_FEATURES,
         f"there is no field {' or '.join(map(repr, names))}, only {', '.join(map(repr, record)) or 'none'}, and the model was trained with "

@@ -145,7 +145,8 @@ def write(asked: Asked, found: Sequence[Forced | None], layout: Layout, pieces: 
         return to_json({"id": asked.id, **({"error": asked.error} if asked.error else _described(found[0], pieces))})
     ranked = sorted(range(len(found)), key=lambda i: (-one.score if (one := found[i]) else float("inf"), i))
     candidates = [{"index": i, "text": one_line(asked.targets[i].text), **_described(found[i], pieces)} for i in ranked]
-    return to_json({"id": asked.id, "source": asked.source, "candidates": candidates})
+    features = {"features": asked.features} if layout.features or layout.features_field else {}
+    return to_json({"id": asked.id, "source": asked.source, **features, "candidates": candidates})
 
 
 def _described(one: Forced | None, pieces: Any) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def write(answer: Translated, layout: Layout, placeholder: str, pieces: Any, num
         record = {
             "id": answer.asked.id,
             "source": answer.asked.request.source,
-            **({"features": answer.asked.request.features} if layout.features is not None or layout.features_field else {}),
+            **({"features": answer.asked.request.features} if layout.features or layout.features_field else {}),
             "text": text,
             "abstained": answer.abstained,
             "flags": list(answer.flags),

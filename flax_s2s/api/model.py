@@ -133,8 +133,8 @@ class TrainedModel:
 
         Args:
             text: one gives one result, a list gives a list; a blank one gives an empty translation.
-            features: of models that were trained with them: a bundle such as "N;DAT;PL", or a list of features, for a text or for all; or a list
-                with one of these for each of several texts.
+            features: of models that were trained with them: a bundle such as "N;DAT;PL", for one text or for all; of one text also a list of
+                features, and of several a list that has for each a bundle or a list of features.
             prefix: what the translation begins with; one for all, or a list with one for each text.
             include: phrases that it must contain; for all, or a list of lists with those of each text.
             exclude: phrases that it must not contain, whatever their case; likewise.

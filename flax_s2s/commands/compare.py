@@ -83,6 +83,11 @@ def _load(run_dirs: Sequence[str], configs: Sequence[Config], options: Options) 
                 f"{run_dirs[0]} has data.{name}={sides[0]!r} and {run_dirs[1]} {sides[1]!r}; runs are compared that translate the same"
             )
     first, second = (load_split(config, options.split, options.data_folder) for config in configs)
+    if first.pairs != second.pairs and [pair[:2] for pair in first.pairs] == [pair[:2] for pair in second.pairs]:
+        raise UserError(
+            f"{run_dirs[0]} has data.features={configs[0].data.features!r} and {run_dirs[1]} {configs[1].data.features!r}: the same pairs with other "
+            "features; runs are compared that are asked the same, and others by what `evaluate` says of each"
+        )
     if first.pairs != second.pairs:
         raise UserError(
             f"{first.name} ({len(first.pairs)} pairs) of {run_dirs[0]} is not {second.name} ({len(second.pairs)} pairs) of {run_dirs[1]}; "

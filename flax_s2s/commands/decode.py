@@ -18,6 +18,7 @@ from flax_s2s.commands import answering
 from flax_s2s.commands.answerer import SKIPPED, Answerer, Answers, Made, Verb, first_error
 from flax_s2s.commands.wiring import Opened, console, make_translator, open_runs
 from flax_s2s.config import EOS, Config, DecodingConfig, Tokenizer, UserError
+from flax_s2s.data import features
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.files import read_lines
 from flax_s2s.decoding.requests import Request
@@ -80,10 +81,12 @@ def translate(
 ) -> list[tuple[Translation, tuple[str, ...], list[int]]]:
     """Of each request the translation, what looks wrong with it (see `replies.find_flags`), and the tokens of its source."""
     found = translator(weights, requests)
-    source_ids = translator.vocabularies.encode_sources([one.source for one in requests], [one.features for one in requests])
+    vocabularies = translator.vocabularies
+    source_ids = vocabularies.encode_sources([one.source for one in requests], [one.features for one in requests])
+    beside = [len(features.split(one.features)) if vocabularies.features else 0 for one in requests]  # tokens that are no text
     return [
-        (translation, replies.find_flags(one.source, translation, len(ids)), ids)
-        for one, translation, ids in zip(requests, found, source_ids, strict=True)
+        (translation, replies.find_flags(one.source, translation, len(ids) - count), ids)
+        for one, translation, ids, count in zip(requests, found, source_ids, beside, strict=True)
     ]
 
 

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from flax_s2s.answers import layout as layouts
@@ -211,7 +210,7 @@ def _print_features(out: Console, features: dict[str, Any]) -> None:
     """Those that most sources have."""
     table = Table("feature", "sources", "exact match", box=None)
     for name, found in list(features.items())[:_MOST_FEATURES]:
-        table.add_row(escape(name), f"{found['sources']:,}", f"{found['exact_match']:.2f}")
+        table.add_row(name, f"{found['sources']:,}", f"{found['exact_match']:.2f}")
     more = len(features) - _MOST_FEATURES
     out.print(table)
     if more > 0:
@@ -261,8 +260,8 @@ def read_targets(name: str, pairs: Sequence[Pair], data: DataConfig) -> list[lis
     lines, files = read_lines(name), Files()
     sides = layouts.find_sides(data, files)
     layout = layouts.find(files, sides, name, lines[: layouts.FIRST_LINES], pairs=True)
-    source, target, bundle = layout.source, layout.target or 0, layout.features
-    columns = 2 + (bundle is not None)
+    target, columns = layout.target or 0, 2 + len(layout.more) + len(layout.features)
+    last = max(layout.source, target, *layout.more, *layout.features)
     for number, line in enumerate(lines, 1):
         if (number == 1 and layout.header) or not line.strip():
             continue
@@ -270,12 +269,14 @@ def read_targets(name: str, pairs: Sequence[Pair], data: DataConfig) -> list[lis
             cells = rows.split(line, "csv" if layout.form == "csv" else "tsv")
         except ValueError as error:
             raise UserError(f"{name} line {number}: {error}") from None
-        if len(cells) <= max(source, target, bundle or 0) or (len(cells) != columns and not sides.table):
+        if len(cells) <= last or (len(cells) != columns and not sides.table):
+            features = f", features in {'+'.join(map(str, layout.features))}" if layout.features else ""
             raise UserError(
                 f"{name} line {number} has {len(cells)} columns; references stand where the run's data have them, here a source in column "
-                f"{source} and a right target in column {target}, from 0, and are two columns where the run was trained on none"
+                f"{layout.source} and a right target in column {target}, from 0{features}, and are {columns} columns where the run was trained on none"
             )
-        found.setdefault((cells[source], "" if bundle is None else cells[bundle]), []).append(cells[target])
+        key = tuple(" ".join(cells[column] for column in side) for side in ((layout.source, *layout.more), layout.features))
+        found.setdefault((key[0], key[1]), []).append(cells[target])
     if not any((pair.source, pair.features) in found for pair in pairs):
         raise UserError(f"{name} has no source of the split; give the file that belongs to it")
     return [found.get((pair.source, pair.features), []) for pair in pairs]

@@ -79,6 +79,12 @@ def find(run_dir: str, config: Config) -> Initial:
             f"--init-from {os.fspath(folder)} reads {old.data.source} and writes {old.data.target}, each with a vocabulary of its own, and this run "
             f"reads {config.data.source} and writes {config.data.target}; give a run of the same direction"
         )
+    if _bundled(old) != _bundled(config):
+        has, asks = ("features" if _bundled(one) else "none" for one in (old, config))
+        raise UserError(
+            f"--init-from {os.fspath(folder)} was trained with data.features={old.data.features!r}, which is {has}, and this run asks for {asks}: "
+            f"data.features={config.data.features!r}; features are a part of the vocabulary, which is taken over: begin a new run"
+        )
     found = Initial(folder, old)
     found.checkpoints().choose("best")
     load_vocabularies(folder)
@@ -87,11 +93,21 @@ def find(run_dir: str, config: Config) -> Initial:
 
 def could_start(old: Config, new: Config) -> bool:
     """Whether a new run could start from one with the old configuration, as far as configurations tell."""
-    return not _other_vocabulary(old, new) and not _crossed(old, new) and _have_same_shapes(old, new, _ANY_SIZES)
+    return (
+        not _other_vocabulary(old, new)
+        and not _crossed(old, new)
+        and _bundled(old) == _bundled(new)
+        and _have_same_shapes(old, new, _ANY_SIZES)
+    )
 
 
 def _other_vocabulary(old: Config, new: Config) -> list[str]:
     return [line for line in _of_room(old, new, "vocab.") if not line.startswith(_HOW_IT_IS_USED)]
+
+
+def _bundled(config: Config) -> bool:
+    """Whether its vocabulary has features."""
+    return bool(config.data.features)
 
 
 def _crossed(old: Config, new: Config) -> bool:

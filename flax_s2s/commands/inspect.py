@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -123,20 +123,21 @@ def _look(config: Config, run_dir: str, memory: bool) -> tuple[Inspection, Calla
     shapes = {"/".join(str(part.key) for part in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     flops, warnings, overlap = count_flops(config.model, params), find_misfits(config), list[str]()
     if ready:
-        splits = {split: corpus.load(config.data, split, config.seed) for split in _held_out(config)}
+        splits = _held_out(config)
         overlap = account.describe_overlap(ready.train, list(splits.values()))
         warnings = [*warnings, *warn_of_tokens(config, ready, splits["valid"].pairs if "valid" in splits else [])]
     found = Inspection(count_parameters(params), shapes, sizes, flops, warnings, None, str(lack or ""), overlap)
     return found, partial(_plan, config, ready, sizes, flops, devices, memory) if ready else None
 
 
-def _held_out(config: Config) -> Iterator[corpus.Split]:
-    """Those of validation and test that are at hand."""
+def _held_out(config: Config) -> dict[corpus.Split, corpus.Corpus]:
+    """Those of validation and test that are at hand, and can be read."""
     splits: tuple[corpus.Split, ...] = ("valid", "test")
+    found = {}
     for split in splits:
         with contextlib.suppress(UserError):
-            next(iter(corpus.Reader(config.data, split, config.seed)))
-            yield split
+            found[split] = corpus.load(config.data, split, config.seed)
+    return found
 
 
 def _plan(config: Config, ready: Ready, sizes: tuple[int, int], flops: Flops, devices: Devices, memory: bool) -> Epoch:

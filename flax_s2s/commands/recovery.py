@@ -3,7 +3,7 @@
 import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -79,8 +79,8 @@ class Reports:
                 {
                     "epoch": epoch,
                     "batch": batch,
-                    "source": _side(rows[0], vocabularies.source),
-                    "target": _side(rows[1], vocabularies.target),
+                    "source": _side(rows[0], vocabularies.source, vocabularies.source_pieces),
+                    "target": _side(rows[1], vocabularies.target, vocabularies.target.pieces),
                 }
                 for (epoch, batch), rows in zip(bad.positions, bad.batches, strict=True)
             ],
@@ -92,11 +92,17 @@ def _number(value: Any) -> float | str:
     return float(value) if math.isfinite(value) else str(float(value))
 
 
-def _side(ids: np.ndarray, vocabulary: Vocabulary) -> list[dict[str, Any]]:
-    """The sentences of one side of a batch, without filler rows and padding."""
+def _side(ids: np.ndarray, vocabulary: Vocabulary, pieces: Callable[[Sequence[int]], list[str]]) -> list[dict[str, Any]]:
+    """The sentences of one side of a batch, without filler rows and padding; features, which are no text, by themselves."""
     rows = [row[row != PAD].tolist() for row in ids]
     rows = [row for row in rows if row]
-    return [{"text": text, "ids": row} for text, row in zip(vocabulary.decode(rows), rows, strict=True)]
+    known = len(vocabulary)
+    texts = vocabulary.decode([[i for i in row if i < known] for row in rows])
+    bundles = [pieces([i for i in row if i >= known]) for row in rows]
+    return [
+        {"text": text, **({"features": bundle} if bundle else {}), "ids": row}
+        for text, bundle, row in zip(texts, bundles, rows, strict=True)
+    ]
 
 
 def make_roll_back(

@@ -37,6 +37,7 @@ from flax_s2s.training.state import Params
 
 _MOST_UNKNOWN = 0.01  # of the tokens, before it is said
 _PROGRAM_FLOPS = 5e11  # of training, which take a CPU as long as it takes to compile the gradient of a shape: 4 to 8 s on two cores
+_MOST_FEATURES = 2_000  # all of UniMorph has fewer
 _UNITS = {"char": "character"}
 
 
@@ -126,8 +127,13 @@ def warn_of_tokens(config: Config, ready: Ready, valid: Sequence[Pair]) -> list[
     train, found = ready.tokens.pairs, tokenize([pair._replace(features="") for pair in valid], ready.vocabularies)
     if new := sorted({one for pair in valid for one in features.split(pair.features)} - {*ready.vocabularies.features}):
         warnings.append(
-            f"{len(new):,} features of the validation pairs stand in no training pair, such as {', '.join(map(repr, new[:3]))}: each is an "
+            f"{len(new):,} features of the validation pairs are not in the vocabulary, such as {', '.join(map(repr, new[:3]))}: each is an "
             "unknown token, of which nothing is learned"
+        )
+    if len(ready.vocabularies.features) > _MOST_FEATURES:
+        warnings.append(
+            f"there are {len(ready.vocabularies.features):,} features, such as {ready.vocabularies.features[0]!r}, each with an embedding; "
+            f"data.features={config.data.features} may name a text, or numbers"
         )
     sides = ((config.data.source, train.source, found.source), (config.data.target, train.target, found.target))
     for number, (side, in_train, in_valid) in enumerate(sides):

@@ -108,11 +108,13 @@ def describe_overlap(train: Iterable[Pair], splits: Sequence[Corpus]) -> list[st
     """
     wanted = [tuple({part for pair in split.pairs for part in kind(pair)} for kind in _PARTS.values()) for split in splits]
     found = [tuple(set[object]() for _ in _PARTS) for _ in splits]
+    asked = [(number, kind) for number, kind in enumerate(_PARTS.values()) if any(all_of[number] for all_of in wanted)]
     for pair in train:
-        for part_of, kind in enumerate(_PARTS.values()):
-            parts = {*kind(pair)}
-            for all_of, seen in zip(wanted, found, strict=True):
-                seen[part_of].update(parts & all_of[part_of])
+        for number, kind in asked:
+            for part in kind(pair):
+                for all_of, seen in zip(wanted, found, strict=True):
+                    if part in all_of[number]:
+                        seen[number].add(part)
     said = []
     for split, all_of, seen in zip(splits, wanted, found, strict=True):
         shares = [

@@ -17,6 +17,7 @@ import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from flax_s2s.config import FORMATS, DataConfig, UserError, nearest
 
 _BREAKS = re.compile(r"[\r\n]+")
 _ENDINGS = [form for form, kind in FORMATS.items() if kind in ("table", "objects")]  # of one file with both sides
+_READ_BYTES = 1 << 16
 HEAD_BYTES = 512
 """Of a file, to tell by them what it is."""
 _TO_JSONL = "convert it to JSONL, for example with {} and to_json(orient='records', lines=True)"
@@ -56,6 +58,42 @@ _FIRST_BYTES = {
 _UNREADABLE = (OSError, ImportError, ValueError)  # ImportError: the bucket's library; ValueError: NUL in the path
 
 
+class _Parts(io.RawIOBase):
+    """What is in a file that is made of parts, each compressed by itself, as parallel packers write them.
+
+    Python's own `bz2.open` and `lzma.open` take a part that is damaged from its beginning for the end of the file, and say nothing.
+    """
+
+    def __init__(self, file: Any, begin: Callable[[], Any], padding: bytes) -> None:
+        self._file, self._begin, self._padding = file, begin, padding
+        self._part, self._rest = begin(), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            if self._part.eof:
+                self._rest = self._part.unused_data.lstrip(self._padding)
+                while not self._rest and (read := self._file.read(_READ_BYTES)):
+                    self._rest = read.lstrip(self._padding)
+                if not self._rest:
+                    return 0
+                self._part = self._begin()
+            elif self._part.needs_input and not self._rest and not (read := self._file.read(_READ_BYTES)):
+                raise EOFError("it ends before the end of what is compressed in it")
+            elif self._part.needs_input and not self._rest:
+                self._rest = read
+            given, self._rest = self._rest, b""
+            if found := self._part.decompress(given, len(buffer)):
+                buffer[: len(found)] = found
+                return len(found)
+
+
+def _in_parts(begin: Callable[[], Any], padding: bytes = b"") -> Callable[[Any], Any]:
+    return lambda file: io.BufferedReader(_Parts(file, begin, padding), _READ_BYTES)
+
+
 def _open_zstd(file: Any) -> Any:
     try:  # python-zstandard, which more people know, reads a file that is cut short as a shorter one and says nothing
         if sys.version_info >= (3, 14):
@@ -79,8 +117,8 @@ class Packing(NamedTuple):
 
 PACKINGS = {
     ".gz": Packing("gzip", rb"\x1f\x8b", gzip.open),
-    ".bz2": Packing("bzip2", rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", bz2.open),
-    ".xz": Packing("xz", rb"\xfd7zXZ\x00", lzma.open),
+    ".bz2": Packing("bzip2", rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", _in_parts(bz2.BZ2Decompressor)),
+    ".xz": Packing("xz", rb"\xfd7zXZ\x00", _in_parts(partial(lzma.LZMADecompressor, lzma.FORMAT_XZ), b"\0")),
     ".zst": Packing("zstd", rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", _open_zstd),
 }
 """By the ending of a file's name; what a file is goes by its first bytes."""
@@ -231,8 +269,8 @@ def _find(data: DataConfig, split: str, names: Sequence[str]) -> File:
             f"{given}: {place} cannot be read: {error.strerror}; set data.folder, relative to the working directory{origin}"
         ) from None
     near = _other_format(data, split, there) or nearest(PurePosixPath(names[0]).name, there)
-    unpacked = [name for name in names if PurePosixPath(name).suffix not in PACKINGS]
-    raise UserError(f"{given}: there is no {' or '.join(unpacked)} (or packed: {', '.join(PACKINGS)}) in {folder}{near}{origin}")
+    plain = [name for name in names if name == names[0] or PurePosixPath(name).suffix not in PACKINGS]
+    raise UserError(f"{given}: there is no {' or '.join(plain)} (or packed: {', '.join(PACKINGS)}) in {folder}{near}{origin}")
 
 
 def _other_format(data: DataConfig, split: str, names: Sequence[str]) -> str:
@@ -276,7 +314,7 @@ def hash_file(name: str) -> bytes | None:
 
 
 def find(data: DataConfig, split: str) -> list[File]:
-    """The files of a split: of aligned text one for each side, that of features the third, else one.
+    """The files of a split: of aligned text one for each side, the source and the features of each part; else one.
 
     Raises:
         UserError: one is missing or cannot be read, or lies outside of `data.folder`.
@@ -284,7 +322,8 @@ def find(data: DataConfig, split: str) -> list[File]:
     name: str = getattr(data, split)
     if FORMATS[data.format] == "aligned":
         pattern = name if "{side}" in name else f"{name}.{{side}}"
-        sides = [pattern.replace("{side}", side) for side in (data.source, data.target, *filter(None, [data.features]))]
+        named = [*data.source.split("+"), data.target, *(data.features.split("+") if data.features else [])]
+        sides = [pattern.replace("{side}", side) for side in named]
         return [_find(data, split, [side, *(f"{side}{packed}" for packed in PACKINGS)]) for side in sides]
     table = f"{name}.{data.format}"
     return [_find(data, split, [name, table, *(f"{table}{packed}" for packed in PACKINGS)])]

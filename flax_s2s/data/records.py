@@ -8,7 +8,7 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias, assert_never
 
 from flax_s2s.config import DataConfig, UserError, nearest
@@ -30,7 +30,8 @@ def read(data: DataConfig, split: str) -> Iterator[Strings]:
     found = files.find(data, split)
     match data.format:
         case "text":
-            return _aligned(*found)
+            at = len(rows.parts(data.source))
+            return _aligned(found[:at], found[at], found[at + 1 :])
         case "tsv" | "csv":
             return _cells(found[0], data)
         case "jsonl":
@@ -43,13 +44,19 @@ def read(data: DataConfig, split: str) -> Iterator[Strings]:
             assert_never(data.format)
 
 
-def _aligned(source: File, target: File, bundles: File | None = None) -> Iterator[Strings]:
-    count = source.count_lines()
-    for other in filter(None, (target, bundles)):
+def _aligned(sources: Sequence[File], target: File, bundles: Sequence[File]) -> Iterator[Strings]:
+    first = sources[0]
+    count = first.count_lines()
+    for other in (*sources[1:], target, *bundles):
         if (lines := other.count_lines()) != count:
-            slip = _slip(source, target) if other is target else ""
-            raise UserError(f"{source.path} has {count} lines and {other.path} {lines}; aligned files must have equally many{slip}")
-    return zip(source.lines(), target.lines(), bundles.lines() if bundles else itertools.repeat("", count), strict=True)
+            slip = "" if other in bundles else _slip(first, other)  # features may be blank
+            raise UserError(f"{first.path} has {count} lines and {other.path} {lines}; aligned files must have equally many{slip}")
+    return zip(_together(sources, count), target.lines(), _together(bundles, count), strict=True)
+
+
+def _together(side: Sequence[File], count: int) -> Iterator[str]:
+    """The lines of a side, of several files joined by a space; empty ones where there is none."""
+    return (" ".join(lines) for lines in zip(*(file.lines() for file in side), strict=True)) if side else itertools.repeat("", count)
 
 
 def _slip(source: File, target: File) -> str:
@@ -76,13 +83,13 @@ def _cells(file: File, data: DataConfig) -> Iterator[Strings]:
         if columns is None:
             columns = _columns(file, data, row)
             continue
-        if len(row) <= max(columns):
+        if len(row) <= (last := max(column for side in columns for column in side)):
             raise UserError(
                 f"{file.path} line {number} has {len(row)} columns; {_fields_of(data)} "
-                f"count from 0 and need at least {max(columns) + 1}{_hint(row, data)}"
+                f"count from 0 and need at least {last + 1}{_hint(row, data)}"
             )
-        source, target, *bundle = (one_line(row[column], "") for column in columns)
-        yield source, target, bundle[0] if bundle else ""
+        source, target, bundle = (" ".join(one_line(row[column], "") for column in side) for side in columns)
+        yield source, target, bundle
 
 
 def _fields_of(data: DataConfig) -> str:
@@ -91,15 +98,18 @@ def _fields_of(data: DataConfig) -> str:
     return f"data.source={data.source} and data.target={data.target}{features}"
 
 
-def _columns(file: File, data: DataConfig, header: list[str] | None) -> list[int]:
-    """Those of source and target, and of features where there are any."""
+def _columns(file: File, data: DataConfig, header: list[str] | None) -> tuple[list[int], list[int], list[int]]:
+    """The source's, which is joined of one or several, the target's, and those of the features, none where there are none."""
     of = f" of {file.path}" if header else ""
     asked = {"source": data.source, "target": data.target} | ({"features": data.features} if data.features else {})
-    columns = [rows.find(name, header, f"data.{side}={name!r}{of}") for side, name in asked.items()]
-    for (one, column), (other, same) in itertools.combinations(zip(asked, columns, strict=True), 2):
-        if column == same:
-            raise UserError(f"data.{one}={asked[one]!r} and data.{other}={asked[other]!r}{of} are both column {column}; they must name two")
-    return columns
+    find: dict[str, Callable[..., list[int]]] = {"target": lambda *name: [rows.find(*name)]}
+    columns = {side: find.get(side, rows.find_all)(name, header, f"data.{side}={name!r}{of}") for side, name in asked.items()}
+    for one, other in itertools.combinations(asked, 2):
+        if both := {*columns[one]} & {*columns[other]}:
+            raise UserError(
+                f"data.{one}={asked[one]!r} and data.{other}={asked[other]!r}{of} are both column {min(both)}; they must name two"
+            )
+    return columns["source"], columns["target"], columns.get("features", [])
 
 
 def _tsv_rows(file: File) -> Iterator[tuple[int, list[str]]]:
@@ -159,7 +169,7 @@ def _opened(row: Sequence[str], number: int) -> int:
 
 def _hint(row: Sequence[str], data: DataConfig) -> str:
     """The format that a row of too few columns seems to have."""
-    line, columns = row[0], [int(name) for name in (data.source, data.target) if name.isdecimal()]
+    line, columns = row[0], [int(name) for name in (*rows.parts(data.source), data.target) if name.isdecimal()]
     enough = max(columns, default=1)
     if len(row) > 1:
         return ""
@@ -244,8 +254,15 @@ def _describe(value: object, data: DataConfig) -> str:
 
 
 def _fields(record: object, data: DataConfig, where: str) -> Strings:
-    source, target = (_text(_field(record, path, where), path, where) for path in (data.source, data.target))
-    return source, target, _bundle(_field(record, data.features, where), data.features, where) if data.features else ""
+    source, target = _joined(record, data.source, where, _text), _text(_field(record, data.target, where), data.target, where)
+    return source, target, _joined(record, data.features, where, _bundle) if data.features else ""
+
+
+def _joined(record: object, path: str, where: str, read: Callable[[object, str, str], str]) -> str:
+    """A field, or several joined by a space; one whose name has a `+` is one."""
+    if isinstance(record, dict) and path in record:
+        return read(record[path], path, where)
+    return " ".join(read(_field(record, part, where), part, where) for part in rows.parts(path))
 
 
 def _field(record: object, path: str, where: str) -> object:

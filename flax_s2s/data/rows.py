@@ -1,7 +1,8 @@
-r"""Where the two sides stand in a row of a table, or in an object: by number, by the name in the header, or by a path of fields.
+r"""Where a side stands in a row of a table, or in an object: by number, by the name in the header, or by a path of fields; or in several.
 
 split("a\tb", "tsv") -> ["a", "b"]      split('"a,1",b', "csv") -> ["a,1", "b"]
 find("1", None) -> 1                     find("word", ["id", "word"]) -> 1
+find_all("0+2", None) -> [0, 2]
 get({"translation": {"en": "a"}}, "translation.en") -> "a"
 """
 
@@ -54,6 +55,22 @@ def find(column: str, header: Sequence[str] | None, where: str) -> int:
     if header is None:
         raise UserError(f"{where} must be a column number, from 0; where the first row holds names, set data.header")
     raise UserError(f"{where}: the header has no {column!r}, only {', '.join(map(repr, header))}{nearest(column, header)}")
+
+
+def parts(name: str) -> list[str]:
+    """The sides that one is joined of, by a space: `0+2` -> `0`, `2`."""
+    return name.split("+")
+
+
+def find_all(name: str, header: Sequence[str] | None, where: str) -> list[int]:
+    """The numbers of the columns that a side is joined of; a column whose name has a `+` is one.
+
+    Raises:
+        UserError: there is no such column.
+    """
+    if header is not None and name in header:
+        return [find(name, header, where)]
+    return [find(part, header, where) for part in parts(name)]
 
 
 def get(record: Mapping[str, object], path: str) -> object:

@@ -300,6 +300,8 @@ def save(vocabularies: Vocabularies, folder: epath.Path) -> None:
     contents = {f"{name}.model": vocabulary.model for name, vocabulary in named.items()}
     if vocabularies.features:  # first: who finds the models finds all
         contents = {_FEATURES: json.dumps(vocabularies.features, ensure_ascii=False, indent=0).encode(), **contents}
+    else:
+        (folder / _FEATURES).unlink(missing_ok=True)
     for name, content in contents.items():
         partial = folder / f"{name}.partial"
         partial.write_bytes(content)

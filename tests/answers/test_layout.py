@@ -12,6 +12,7 @@ TSV = DataConfig(format="tsv", source="1", target="0")
 NAMED = DataConfig(format="csv", source="word", target="ipa", header=True)
 OBJECTS = DataConfig(format="jsonl", source="translation.en", target="translation.de")
 TEXT = DataConfig(format="text", source="en", target="de")
+FEATURES = DataConfig(format="tsv", source="0", target="1", features="2")
 
 
 def layout(data=TEXT, name="x.txt", first=(), **options):
@@ -69,6 +70,13 @@ def test_a_run_says_where_its_sides_stand_and_the_command_line_says_otherwise(da
         (TEXT, "x.tsv", ["de\ten"], {"source_field": "en", "header": "yes"}, Layout("tsv", 1, 0, header=("de", "en"))),
         (TSV, "x.tsv", ["a\ten"], {"source_field": "en", "header": "yes"}, Layout("tsv", 1, 0, header=("a", "en"))),
         (TEXT, "x.jsonlines", ["{}"], {}, Layout("jsonl", output="jsonl")),
+        (TSV, "x.tsv", ["a\tb\tc"], {"source_field": "2+1"}, Layout("tsv", 2, 0, more=(1,))),
+        (TEXT, "x.tsv", ["a\tb\tc"], {"source_field": "0+1"}, Layout("tsv", 0, None, more=(1,))),
+        (FEATURES, "x.tsv", ["a\tb\tc"], {}, Layout("tsv", features=(2,))),
+        (FEATURES, "x.tsv", ["a\tb\tc"], {"features_field": "2+3"}, Layout("tsv", features=(2, 3))),
+        (FEATURES, "x.tsv", ["a\tb"], {"features_field": "1"}, Layout("tsv", 0, None, features=(1,))),
+        (FEATURES, "x.jsonl", ["{}"], {}, Layout("jsonl", output="jsonl", features_field="features")),
+        (FEATURES, "x.jsonl", ["{}"], {"features_field": "tag"}, Layout("jsonl", output="jsonl", features_field="tag")),
         (TEXT, "x.txt", ['{"a": 1}'], {"form": "text"}, Layout("text")),
         (TEXT, "x.txt", ['{"a": 1}', "a"], {}, Layout("text")),
         (TEXT, "x.txt", ["[1]", "{}", "1"], {}, Layout("text")),

@@ -89,6 +89,14 @@ def test_columns_are_those_of_the_run():
     """Of all runs the first and the second were read, whatever they were trained with."""
     swapped, wide = Layout("tsv", 1, 0), Layout("tsv", 2, 4)
     assert ask(Raw(b"A\ta"), swapped) == Asked(Request("a"), reference="A")
+    joined = Layout("tsv", 0, 1, more=(3,), features=(2, 4))
+    assert ask(Raw(b"a\tA\tN\tb\tPL"), joined) == Asked(Request("a b", features="N PL"), reference="A")
+    assert ask(Raw(b"a\tA\tN"), joined).error.startswith("there are 3 columns, and none has the number 3, from 0; --source-field")
+    assert ask(Raw(b"a\tA\tN\tb"), joined).error.startswith("there are 4 columns, and none has the number 4, from 0, of the features")
+    objects = Layout("jsonl", fields=("q+of.c", "text"), output="jsonl", features_field="b+d")
+    assert ask(Raw(b'{"q": "a", "of": {"c": "b"}, "b": ["N", "m"], "d": "PL"}'), objects).request == Request("a b", features="N;m PL")
+    assert ask(Raw(b'{"source": "x", "features": "N"}'), objects).request == Request("x", features="N")
+    assert "'q+of.c' or 'source'" in ask(Raw(b'{"q": "a", "b": "N", "d": "PL"}'), objects).error
     assert ask(Raw(b"0\t1\t2\t3\t4"), wide) == Asked(Request("2"), reference="4")
     assert pairs.ask(Raw(b"A\ta"), swapped)[:2] == ("a", (pairs.Target("A"),))
     short = ask(Raw(b"A"), swapped)

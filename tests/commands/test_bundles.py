@@ -3,15 +3,25 @@
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import DEBUG
 
 import flax_s2s
 from flax_s2s import UserError
 from flax_s2s.cli.verbs import main
+from flax_s2s.commands import decode, recovery
+from flax_s2s.config import EOS, VocabConfig
+from flax_s2s.data import vocab
+from flax_s2s.data.batching import pad
+from flax_s2s.data.corpus import Pair
+from flax_s2s.data.vocab import Vocabularies
+from flax_s2s.decoding.requests import Request
+from flax_s2s.decoding.translate import Translation
 
 WORDS = ["".join(letters) for letters in itertools.product("aeiou", "klmnprst", "aeiou")]
 FORMS = {"V;SG": lambda word: f"{word}s", "V;PL": lambda word: f"{word}p{word[0]}", "N;SG": lambda word: word[1:]}
@@ -72,6 +82,8 @@ def test_every_way_to_ask_answers_the_same(run: Path, model: flax_s2s.TrainedMod
     table = ask(run, tmp_path, "decode", "".join(f"{word}\t\t{bundle}\n" for word, bundle in zip(words, bundles, strict=True)))
     elsewhere = "".join(f"{bundle}\t{word}\n" for word, bundle in zip(words, bundles, strict=True))
     assert ask(run, tmp_path, "decode", elsewhere, "--source-field", "1", "--features-field", "0") == table
+    apart = "".join(f"{bundle.replace(';', '|')}\t\t{word}\n" for word, bundle in zip(words, bundles, strict=True))
+    assert ask(run, tmp_path, "decode", apart, "--source-field", "2", "--features-field", "0+1") == table
     records = [{"source": word, "features": bundle} for word, bundle in zip(words, bundles, strict=True)]
     records[2]["features"] = ["PL", "V"]  # type: ignore[assignment]
     lines = ask(run, tmp_path, "decode", "".join(json.dumps(record) + "\n" for record in records), form="jsonl")
@@ -140,7 +152,7 @@ def test_lines_without_them_are_skipped_and_counted(run: Path, tmp_path: Path, c
     said = capsys.readouterr().err.replace("\n", " ")
     assert "2 without features" in said and "there are 1 columns, and none has the number 2, from 0, of the features" in said
     record = json.loads(ask(run, tmp_path, "decode", '{"source": "eka", "features": ""}\n{"source": "eka"}\n', form="jsonl")[1])
-    assert "there is no field '2' or 'features', only 'source'" in record["error"] or "there is no field 'features'" in record["error"]
+    assert record["error"].startswith("there is no field 'features', only 'source', and the model was trained with features; give a bundle")
     wrong = json.loads(ask(run, tmp_path, "decode", '{"source": "eka", "features": ""}\n{"source": "a", "features": 3}\n', form="jsonl")[1])
     assert wrong["error"] == "features must be a string or a list of strings, got int"
 
@@ -208,7 +220,8 @@ def test_features_of_validation_that_training_lacks_are_named(corpus: Path, tmp_
     (folder / "valid.tsv").write_text((folder / "valid.tsv").read_text().replace("V;PL", "V;DU;(X"))
     assert main(["inspect", DEBUG, f"--data.folder={folder}", *OPTIONS, "--no-memory"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "2 features of the validation pairs stand in no training pair, such as '(X', 'DU'" in said
+    assert "2 features of the validation pairs are not in the vocabulary, such as '(X', 'DU'" in said
+    assert "of 60 pairs (0.0%), 0 of 20 sources (0.0%)" in said and "2 of 3 bundles (66.7%), 3 of 5 features (60.0%) are in train" in said
 
 
 def test_a_run_goes_on_only_with_its_features(run: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,11 +230,69 @@ def test_a_run_goes_on_only_with_its_features(run: Path, corpus: Path, capsys: p
     assert "data.features: '2' -> ''" in capsys.readouterr().err
 
 
-def test_a_run_from_before_there_were_features_is_read(trained_run: Path) -> None:
-    """Its config.json has no such field."""
-    saved = json.loads((trained_run / "config.json").read_text())
-    assert saved["data"].pop("features") == ""
-    old = flax_s2s.Config
-    from flax_s2s.config import from_json
+def test_a_run_from_before_there_were_features_goes_on_and_decodes(trained_run: Path, tmp_path: Path) -> None:
+    """Its config.json has no such fields."""
+    shutil.copytree(trained_run, tmp_path / "old")
+    saved = json.loads((tmp_path / "old" / "config.json").read_text())
+    assert (saved["data"].pop("features"), saved["vocab"].pop("symbols")) == ("", [])
+    (tmp_path / "old" / "config.json").write_text(json.dumps(saved))
+    now, before = (ask(folder, tmp_path, "decode", "3 hours\n", form="txt") for folder in (trained_run, tmp_path / "old"))
+    assert now == before
+    assert main(["train", str(tmp_path / "old"), "--training.steps", "5"]) == 0
 
-    assert isinstance(from_json(json.dumps(saved)), old)
+
+# Other verbs -------------------------------------------------------------------------------------------------------
+
+
+def test_calibration_and_shortlist_know_them(run: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "calibration.png"
+    arguments = ["evaluate", str(run), "--split", "test", "--calibration", str(picture), "--json", str(tmp_path / "found.json")]
+    assert main(arguments) == 0
+    before = json.loads((tmp_path / "found.json").read_text())["calibration"]["before"]
+    assert before["accuracy"] > 0.8 and before["nll"] < 0.5  # of reference tokens, which without features are a guess
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    assert main(["shortlist", str(copy)]) == 0
+    found = ask(copy, tmp_path, "decode", "eka\t\tV;SG\nimi\t\tV;XX\n", "--shortlist", "64")  # more than there are tokens
+    assert found == ask(run, tmp_path, "decode", "eka\t\tV;SG\nimi\t\tV;XX\n")
+
+
+def test_a_new_run_begins_with_what_they_mean(
+    run: Path, corpus: Path, trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = [*OPTIONS, "--training.steps=2", "--training.evaluate-every-steps=2", "--optimizer.learning-rate=1e-9"]
+    start = ["train", DEBUG, f"--data.folder={corpus}", "--run-dir"]
+    assert main([*start, str(tmp_path / "fine"), "--init-from", str(run), *few]) == 0
+    rows = (corpus / "test.tsv").read_text()
+    assert ask(tmp_path / "fine", tmp_path, "decode", rows) == ask(run, tmp_path, "decode", rows)
+    capsys.readouterr()
+    without = [option for option in few if not option.startswith("--data.features")]
+    assert main([*start, str(tmp_path / "none"), "--init-from", str(run), *without]) == 2
+    assert "was trained with data.features='2', which is features, and this run asks for none" in " ".join(capsys.readouterr().err.split())
+    assert main([*start, str(tmp_path / "new"), "--init-from", str(trained_run), *few]) == 2
+    assert "which is none, and this run asks for features" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_bad_update_is_reported_with_its_features() -> None:
+    made = vocab.train([Pair("ab", "c", "V;SG"), Pair("ba", "c", "N")], VocabConfig(kind="char"), bundles=True)
+    batch = pad([np.array([*ids, EOS]) for ids in made.encode_sources(["ab", "ba", "ab"], ["V;SG", "", "X"])], 4, 9)
+    found = recovery._side(batch, made.source, made.source_pieces)
+    assert [(row["text"], row.get("features")) for row in found] == [("ab", ["V", "SG"]), ("ba", None), ("ab", None)]
+
+
+def test_a_form_that_is_its_word_is_no_copy(model: flax_s2s.TrainedModel) -> None:
+    """`copied` is of five tokens and more, of text."""
+    found = Translation("so", -1.0, -1.0, 4, True, False, ids=(5, 6, 7, EOS))
+    known: Any = Known(model._opened.vocabularies, found)
+    ((_, flags, ids),) = decode.translate(known, [], [Request("so", features="N;SG;V;PL;N;SG")])
+    assert flags == () and len(ids) > 8
+
+
+class Known:
+    """Finds what it was given."""
+
+    def __init__(self, vocabularies: Vocabularies, found: Translation) -> None:
+        self.vocabularies, self.found = vocabularies, found
+
+    def __call__(self, weights: Any, requests: Any) -> list[Translation]:
+        return [self.found for _ in requests]

@@ -147,6 +147,7 @@ def test_a_missing_file_names_the_nearest_one_and_a_missing_folder_itself(tmp_pa
     missing = message(text_config(tmp_path, train="trian"))
     assert missing == f"data.train='trian': there is no trian.en (or packed: .gz, .bz2, .xz, .zst) in {tmp_path}; did you mean 'train.en'?"
     assert f"{tmp_path}/nowhere cannot be read: No such file or directory; set data.folder" in message(text_config(tmp_path / "nowhere"))
+    assert "there is no trian.en.gz (or packed" in message(text_config(tmp_path, train="trian.{side}.gz"))
 
 
 def test_an_unreadable_file_is_named(tmp_path, monkeypatch):

@@ -191,6 +191,50 @@ def test_where_they_are_not_there_it_is_said(tmp_path, form, change, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("form", ["text", "tsv", "csv", "jsonl", "json"])
+def test_a_source_may_be_joined_of_several_places_and_features_too(tmp_path, form):
+    rows = [("Hund", "Hunde", "N", "m", "PL"), ("Katze", "Katze", "N", "f", "SG"), ("so", "so", "", "-", "ADV")]
+    data = {"source": "a+c", "target": "form", "features": "b+d"}
+    if form == "text":
+        for side, name in enumerate(("a", "form", "b", "c", "d")):
+            (tmp_path / f"train.{name}").write_text("".join(f"{row[side]}\n" for row in rows))
+    elif form in ("tsv", "csv"):
+        data = {"source": "0+3", "target": "1", "features": "2+4"}
+        (tmp_path / f"train.{form}").write_text("".join("\t,"[form == "csv"].join(row) + "\n" for row in rows))
+    else:
+        data["source"] = "a+of.c"
+        records = [{"a": row[0], "form": row[1], "b": [row[2]] * bool(row[2]), "of": {"c": row[3]}, "d": row[4]} for row in rows]
+        text = json.dumps(records) if form == "json" else "".join(json.dumps(record) + "\n" for record in records)
+        (tmp_path / f"train.{form}").write_text(text)
+    found = load(DataConfig(format=form, folder=str(tmp_path), valid="train", test="", **data), "train", 1).pairs
+    assert found == [(f"{row[0]} {row[3]}", row[1], f"{row[2]} {row[4]}") for row in rows]
+    assert [features.split(pair.features) for pair in found] == [["N", "PL"], ["N", "SG"], ["ADV"]]
+
+
+def test_a_name_with_a_plus_is_one(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"a+b": "x", "c": "y"}\n')
+    (tmp_path / "named.tsv").write_text("a+b\tc\nx\ty\n")
+    data = DataConfig(format="jsonl", folder=str(tmp_path), source="a+b", target="c", valid="x", test="")
+    assert load(data, "train", 1).pairs == [Pair("x", "y")]
+    assert load(dataclasses.replace(data, format="tsv", train="named", header=True), "train", 1).pairs == [Pair("x", "y")]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"source": "0+9"}, "data.source=0+9 and data.target=1, data.features=2 count from 0 and need at least 10"),
+        ({"source": "0+1"}, "data.source='0+1' and data.target='1' are both column 1; they must name two"),
+        ({"source": "0+x"}, "data.source='0+x' must be a column number, from 0"),
+        ({"source": "0+"}, "data.source='0+' must be a column number, from 0"),
+    ],
+)
+def test_what_is_joined_must_be_there(tmp_path, change, said):
+    data = dataclasses.replace(write(tmp_path, "tsv"), **change)
+    with pytest.raises(UserError) as caught:
+        list(Reader(data, "train", 1))
+    assert said in str(caught.value)
+
+
 def test_aligned_files_of_features_have_equally_many_lines(tmp_path):
     data = write(tmp_path, "text")
     (tmp_path / "train.2").write_text("V\n")

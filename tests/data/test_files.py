@@ -135,6 +135,30 @@ def test_a_packed_file_is_whole_or_an_error(tmp_path, ending, pack):
         files.read_lines(str(name))
 
 
+@pytest.mark.parametrize(("ending", "pack"), PACKERS.items(), ids=PACKERS)
+def test_every_part_is_read_or_an_error(tmp_path, ending, pack):
+    """Python's readers of bzip2 and xz take a later part that is damaged for the end of the file."""
+    rng, name = random.Random(1), tmp_path / f"x{ending}"
+    parts = [b"".join(b"%d %d\n" % (part, rng.randrange(10**9)) for _ in range(3000)) for part in range(3)]
+    packed = [pack(part) for part in parts]
+    name.write_bytes(b"".join(packed))
+    assert files.read_lines(str(name)) == b"".join(parts).decode().splitlines()
+    for at in (0, 3, 10, len(packed[1]) // 2, len(packed[1]) - 3):
+        changed = packed[1][:at] + bytes([packed[1][at] ^ 0xFF]) + packed[1][at + 1 :]
+        name.write_bytes(packed[0] + changed + packed[2])
+        with pytest.raises(UserError, match=f"^{name} is not a whole packed file"):
+            files.read_lines(str(name))
+    for end in (3, 10, len(packed[1]) // 2, len(packed[1]) - 3):
+        name.write_bytes(packed[0] + packed[1][:end])
+        with pytest.raises(UserError, match=f"^{name} is not a whole packed file"):
+            files.read_lines(str(name))
+
+
+def test_zeros_between_parts_of_xz_are_padding(tmp_path):
+    (tmp_path / "x").write_bytes(lzma.compress(b"a\n") + bytes(4) + lzma.compress(b"b\n") + bytes(1 << 17) + lzma.compress(b"") + bytes(8))
+    assert files.read_lines(str(tmp_path / "x")) == ["a", "b"]
+
+
 @pytest.mark.parametrize(("outer", "inner"), [(".gz", ".gz"), (".xz", ".bz2"), (".zst", ".gz"), (".bz2", ".zst")])
 def test_what_is_packed_twice_is_refused(tmp_path, outer, inner):
     (tmp_path / "train.tsv").write_bytes(PACKERS[outer](PACKERS[inner](TEXT)))
