@@ -160,7 +160,7 @@ class VocabConfig:
     joint: bool = identity(True)
     """One vocabulary for both sides; else one for each."""
     symbols: tuple[str, ...] = newer(())
-    """Texts that are one token wherever they stand, such as <2de> or <NUM>, on both sides."""
+    """Texts that are one token wherever they stand, such as <2de> or <NUM>, on both sides but those whose tokens are words."""
     character_coverage: float = identity(1.0)
     """Share of the training text's characters that get a token of their own (0.98 to 1)."""
     byte_fallback: bool = identity(False)

@@ -36,6 +36,7 @@ _PROBABILITY = [
 _TOO_LARGE = 2**32  # for a whole number: of a seed, and far beyond all sizes and steps
 _LEAST_SHORTLIST, _MOST_TOKENS = 16, 1_000_000
 _LEAST_VOCABULARY, _MOST_VOCABULARY = 5, 10_000_000
+_LONGEST_SYMBOL = 100
 
 
 def check(config: Config, *, measures: bool = True) -> Config:
@@ -139,7 +140,10 @@ def _check_data(config: Config) -> None:
         raise UserError("data.train is empty; name the training split")
     if data.source == data.target:
         raise UserError(f"data.source and data.target are both {data.source!r}; they must name two sides")
-    if data.features in (data.source, data.target):
+    source, bundle = ({*name.split("+")} - {""} for name in (data.source, data.features))
+    if data.target in source:
+        raise UserError(f"data.source={data.source!r} holds the target, data.target={data.target!r}; name what it is joined of without it")
+    if bundle & {*source, data.source, data.target}:
         raise UserError(f"data.features={data.features!r} is the source or the target; name what stands beside them, or leave it out")
     if data.features and FORMATS[data.format] == "generated":
         raise UserError(f"data.format={data.format} has no features, got data.features={data.features}; leave it out")
@@ -166,8 +170,11 @@ def _check_vocab(vocab: VocabConfig) -> None:
             f"{vocab.size}; use 0, or a larger one"
         )
     for symbol in vocab.symbols:
-        if not symbol or len(symbol.split()) != 1 or symbol != symbol.strip() or vocab.symbols.count(symbol) > 1:
-            raise UserError(f"vocab.symbols={symbol!r} must be text without white space, given once; such as <2de> <NUM>")
+        odd = re.search("[\\s\0\u2581\ud800-\udfff]", symbol) or (vocab.byte_fallback and re.fullmatch("<0x[0-9A-F]{2}>", symbol))
+        if odd or not 0 < len(symbol) <= _LONGEST_SYMBOL or vocab.symbols.count(symbol) > 1:
+            raise UserError(
+                f"vocab.symbols={symbol[:40]!r} must be text without white space, of at most {_LONGEST_SYMBOL} characters, given once; such as <2de> <NUM>"
+            )
     if 0 < vocab.size < _LEAST_VOCABULARY + len(vocab.symbols):
         raise UserError(f"vocab.size={vocab.size} must hold {len(vocab.symbols)} vocab.symbols beside others; use 0, or a larger one")
     kinds = {vocab.kind if kind == "same" else kind for kind in (vocab.kind, vocab.target_kind)}

@@ -114,13 +114,31 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"data.features": ""},
     ),
     (
+        {"data.features": "tag+zh"},
+        "data.features='tag+zh' is the source or the target; name what stands beside them, or leave it out",
+        {"data.features": "tag+other"},
+    ),
+    (
+        {"data.source": "en+zh"},
+        "data.source='en+zh' holds the target, data.target='zh'; name what it is joined of without it",
+        {"data.source": "en+fr"},
+    ),
+    *(
+        (
+            {"vocab.symbols": (odd,), "vocab.byte_fallback": True},
+            f"vocab.symbols={odd[:40]!r} must be text without white space, of at most 100 characters, given once; such as <2de> <NUM>",
+            {"vocab.symbols": ("<unk>", "<s>", ",", '"')},
+        )
+        for odd in ("", "a\u2581b", "x\0y", "\ud800", "<0x41>", "x" * 101, "a\u3000b")
+    ),
+    (
         {"vocab.symbols": ("a b",)},
-        "vocab.symbols='a b' must be text without white space, given once; such as <2de> <NUM>",
+        "vocab.symbols='a b' must be text without white space, of at most 100 characters, given once; such as <2de> <NUM>",
         {"vocab.symbols": ("ab",)},
     ),
     (
         {"vocab.symbols": ("<s>", "<s>")},
-        "vocab.symbols='<s>' must be text without white space, given once; such as <2de> <NUM>",
+        "vocab.symbols='<s>' must be text without white space, of at most 100 characters, given once; such as <2de> <NUM>",
         {"vocab.symbols": ("<s>",)},
     ),
     (

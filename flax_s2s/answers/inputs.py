@@ -19,7 +19,7 @@ from flax_s2s.answers import parts
 from flax_s2s.answers.layout import FIRST_LINES
 from flax_s2s.answers.lines import NOT_UTF8, Raw, raw_lines, read_text
 from flax_s2s.config import UserError
-from flax_s2s.data.files import HEAD_BYTES, find_packing, refuse_compressed, whole
+from flax_s2s.data.files import HEAD_BYTES, find_packing, refuse_compressed, unpack
 from flax_s2s.runs.rundir import is_stream, open_stream
 
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x7f]")
@@ -106,9 +106,8 @@ def _open(path: epath.Path | None) -> Iterator[Any]:
         if path is not None:
             file = stack.enter_context(open_stream(name, "rb") if is_stream(str(path)) else path.open("rb"))
         file = file if hasattr(file, "peek") else io.BufferedReader(file)
-        stack.enter_context(whole(name))
         if packing := find_packing(file.peek(HEAD_BYTES)):
-            file = stack.enter_context(packing.open(file))
+            file = stack.enter_context(unpack(file, packing, name))
         refuse_compressed(file.peek(HEAD_BYTES)[:HEAD_BYTES], name)
         yield file
 

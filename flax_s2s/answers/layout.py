@@ -80,14 +80,16 @@ def find_sides(data: DataConfig, files: Files) -> Sides:
     table, objects = FORMATS[data.format] == "table", FORMATS[data.format] == "objects"
     header = files.header == "yes" or (files.header == "auto" and table and data.header)
     own, usual = (data.source, data.target), Sides()
-    columns = own if table or (objects and header) else usual.columns
+    count = len(rows.parts(data.source))  # where nothing else is known: the source's parts, the target, the features
+    first = ("+".join(map(str, range(count))), str(count), str(count + 1))
+    columns = own if table or (objects and header) else first[:2]
     fields = own if objects or (table and data.header) else usual.fields
     if files.header == "yes" and files.source_field:  # the first columns are not meant
         columns = (columns[0], data.target)
     if files.features_field and not data.features:
         raise UserError(f"--features-field {files.features_field} is for runs that were trained with data.features; leave it out")
     own_features = (
-        data.features if table or (objects and header) else "2",
+        data.features if table or (objects and header) else first[2],
         data.features if objects or (table and data.header) else "features",
     )
     features = (files.features_field or own_features[0], files.features_field or own_features[1]) if data.features else None
@@ -171,9 +173,10 @@ def warn_header(layout: Layout, files: Files, data: DataConfig, name: str, first
         cells = rows.split(first[0].removesuffix("\r"), layout.form)
     except ValueError:  # no row
         return ""
-    own = [side for side in (data.source, data.target) if not side.isdecimal() and side in cells]
-    chosen = [cells[column] for column in (layout.source, layout.target) if column is not None and column < len(cells)]
-    if len(own) < 2 and not (len(chosen) > 1 and is_header(Pair(*chosen))):
+    sides = (data.source,) if data.source in cells else tuple(rows.parts(data.source))
+    own = [side for side in (*sides, data.target) if not side.isdecimal() and side in cells]
+    chosen = [cells[column] for column in (layout.source, *layout.more, layout.target) if column is not None and column < len(cells)]
+    if len(own) < 2 and not (len(chosen) > 1 and is_header(Pair(chosen[0], chosen[-1]))):
         return ""
     fields = f" --source-field {own[0]} --target-field {own[1]}" if len(own) == 2 and chosen != own else ""
     return (
@@ -207,7 +210,7 @@ def _find_columns(form: Literal["tsv", "csv"], sides: Sides, name: str, first: S
         own = None
     bundle = _find_all(sides.features[0], header, f"--features-field {sides.features[0]} of {name}") if sides.features else []
     if {*bundle} & {source, *more, own}:
-        if own not in bundle or pairs or any(option.startswith("--target-field") for option in sides.given):
+        if {*bundle} & {source, *more} or pairs or any(option.startswith("--target-field") for option in sides.given):
             raise UserError(
                 f"--features-field {'+'.join(map(str, bundle))} of {name} is the column of the source or of the target; name another, or these with "
                 "--source-field and --target-field"

@@ -210,7 +210,7 @@ def read_side(record: dict[str, Any], layout: Layout, side: int) -> str:
     names = [usual] if is_answer(record) else list(dict.fromkeys((layout.fields[side], usual)))
     for name in names:
         with contextlib.suppress(KeyError):
-            return _joined(record, name, read_string)
+            return _joined(record, name, read_string) if side == 0 else read_string(rows.get(record, name), name)
     raise LineError(
         (NO_SOURCE, NO_TARGET)[side], f"there is no field {' or '.join(map(repr, names))}, only {', '.join(map(repr, record)) or 'none'}"
     )
@@ -218,8 +218,8 @@ def read_side(record: dict[str, Any], layout: Layout, side: int) -> str:
 
 def _joined(record: dict[str, Any], name: str, read: Callable[[Any, str], str]) -> str:
     """A field, or several joined by a space, as a corpus is read."""
-    if name in record:
-        return read(record[name], name)
+    with contextlib.suppress(KeyError):
+        return read(rows.get(record, name), name)
     return " ".join([read(rows.get(record, part), part) for part in rows.parts(name)])
 
 

@@ -1,6 +1,5 @@
 """`inspect CONFIG or RUN_DIR`: what a configuration amounts to, before anything is trained."""
 
-import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -123,21 +122,23 @@ def _look(config: Config, run_dir: str, memory: bool) -> tuple[Inspection, Calla
     shapes = {"/".join(str(part.key) for part in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     flops, warnings, overlap = count_flops(config.model, params), find_misfits(config), list[str]()
     if ready:
-        splits = _held_out(config)
-        overlap = account.describe_overlap(ready.train, list(splits.values()))
+        splits, unread = _held_out(config)
+        overlap = [*account.describe_overlap(ready.train, list(splits.values())), *unread]
         warnings = [*warnings, *warn_of_tokens(config, ready, splits["valid"].pairs if "valid" in splits else [])]
     found = Inspection(count_parameters(params), shapes, sizes, flops, warnings, None, str(lack or ""), overlap)
     return found, partial(_plan, config, ready, sizes, flops, devices, memory) if ready else None
 
 
-def _held_out(config: Config) -> dict[corpus.Split, corpus.Corpus]:
-    """Those of validation and test that are at hand, and can be read."""
+def _held_out(config: Config) -> tuple[dict[corpus.Split, corpus.Corpus], list[str]]:
+    """Validation and test, where they can be read; and why one cannot."""
     splits: tuple[corpus.Split, ...] = ("valid", "test")
-    found = {}
-    for split in splits:
-        with contextlib.suppress(UserError):
+    found, unread = {}, []
+    for split in splits[: 1 + bool(config.data.test)]:
+        try:
             found[split] = corpus.load(config.data, split, config.seed)
-    return found
+        except UserError as error:
+            unread.append(f"{split} cannot be read: {error}")
+    return found, unread
 
 
 def _plan(config: Config, ready: Ready, sizes: tuple[int, int], flops: Flops, devices: Devices, memory: bool) -> Epoch:

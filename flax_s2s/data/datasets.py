@@ -43,7 +43,8 @@ def read(data: DataConfig, split: str, left_out: Counter[str]) -> Iterator[tuple
     for number, example in enumerate(_examples(source, name)):
         found = _strings(example)
         sources, targets = (_texts(side.split("+"), found, name, number) for side in (data.source, data.target))
-        bundle = " ".join(_texts(data.features.split("+"), found, name, number)) if data.features else ""
+        named = data.features.split("+") if data.features else []
+        bundle = " ".join(text for feature in named for text in _texts([feature], found, name, number))
         different = list(dict.fromkeys(targets))
         left_out["repeated target"] += len(targets) - len(different)
         left_out["further source"] += len(set(sources)) - 1

@@ -104,7 +104,7 @@ def _open_zstd(file: Any) -> Any:
         raise UserError(
             "what is compressed by zstd needs a package that is not installed: pip install backports.zstd; or unpack it with zstd -d"
         ) from None
-    return zstd.ZstdFile(file)
+    return zstd.ZstdFile(file, options={zstd.DecompressionParameter.window_log_max: 31})  # `zstd --long` asks for so much memory
 
 
 class Packing(NamedTuple):
@@ -130,7 +130,7 @@ def find_packing(head: bytes) -> Packing | None:
 
 
 @contextlib.contextmanager
-def whole(name: str) -> Iterator[None]:
+def _whole(name: str) -> Iterator[None]:
     """Says of a packed file that is damaged or cut short what it is.
 
     Raises:
@@ -173,7 +173,7 @@ class File(NamedTuple):
     def raw_lines(self) -> Iterator[bytes]:
         """The lines as they are, decompressed, their ends included."""
         try:
-            with whole(str(self.path)), self.path.open("rb") as file, _unpacked(file, self.path) as lines:
+            with self.path.open("rb") as file, _unpacked(file, self.path) as lines:
                 for number, line in enumerate(lines):
                     yield line if number else line.removeprefix(codecs.BOM_UTF8)
         except _UNREADABLE as error:
@@ -196,6 +196,21 @@ class File(NamedTuple):
 
 
 @contextlib.contextmanager
+def unpack(file: Any, packing: Packing, name: str) -> Iterator[Any]:
+    """What is in an open file.
+
+    Raises:
+        UserError: it is no text by its first bytes, packed once more, damaged, or cut short.
+    """
+    with _whole(name), packing.open(file) as unpacked:
+        inner = unpacked.peek(HEAD_BYTES)[:HEAD_BYTES]
+        refuse_compressed(inner, f"{name}, unpacked,")
+        if twice := find_packing(inner):
+            raise UserError(f"{name} is compressed twice, by {packing.name} and {twice.name}; unpack it once")
+        yield unpacked
+
+
+@contextlib.contextmanager
 def _unpacked(file: Any, path: epath.Path) -> Iterator[Any]:
     """The file from its beginning, unpacked where it begins so, or is called so.
 
@@ -212,11 +227,7 @@ def _unpacked(file: Any, path: epath.Path) -> Iterator[Any]:
     if packing is None:
         yield file
         return
-    with packing.open(file) as unpacked:
-        inner = unpacked.peek(HEAD_BYTES)[:HEAD_BYTES]
-        refuse_compressed(inner, f"{path}, unpacked,")
-        if twice := find_packing(inner):
-            raise UserError(f"{path} is compressed twice, by {packing.name} and {twice.name}; unpack it once")
+    with unpack(file, packing, str(path)) as unpacked:
         yield unpacked
 
 

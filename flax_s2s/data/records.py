@@ -4,6 +4,7 @@ Enters: the files that `files.find` finds. Leaves: strings, a source, a target a
 blank line, in whatever format, leaves empty strings, so that it is counted as every pair with a blank side is.
 """
 
+import contextlib
 import csv
 import itertools
 import json
@@ -49,7 +50,7 @@ def _aligned(sources: Sequence[File], target: File, bundles: Sequence[File]) -> 
     count = first.count_lines()
     for other in (*sources[1:], target, *bundles):
         if (lines := other.count_lines()) != count:
-            slip = "" if other in bundles else _slip(first, other)  # features may be blank
+            slip = _slip(first, other) if other is target and len(sources) == 1 else ""  # a part, and features, may be blank
             raise UserError(f"{first.path} has {count} lines and {other.path} {lines}; aligned files must have equally many{slip}")
     return zip(_together(sources, count), target.lines(), _together(bundles, count), strict=True)
 
@@ -260,8 +261,9 @@ def _fields(record: object, data: DataConfig, where: str) -> Strings:
 
 def _joined(record: object, path: str, where: str, read: Callable[[object, str, str], str]) -> str:
     """A field, or several joined by a space; one whose name has a `+` is one."""
-    if isinstance(record, dict) and path in record:
-        return read(record[path], path, where)
+    if isinstance(record, dict):
+        with contextlib.suppress(KeyError):
+            return read(rows.get(record, path), path, where)
     return " ".join(read(_field(record, part, where), part, where) for part in rows.parts(path))
 
 

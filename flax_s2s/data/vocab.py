@@ -21,6 +21,7 @@ from flax_s2s.config import BOS, EOS, LEAST_COVERAGE, PAD, UNK, UserError, Vocab
 from flax_s2s.data import features
 from flax_s2s.data.corpus import Pair
 
+_BREAKS = re.compile(r"[\r\n]*\n[\r\n]*")
 _LONGEST_TRAINING_LINE_BYTES = 1 << 16
 _LONGEST_WORD_BYTES = 7_996  # a longer piece SentencePiece 0.2.3 writes, and cannot read
 _SPACE = "\u2581"  # SentencePiece's own sign for a space
@@ -60,8 +61,8 @@ class Vocabulary:
         return hashlib.sha256(self.model).hexdigest()
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """`["Two dogs."]` -> `[[412, 1033, 7]]`; neither BOS nor EOS is added."""
-        ids: list[list[int]] = self._processor.encode(list(lines), out_type=int)
+        """`["Two dogs."]` -> `[[412, 1033, 7]]`; neither BOS nor EOS is added. A line break, which no training text has, is a space."""
+        ids: list[list[int]] = self._processor.encode([_BREAKS.sub(" ", line) for line in lines], out_type=int)
         return ids
 
     def sample(self, lines: Sequence[str], rate: float, seed: int) -> list[list[int]]:

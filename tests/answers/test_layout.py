@@ -13,6 +13,7 @@ NAMED = DataConfig(format="csv", source="word", target="ipa", header=True)
 OBJECTS = DataConfig(format="jsonl", source="translation.en", target="translation.de")
 TEXT = DataConfig(format="text", source="en", target="de")
 FEATURES = DataConfig(format="tsv", source="0", target="1", features="2")
+JOINED = DataConfig(format="text", source="a+c", target="b", features="d")
 
 
 def layout(data=TEXT, name="x.txt", first=(), **options):
@@ -72,6 +73,8 @@ def test_a_run_says_where_its_sides_stand_and_the_command_line_says_otherwise(da
         (TEXT, "x.jsonlines", ["{}"], {}, Layout("jsonl", output="jsonl")),
         (TSV, "x.tsv", ["a\tb\tc"], {"source_field": "2+1"}, Layout("tsv", 2, 0, more=(1,))),
         (TEXT, "x.tsv", ["a\tb\tc"], {"source_field": "0+1"}, Layout("tsv", 0, None, more=(1,))),
+        (JOINED, "x.tsv", ["a\tb\tc\td"], {}, Layout("tsv", 0, 2, features=(3,), more=(1,))),  # though trained on aligned files
+        (JOINED, "x.jsonl", ["{}"], {}, Layout("jsonl", output="jsonl", features_field="features")),
         (FEATURES, "x.tsv", ["a\tb\tc"], {}, Layout("tsv", features=(2,))),
         (FEATURES, "x.tsv", ["a\tb\tc"], {"features_field": "2+3"}, Layout("tsv", features=(2, 3))),
         (FEATURES, "x.tsv", ["a\tb"], {"features_field": "1"}, Layout("tsv", 0, None, features=(1,))),

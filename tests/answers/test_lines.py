@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flax_s2s.answers import lines, pairs
 from flax_s2s.answers.layout import Layout
-from flax_s2s.answers.lines import Asked, Raw, ask, raw_lines
+from flax_s2s.answers.lines import Asked, Raw, ask, raw_lines, read_side
 from flax_s2s.answers.replies import Translated, find_flags, one_line, read_texts, write
 from flax_s2s.decoding.requests import Request
 from flax_s2s.decoding.translate import BLANK, Translation
@@ -96,6 +96,9 @@ def test_columns_are_those_of_the_run():
     objects = Layout("jsonl", fields=("q+of.c", "text"), output="jsonl", features_field="b+d")
     assert ask(Raw(b'{"q": "a", "of": {"c": "b"}, "b": ["N", "m"], "d": "PL"}'), objects).request == Request("a b", features="N;m PL")
     assert ask(Raw(b'{"source": "x", "features": "N"}'), objects).request == Request("x", features="N")
+    nested = Layout("jsonl", fields=("code.c++", "code.d+e"), output="jsonl")
+    assert ask(Raw(b'{"code": {"c++": "x"}}'), nested).request == Request("x")
+    assert read_side({"code": {"c++": "x", "d+e": "y"}}, nested, 1) == "y"
     assert "'q+of.c' or 'source'" in ask(Raw(b'{"q": "a", "b": "N", "d": "PL"}'), objects).error
     assert ask(Raw(b"0\t1\t2\t3\t4"), wide) == Asked(Request("2"), reference="4")
     assert pairs.ask(Raw(b"A\ta"), swapped)[:2] == ("a", (pairs.Target("A"),))

@@ -14,14 +14,15 @@ from tiny import DEBUG
 import flax_s2s
 from flax_s2s import UserError
 from flax_s2s.cli.verbs import main
-from flax_s2s.commands import decode, recovery
-from flax_s2s.config import EOS, VocabConfig
+from flax_s2s.commands import decode, evaluate, recovery
+from flax_s2s.config import EOS, DataConfig, VocabConfig
 from flax_s2s.data import vocab
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.vocab import Vocabularies
-from flax_s2s.decoding.requests import Request
+from flax_s2s.decoding.requests import Request, draw_seed
 from flax_s2s.decoding.translate import Translation
+from flax_s2s.evaluation.evaluate import make_examples
 
 WORDS = ["".join(letters) for letters in itertools.product("aeiou", "klmnprst", "aeiou")]
 FORMS = {"V;SG": lambda word: f"{word}s", "V;PL": lambda word: f"{word}p{word[0]}", "N;SG": lambda word: word[1:]}
@@ -113,7 +114,8 @@ def test_they_change_how_probable_a_form_is(model: flax_s2s.TrainedModel) -> Non
     same, turned = model.translate(["eka"] * 2, features=["V;SG", "SG|V"], temperature=1.0, beam_size=2, seeds=[1, 1])
     assert same.source == turned.source and same.source_tokens != turned.source_tokens
     drawn = model.translate(["eka"] * 3, features=["V;SG", "V;SG", "V;PL"], temperature=1.0, seed=4)
-    assert drawn[0] == drawn[1]  # their draws depend on source and features
+    assert drawn[0] == drawn[1]
+    assert len({draw_seed(1, Request("eka", features=bundle)) for bundle in ("", "V", "N", "V;N")}) == 4
 
 
 def test_attention_has_a_column_for_each(run: Path, tmp_path: Path) -> None:
@@ -121,6 +123,15 @@ def test_attention_has_a_column_for_each(run: Path, tmp_path: Path) -> None:
     (record,) = map(json.loads, (tmp_path / "attention.jsonl").read_text().splitlines())
     assert record["source"][:2] == ["V", "SG"] and record["source"][-1] == "</s>"
     assert all(len(row) == len(record["source"]) for row in record["attention"])
+
+
+def test_references_go_by_source_and_features(tmp_path: Path) -> None:
+    """A word that is right with other features alone is not right."""
+    (tmp_path / "more.tsv").write_text("a\tright\tV;SG\na\tother\tV;PL\na\tsecond\tV;SG\n")
+    data = DataConfig(format="tsv", source="0", target="1", features="2")
+    pairs = [Pair("a", "x", "V;SG"), Pair("a", "y", "V;PL"), Pair("a", "z", "N")]
+    assert evaluate.read_targets(str(tmp_path / "more.tsv"), pairs, data) == [["right", "second"], ["other"], []]
+    assert [one.right for one in make_examples(pairs, merge=True)] == [("x",), ("y",), ("z",)]
 
 
 def test_right_targets_go_by_source_and_features(run: Path, corpus: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import importlib
 import io
 import json
 import lzma
@@ -15,7 +16,6 @@ from typing import Any
 
 import pytest
 import sacrebleu
-from backports import zstd
 from soak.decode import kill_decoding
 from tiny import REPOSITORY
 
@@ -25,6 +25,7 @@ from flax_s2s.data import vocab
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.translate import BLANK, Translator
 
+zstd = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 LINES = ["May 5, 2023", "", "   ", "3 hours", "¥100", "x" * 300, "一 二", "May 5, 2023", "a\u2028b", "tab\there"]
 
 

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import importlib
 import io
 import lzma
 import os
@@ -13,13 +14,13 @@ import threading
 import zipfile
 
 import pytest
-from backports import zstd
 from tiny import sides
 
 from flax_s2s.config import DataConfig, UserError
 from flax_s2s.data import files
 from flax_s2s.data.corpus import load
 
+zstd = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 TEXT = b"a\tb\nc\td\n"
 
 
@@ -167,6 +168,7 @@ def test_what_is_packed_twice_is_refused(tmp_path, outer, inner):
         load(table(tmp_path), "train", 1)
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="this Python has it itself")
 def test_without_its_package_zstd_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "backports.zstd", None)
     monkeypatch.delattr("backports.zstd", raising=False)

@@ -159,6 +159,11 @@ def test_the_target_may_have_another_kind_of_tokens():
     assert made.target.decode(made.target.encode(["D AO G"])) == ["D AO G"]
 
 
+def test_a_line_break_is_a_space_as_a_corpus_is_read():
+    made = one(["one two", "three"])
+    assert made.encode(["one\ntwo", "one\r\n\ntwo"]) == made.encode(["one two"] * 2)
+
+
 @pytest.mark.parametrize("kind", ["char", "bpe", "unigram"])
 def test_symbols_stay_whole_wherever_they_stand_and_come_back(kind):
     lines = [f"<2de> the dog {i} has <NUM>bones<NUM> and runs away" for i in range(40)]
