@@ -202,13 +202,14 @@ def _find_columns(form: Literal["tsv", "csv"], sides: Sides, name: str, first: S
     where = [f"{option} {column} of {name}" for option, column in zip(("--source-field", "--target-field"), sides.columns, strict=True)]
     if header is None and sides.header:  # an empty file
         return Layout(form)
-    source, *more = _find_all(sides.columns[0], header, where[0])
+    source, *more = (_find_column(part, header, where[0]) for part in rows.parts(sides.columns[0], header))
     own = _find_other(sides, header, where[1], pairs)
     if own in (source, *more):
         if pairs or any(option.startswith("--target-field") for option in sides.given):
             raise UserError(f"{where[0]} and {where[1]} are one column; name two, with --source-field and --target-field")
         own = None
-    bundle = _find_all(sides.features[0], header, f"--features-field {sides.features[0]} of {name}") if sides.features else []
+    beside = sides.features[0] if sides.features else ""
+    bundle = [_find_column(part, header, f"--features-field {beside} of {name}") for part in rows.parts(beside, header) if beside]
     if {*bundle} & {source, *more, own}:
         if {*bundle} & {source, *more} or pairs or any(option.startswith("--target-field") for option in sides.given):
             raise UserError(
@@ -217,12 +218,6 @@ def _find_columns(form: Literal["tsv", "csv"], sides: Sides, name: str, first: S
             )
         own = None
     return Layout(form, source, own, header=tuple(header or ()), features=tuple(bundle), more=tuple(more))
-
-
-def _find_all(name: str, header: Sequence[str] | None, where: str) -> list[int]:
-    """The columns that a side is joined of; see `rows.find_all`."""
-    parts = [name] if header is not None and name in header else rows.parts(name)
-    return [_find_column(part, header, where) for part in parts]
 
 
 def _find_other(sides: Sides, header: Sequence[str] | None, where: str, pairs: bool) -> int | None:

@@ -218,9 +218,7 @@ def read_side(record: dict[str, Any], layout: Layout, side: int) -> str:
 
 def _joined(record: dict[str, Any], name: str, read: Callable[[Any, str], str]) -> str:
     """A field, or several joined by a space, as a corpus is read."""
-    with contextlib.suppress(KeyError):
-        return read(rows.get(record, name), name)
-    return " ".join([read(rows.get(record, part), part) for part in rows.parts(name)])
+    return " ".join([read(rows.get(record, part), part) for part in rows.fields(record, name)])
 
 
 def read_bundle(record: dict[str, Any], layout: Layout) -> str:

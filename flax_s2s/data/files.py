@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from flax_s2s.config import FORMATS, DataConfig, UserError, nearest
+from flax_s2s.data import rows
 
 _BREAKS = re.compile(r"[\r\n]+")
 _ENDINGS = [form for form, kind in FORMATS.items() if kind in ("table", "objects")]  # of one file with both sides
@@ -138,14 +139,11 @@ def _whole(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{name} is not a whole packed file: {error}; copy or compress it again") from None
-    except OSError as error:
-        if error.errno is not None:  # bz2 has no error of its own
-            raise
-        raise UserError(f"{name} is not a whole packed file: {error}; copy or compress it again") from None
     except Exception as error:
-        if type(error).__name__ != "ZstdError":  # of a package that need not be there
+        damaged = isinstance(error, (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError))
+        damaged |= isinstance(error, OSError) and error.errno is None  # bz2 has no error of its own
+        damaged |= type(error).__name__ == "ZstdError"  # of a package that need not be there
+        if not damaged:
             raise
         raise UserError(f"{name} is not a whole packed file: {error}; copy or compress it again") from None
 
@@ -333,7 +331,7 @@ def find(data: DataConfig, split: str) -> list[File]:
     name: str = getattr(data, split)
     if FORMATS[data.format] == "aligned":
         pattern = name if "{side}" in name else f"{name}.{{side}}"
-        named = [*data.source.split("+"), data.target, *(data.features.split("+") if data.features else [])]
+        named = [*rows.parts(data.source), data.target, *(rows.parts(data.features) if data.features else [])]
         sides = [pattern.replace("{side}", side) for side in named]
         return [_find(data, split, [side, *(f"{side}{packed}" for packed in PACKINGS)]) for side in sides]
     table = f"{name}.{data.format}"

@@ -4,7 +4,6 @@ Enters: the files that `files.find` finds. Leaves: strings, a source, a target a
 blank line, in whatever format, leaves empty strings, so that it is counted as every pair with a blank side is.
 """
 
-import contextlib
 import csv
 import itertools
 import json
@@ -103,8 +102,8 @@ def _columns(file: File, data: DataConfig, header: list[str] | None) -> tuple[li
     """The source's, which is joined of one or several, the target's, and those of the features, none where there are none."""
     of = f" of {file.path}" if header else ""
     asked = {"source": data.source, "target": data.target} | ({"features": data.features} if data.features else {})
-    find: dict[str, Callable[..., list[int]]] = {"target": lambda *name: [rows.find(*name)]}
-    columns = {side: find.get(side, rows.find_all)(name, header, f"data.{side}={name!r}{of}") for side, name in asked.items()}
+    named = {side: [name] if side == "target" else rows.parts(name, header) for side, name in asked.items()}
+    columns = {side: [rows.find(part, header, f"data.{side}={asked[side]!r}{of}") for part in named[side]] for side in asked}
     for one, other in itertools.combinations(asked, 2):
         if both := {*columns[one]} & {*columns[other]}:
             raise UserError(
@@ -260,11 +259,9 @@ def _fields(record: object, data: DataConfig, where: str) -> Strings:
 
 
 def _joined(record: object, path: str, where: str, read: Callable[[object, str, str], str]) -> str:
-    """A field, or several joined by a space; one whose name has a `+` is one."""
-    if isinstance(record, dict):
-        with contextlib.suppress(KeyError):
-            return read(rows.get(record, path), path, where)
-    return " ".join(read(_field(record, part, where), part, where) for part in rows.parts(path))
+    """A field, or several joined by a space."""
+    paths = rows.fields(record, path) if isinstance(record, dict) else [path]
+    return " ".join(read(_field(record, part, where), part, where) for part in paths)
 
 
 def _field(record: object, path: str, where: str) -> object:

@@ -2,7 +2,7 @@ r"""Where a side stands in a row of a table, or in an object: by number, by the 
 
 split("a\tb", "tsv") -> ["a", "b"]      split('"a,1",b', "csv") -> ["a,1", "b"]
 find("1", None) -> 1                     find("word", ["id", "word"]) -> 1
-find_all("0+2", None) -> [0, 2]
+parts("0+2") -> ["0", "2"]
 get({"translation": {"en": "a"}}, "translation.en") -> "a"
 """
 
@@ -57,20 +57,18 @@ def find(column: str, header: Sequence[str] | None, where: str) -> int:
     raise UserError(f"{where}: the header has no {column!r}, only {', '.join(map(repr, header))}{nearest(column, header)}")
 
 
-def parts(name: str) -> list[str]:
-    """The sides that one is joined of, by a space: `0+2` -> `0`, `2`."""
-    return name.split("+")
+def parts(name: str, header: Sequence[str] | None = None) -> list[str]:
+    """The sides that one is joined of, by a space: `0+2` -> `0`, `2`; a column whose name in the header has a `+` is one."""
+    return [name] if header is not None and name in header else name.split("+")
 
 
-def find_all(name: str, header: Sequence[str] | None, where: str) -> list[int]:
-    """The numbers of the columns that a side is joined of; a column whose name has a `+` is one.
-
-    Raises:
-        UserError: there is no such column.
-    """
-    if header is not None and name in header:
-        return [find(name, header, where)]
-    return [find(part, header, where) for part in parts(name)]
+def fields(record: Mapping[str, object], path: str) -> list[str]:
+    """The paths of the fields that a side is joined of; a field whose own name has a `+` is one."""
+    try:
+        get(record, path)
+    except KeyError:
+        return parts(path)
+    return [path]
 
 
 def get(record: Mapping[str, object], path: str) -> object:
