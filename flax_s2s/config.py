@@ -203,6 +203,8 @@ class ModelConfig:
     """Feed the attentional state into the next step (Luong et al. 2015); slower: attention runs inside the loop."""
     attend_embeddings: bool = identity(False)
     """Attention reads each source token's embedding beside the encoder's output (Kuang et al. 2018, source-side bridging)."""
+    copy: bool = newer(False)
+    """Copy symbols of the source, be they in the vocabulary or not (pointer-generator, See et al. 2017); needs attention and vocab.joint."""
     bridge: Literal["copy", "dense", "zero"] = identity("copy")
     """How the decoder starts: the encoder's final states, a tanh layer of them, or zeros."""
     tie: Literal["none", "softmax", "all"] = identity("none")

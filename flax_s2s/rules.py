@@ -203,6 +203,10 @@ def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
         raise UserError("model.input_feeding needs attention, got model.attention=none; use general")
     if model.attend_embeddings and model.attention in ("none", "dot"):
         raise UserError(f"model.attend_embeddings needs a score with parameters, got model.attention={model.attention}; use general")
+    if model.copy and model.attention == "none":
+        raise UserError("model.copy copies what attention looks at, got model.attention=none; use general")
+    if model.copy and not vocab.joint:
+        raise UserError("model.copy needs tokens that are the same on both sides, and so vocab.joint; add --vocab.joint")
     if model.tie == "all" and not vocab.joint:
         raise UserError("model.tie=all shares the source and target tables and needs vocab.joint; use model.tie=softmax")
     both = 2 * (model.bidirectional_size or model.hidden_size // 2)

@@ -147,12 +147,12 @@ def seq2seq(config, params, src_ids, inputs, masks=None, pad=0):
     readouts = []
     for row in range(len(src_ids)):
         of_row = {site: mask[row] for site, mask in (masks or {}).items()}
-        readouts.append(sentence(config, params, src_ids[row][src_ids[row] != pad], inputs[row], of_row))
+        readouts.append(sentence(config, params, src_ids[row][src_ids[row] != pad], inputs[row], of_row)[0])
     return np.stack(readouts)
 
 
 def sentence(config, params, source, inputs, masks):
-    """Readouts [tgt readout] of one source sentence and the target tokens that the decoder reads."""
+    """Readouts [tgt readout] of one source sentence and the target tokens that the decoder reads; and attention [tgt src]."""
 
     def kept(features, site, step):
         return features * masks[site][step] if masks else features
@@ -163,7 +163,7 @@ def sentence(config, params, source, inputs, masks):
         return zoned(new, old, round(config.zoneout * 256) / 256, [zones[1]] * 2 if zones and config.cell == "gru" else zones)
 
     memory, finals = encode(config, params, source, kept, masks)
-    decoder, states, readouts = params["decoder"], [], []
+    decoder, states, readouts, looks = params["decoder"], [], [], []
     for index in range(config.decoder_layers):
         # Top layer to top layer; a deeper decoder repeats the top layer's.
         hidden, cell = finals[min(index + max(config.encoder_layers - config.decoder_layers, 0), config.encoder_layers - 1)]
@@ -175,9 +175,10 @@ def sentence(config, params, source, inputs, masks):
         states.append((hidden, cell))
 
     def context(query):
-        contexts, _ = attention(
+        contexts, weights = attention(
             config.attention, query[None, None], memory[None], np.ones((1, len(memory))), **decoder.get("attention", {})
         )
+        looks.append(weights[0, 0])
         return contexts[0, 0]
 
     feed = np.zeros(config.hidden_size if config.tie == "none" else config.embedding_size)
@@ -200,7 +201,51 @@ def sentence(config, params, source, inputs, masks):
             readout = readout @ decoder["kernel_readout"]
         feed = kept(readout if config.attention == "none" else np.tanh(readout), 200, t)
         readouts.append(feed)
-    return np.stack(readouts)
+    return np.stack(readouts), np.array(looks)
+
+
+def said(config, params, source, inputs, symbols, unk=3):
+    """Probabilities [tgt vocab+symbols] of a model that copies, for one sentence (See et al. 2017, equation 9).
+
+    What the source has beyond the vocabulary, its features included, are symbols of its own, at most so many; they are read as UNK.
+    """
+    output = params["output_table" if config.tie == "none" else "target_table"]
+    vocab, features = len(output), len(params.get("feature_table", []))
+    if config.tie != "all":
+        features = len(params["source_table"]) - vocab
+    beyond = vocab + features
+    read = np.where(source < beyond, source, unk)
+    readouts, looks = sentence(config, params, read, np.where(inputs < vocab, inputs, unk), None)
+    found = np.zeros((len(inputs), vocab + symbols))
+    for t, (readout, weights) in enumerate(zip(readouts, looks, strict=True)):
+        logits = output @ readout + params["output_bias"]
+        copying = sigmoid(readout @ params["copy_vector"] + params["copy_bias"])
+        generating = 1.0
+        for token, weight in zip(source, weights, strict=True):
+            if token >= beyond or unk < token < vocab:
+                found[t, token if token < vocab else token - features] += copying * weight
+                generating -= copying * weight
+        found[t, :vocab] += generating * np.exp(logits) / np.exp(logits).sum()
+    return found
+
+
+def copying_loss(config, params, src_ids, tgt_ids, smoothing, pad=0, bos=1):
+    """Sums over real tokens: smoothed loss, negative log-likelihood, tokens; what is smoothed is what is generated."""
+    smoothed = plain = tokens = 0.0
+    for source, target in zip(src_ids, tgt_ids, strict=True):
+        source, target = source[source != pad], target[target != pad]
+        if not len(target):
+            continue
+        inputs = np.array([bos, *target[:-1]])
+        never = {**params, "copy_vector": 0 * params["copy_vector"], "copy_bias": np.array(-np.inf)}
+        with np.errstate(divide="ignore"):  # what no symbol stands for has a probability of zero
+            vocab, logp = len(params["output_bias"]), np.log(said(config, params, source, inputs, len(source)))
+            uniform = np.log(said(config, never, source, inputs, len(source))[:, :vocab]).mean(axis=1)
+        for t, right in enumerate(target):
+            smoothed -= (1 - smoothing) * logp[t, right] + smoothing * uniform[t]
+            plain -= logp[t, right]
+            tokens += 1
+    return smoothed, plain, tokens
 
 
 def encode(config, params, source, kept, masks):

@@ -206,6 +206,16 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"model.attention": "additive"},
     ),
     (
+        {"model.copy": True, "model.attention": "none"},
+        "model.copy copies what attention looks at, got model.attention=none; use general",
+        {"model.attention": "general"},
+    ),
+    (
+        {"model.copy": True, "vocab.joint": False},
+        "model.copy needs tokens that are the same on both sides, and so vocab.joint; add --vocab.joint",
+        {"vocab.joint": True},
+    ),
+    (
         {"model.tie": "all", "vocab.joint": False},
         "model.tie=all shares the source and target tables and needs vocab.joint; use model.tie=softmax",
         {"model.tie": "softmax"},

@@ -73,7 +73,8 @@ def draw_one(record: dict[str, Any], file: Any, sides: tuple[str, str] = ("", ""
     """Draws one sentence as PNG.
 
     Args:
-        record: with `source` and `target`, pieces, and `attention`, a row for each piece of the target.
+        record: with `source` and `target`, pieces, and `attention`, a row for each piece of the target; where models copy with `copied`,
+            which makes a column of its own, in another color, on the right.
         file: open for bytes.
         sides: see `draw`.
 
@@ -93,7 +94,7 @@ def draw_one(record: dict[str, Any], file: Any, sides: tuple[str, str] = ("", ""
     longest = [max(map(len, side)) for side in (source, target)]
     inches = [
         min(_MOST_INCHES, 0.6 + _INCHES_A_TOKEN * count + 0.13 * other)
-        for count, other in ((len(source), longest[1]), (len(target), longest[0]))
+        for count, other in ((len(source) + 1.5 * ("copied" in record), longest[1]), (len(target), longest[0]))
     ]
     figure = Figure(figsize=(inches[0], inches[1]), dpi=_DOTS_AN_INCH, layout="constrained")
     FigureCanvasAgg(figure)
@@ -102,6 +103,12 @@ def draw_one(record: dict[str, Any], file: Any, sides: tuple[str, str] = ("", ""
     axes.xaxis.tick_top()
     style: dict[str, Any] = {"parse_math": False, "fontsize": 9}
     axes.set_xticks(range(len(source)), source, rotation=90, family=families[0], **style)
+    if "copied" in record:
+        beyond = len(source) + 0.5  # a gap of half a token
+        box = (beyond, beyond + 1, len(target) - 0.5, -0.5)
+        axes.imshow([[share] for share in record["copied"]], cmap="Oranges", vmin=0.0, vmax=1.0, aspect="auto", extent=box)
+        axes.set_xticks([*range(len(source)), beyond + 0.5], [*source, "copied"], rotation=90, family=families[0], **style)
+        axes.set_xlim(-0.5, beyond + 1)
     axes.set_yticks(range(len(target)), target, family=families[1], **style)
     figure.savefig(file, format="png")
     return lacking

@@ -126,14 +126,13 @@ def check_source(asked: Asked) -> Asked:
     return asked._replace(problems=(*asked.problems, BLANK_LINES))
 
 
-def write(asked: Asked, found: Sequence[Forced | None], layout: Layout, pieces: Any) -> bytes:
+def write(asked: Asked, found: Sequence[Forced | None], layout: Layout) -> bytes:
     """The line that answers, its end included.
 
     Args:
         asked: by one line.
         found: for each of its targets; None for what was too long.
         layout: of the file.
-        pieces: makes tokens readable: `ids -> list of strings`.
     """
     if asked.is_header:
         return b"logp\n"
@@ -142,15 +141,15 @@ def write(asked: Asked, found: Sequence[Forced | None], layout: Layout, pieces: 
     if layout.output != "jsonl":
         raise AssertionError(f"pairs are not answered in the form {layout.output!r}")
     if asked.error or not asked.is_list:
-        return to_json({"id": asked.id, **({"error": asked.error} if asked.error else _described(found[0], pieces))})
+        return to_json({"id": asked.id, **({"error": asked.error} if asked.error else _described(found[0]))})
     ranked = sorted(range(len(found)), key=lambda i: (-one.score if (one := found[i]) else float("inf"), i))
-    candidates = [{"index": i, "text": one_line(asked.targets[i].text), **_described(found[i], pieces)} for i in ranked]
+    candidates = [{"index": i, "text": one_line(asked.targets[i].text), **_described(found[i])} for i in ranked]
     features = {"features": asked.features} if layout.features or layout.features_field else {}
     return to_json({"id": asked.id, "source": asked.source, **features, "candidates": candidates})
 
 
-def _described(one: Forced | None, pieces: Any) -> dict[str, Any]:
+def _described(one: Forced | None) -> dict[str, Any]:
     if one is None:
         return {"error": TOO_LONG}
     unknown = {"flags": ["unknown"]} if one.unknown_source or one.unknown_target else {}
-    return {"logp": one.logp, "score": one.score, "tokens": pieces(one.ids), "token_logp": list(one.token_logp), **unknown}
+    return {"logp": one.logp, "score": one.score, "tokens": list(one.pieces), "token_logp": list(one.token_logp), **unknown}

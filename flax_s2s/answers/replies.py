@@ -26,14 +26,13 @@ class Translated(NamedTuple):
     abstained: bool = False
 
 
-def write(answer: Translated, layout: Layout, placeholder: str, pieces: Any, number: int = 0) -> bytes:
+def write(answer: Translated, layout: Layout, placeholder: str, number: int = 0) -> bytes:
     """The line that answers, its end included; in an n-best list a line for each hypothesis.
 
     Args:
         answer: of one line.
         layout: of the file.
         placeholder: the text where the model abstains.
-        pieces: makes tokens readable: `ids -> list of strings`.
         number: of the sentence in its file, from 0.
     """
     text = placeholder if answer.abstained else one_line(answer.translation.text)
@@ -59,8 +58,8 @@ def write(answer: Translated, layout: Layout, placeholder: str, pieces: Any, num
             "abstained": answer.abstained,
             "flags": list(answer.flags),
         }
-        record |= {"confidence": answer.confidence, **_described(answer.translation, pieces)}
-        record["others"] = [{"text": one_line(other.text), **_described(other, pieces)} for other in answer.translation.others]
+        record |= {"confidence": answer.confidence, **_described(answer.translation)}
+        record["others"] = [{"text": one_line(other.text), **_described(other)} for other in answer.translation.others]
     return to_json(record)
 
 
@@ -92,27 +91,31 @@ def to_json(record: dict[str, Any]) -> bytes:
     return (_BREAKS.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(record, ensure_ascii=False)) + "\n").encode(errors="replace")
 
 
-def write_alignment(number: int, answer: Translated, source: Sequence[str], target: Sequence[str]) -> bytes:
+def write_alignment(number: int, answer: Translated, source: Sequence[str]) -> bytes:
     """What a translation looked at, as a line: pieces of both sides with their end marks, and a row of attention for each of the target's.
+
+    Where models copy, `copied` is how much of the probability of each piece of the target copying has.
 
     Args:
         number: of the line, from 1.
         answer: of the line.
         source: its tokens, as far as they were read.
-        target: those of the translation.
     """
-    record: dict[str, Any] = {"line": number, "id": answer.asked.id, "source": list(source), "target": list(target)}
-    weights = answer.translation.attention
+    found = answer.translation
+    record: dict[str, Any] = {"line": number, "id": answer.asked.id, "source": list(source), "target": list(found.pieces)}
+    weights = found.attention
     record["attention"] = [] if weights is None else [[round(weight, 4) for weight in row] for row in weights.tolist()]
+    if found.copied is not None:
+        record["copied"] = [round(share, 4) for share in found.copied]
     return to_json(record | ({"error": answer.asked.error} if answer.asked.error else {}))
 
 
-def _described(translation: Translation, pieces: Any) -> dict[str, Any]:
+def _described(translation: Translation) -> dict[str, Any]:
     described = {
         "score": translation.score,
         "logp": translation.logp,
         "reason": translation.reason,
-        "tokens": pieces(translation.ids),
+        "tokens": list(translation.pieces),
         "token_logp": list(translation.token_logp),
     }
     if translation.attention is not None:

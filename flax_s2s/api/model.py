@@ -39,6 +39,8 @@ class Hypothesis:
     unmet: tuple[str, ...]  # what was asked for and could not be had: of prefix, include and exclude
     attention: Float[np.ndarray, "target source"] | None = field(compare=False, repr=False)
     """A row for each token, a column for each token of the source and its end mark; None unless asked for."""
+    copied: tuple[float, ...] | None = field(compare=False, repr=False)
+    """Of each token how much of its probability copying it from the source has; None unless attention is asked for, of models that copy."""
 
     def __str__(self) -> str:
         """The text."""
@@ -158,18 +160,22 @@ class TrainedModel:
             with self._lock:
                 translator, weights = self._search(decoding, attention)
                 found = decode.translate(translator, weights, requests)
-            source_pieces, pieces = self._opened.vocabularies.source_pieces, self._opened.vocabularies.target.pieces
+            source_pieces, lacking = (
+                self._opened.vocabularies.source_pieces,
+                self._opened.vocabularies.find_lacking([one.source for one in requests]),
+            )
+            most = decoding.max_source_tokens - 1
             results = [
                 Translation(
-                    **_describe(translation, pieces),
+                    **_describe(translation),
                     source=request.source,
                     features=request.features,
-                    source_tokens=tuple(source_pieces([*ids[: decoding.max_source_tokens - 1], EOS])) if translation.tokens else (),
-                    others=tuple(Hypothesis(**_describe(other, pieces)) for other in translation.others),
+                    source_tokens=tuple(source_pieces([*ids[:most], EOS], beyond)) if translation.tokens else (),
+                    others=tuple(Hypothesis(**_describe(other)) for other in translation.others),
                     flags=flags,
                     cut_source=translation.cut_source,
                 )
-                for request, (translation, flags, ids) in zip(requests, found, strict=True)
+                for request, (translation, flags, ids), beyond in zip(requests, found, lacking, strict=True)
             ]
             return results[0] if alone else results
 
@@ -199,8 +205,7 @@ class TrainedModel:
             with self._lock:
                 scorer, weights = self._scorer(decoding)
                 found = [one for (one,) in score.score(scorer, weights, asked)]
-            pieces = self._opened.vocabularies.target.pieces
-            return [_describe_pair(number, one, pieces) for number, one in enumerate(found)]
+            return [_describe_pair(number, one) for number, one in enumerate(found)]
 
     def _read_bundles(self, features: Any, texts: Sequence[Any], alone: bool) -> list[str]:
         """The bundle of each text."""
@@ -323,23 +328,24 @@ def _pair(number: int, pair: Any) -> pairs.Asked:
     return asked
 
 
-def _describe(translation: translating.Translation, pieces: Callable[[Sequence[int]], list[str]]) -> dict[str, Any]:
-    """What a hypothesis is made of; `pieces` makes tokens readable."""
+def _describe(translation: translating.Translation) -> dict[str, Any]:
+    """What a hypothesis is made of."""
     return {
         "text": one_line(translation.text),
         "logp": translation.logp,
         "score": translation.score,
         "confidence": translation.confidence,
-        "tokens": tuple(pieces(translation.ids)),
+        "tokens": translation.pieces,
         "token_logp": translation.token_logp,
         "reason": translation.reason,
         "unmet": translation.unmet,
         "attention": translation.attention,
+        "copied": translation.copied,
     }
 
 
-def _describe_pair(number: int, one: Forced | None, pieces: Callable[[Sequence[int]], list[str]]) -> PairScore:
+def _describe_pair(number: int, one: Forced | None) -> PairScore:
     if one is None:
         raise UserError(f"pair {number}: {pairs.TOO_LONG}; leave it out, or raise max_source_tokens")
     flags = ("unknown",) if one.unknown_source or one.unknown_target else ()
-    return PairScore(one.logp, one.score, tuple(pieces(one.ids)), one.token_logp, flags)
+    return PairScore(one.logp, one.score, one.pieces, one.token_logp, flags)

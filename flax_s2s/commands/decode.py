@@ -103,7 +103,6 @@ class _Answerer:
         asked = [lines.ask(raw, layout) for raw in read]
         found = translate(self._translator, self._weights, [one.request for one in asked])
         vocabularies = self._opened.vocabularies
-        source_pieces, pieces = vocabularies.source_pieces, vocabularies.target.pieces
         counts: Counter[str] = Counter()
         answers, alignments = [], []
         for number, (one, (translation, flags, ids)) in enumerate(zip(asked, found, strict=True), first_line + 1):
@@ -121,9 +120,10 @@ class _Answerer:
             counts["references"] += bool(one.reference.strip())
             if self._options.attention:
                 seen = [] if translation.attention is None else [*ids[: translation.attention.shape[1] - 1], EOS]
-                alignments.append(replies.write_alignment(number, answers[-1], source_pieces(seen), pieces(translation.ids)))
+                lacking = vocabularies.find_lacking([one.request.source])[0]
+                alignments.append(replies.write_alignment(number, answers[-1], vocabularies.source_pieces(seen, lacking)))
         first = first_line - bool(layout.header)  # the header row is no sentence
-        body = [replies.write(one, layout, self._options.placeholder, pieces, number) for number, one in enumerate(answers, first)]
+        body = [replies.write(one, layout, self._options.placeholder, number) for number, one in enumerate(answers, first)]
         return Answers(b"".join(body), +counts, b"".join(alignments), first_error(asked, first_line))
 
     def _count_others(self, translation: Translation) -> dict[str, int]:

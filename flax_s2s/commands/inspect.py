@@ -113,7 +113,7 @@ def _look(config: Config, run_dir: str, memory: bool) -> tuple[Inspection, Calla
         ready = make_ready(config, epath.Path(run_dir) / rundir.VOCAB if run_dir else None)
     except UserError as error:
         ready, lack = None, error
-    kept = vocab.load(rundir.make_path(run_dir) / rundir.VOCAB, config.vocab.joint) if run_dir else None
+    kept = vocab.load(rundir.make_path(run_dir) / rundir.VOCAB, config.vocab.joint, config.model.copy) if run_dir else None
     vocabularies = ready.vocabularies if ready else kept
     sizes = vocabularies.sizes if vocabularies else vocab.planned_sizes(config.vocab)
     if sizes is None:  # and so no parameters either

@@ -79,8 +79,8 @@ class Reports:
                 {
                     "epoch": epoch,
                     "batch": batch,
-                    "source": _side(rows[0], vocabularies.source, vocabularies.source_pieces),
-                    "target": _side(rows[1], vocabularies.target, vocabularies.target.pieces),
+                    "source": _side(rows[0], vocabularies.source, vocabularies.features),
+                    "target": _side(rows[1], vocabularies.target, ()),
                 }
                 for (epoch, batch), rows in zip(bad.positions, bad.batches, strict=True)
             ],
@@ -92,13 +92,16 @@ def _number(value: Any) -> float | str:
     return float(value) if math.isfinite(value) else str(float(value))
 
 
-def _side(ids: np.ndarray, vocabulary: Vocabulary, pieces: Callable[[Sequence[int]], list[str]]) -> list[dict[str, Any]]:
-    """The sentences of one side of a batch, without filler rows and padding; features, which are no text, by themselves."""
+def _side(ids: np.ndarray, vocabulary: Vocabulary, features: Sequence[str]) -> list[dict[str, Any]]:
+    """The sentences of one side of a batch, without filler rows and padding; features, which are no text, by themselves.
+
+    Symbols that the vocabulary lacks are there as ids alone.
+    """
     rows = [row[row != PAD].tolist() for row in ids]
     rows = [row for row in rows if row]
     known = len(vocabulary)
     texts = vocabulary.decode([[i for i in row if i < known] for row in rows])
-    bundles = [pieces([i for i in row if i >= known]) for row in rows]
+    bundles = [[features[i - known] for i in row if 0 <= i - known < len(features)] for row in rows]
     return [
         {"text": text, **({"features": bundle} if bundle else {}), "ids": row}
         for text, bundle, row in zip(texts, bundles, rows, strict=True)

@@ -16,7 +16,7 @@ from flax_s2s.commands import answering
 from flax_s2s.commands.answerer import SKIPPED, Answerer, Answers, Made, Verb, first_error
 from flax_s2s.commands.wiring import Opened, console, open_runs
 from flax_s2s.config import EOS, DecodingConfig, UserError
-from flax_s2s.data.vocab import Vocabulary
+from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.forced import Forced, Scorer
 from flax_s2s.decoding.stream import Weights
 from flax_s2s.runs.rundir import make_path, read_config
@@ -66,7 +66,7 @@ def score(scorer: Scorer, weights: Sequence[Weights], asked: Sequence[pairs.Aske
     """Scores each target of each line; None for one that is too long."""
     found: list[list[Forced | None]] = [[_NOTHING] * len(one.targets) for one in asked]
     places = [(i, k) for i, one in enumerate(asked) if one.source.strip() for k in range(len(one.targets))]
-    ids = _encode(scorer.vocabularies.target, [asked[i].targets[k] for i, k in places])
+    ids = _encode(scorer.vocabularies, [asked[i].source for i, _ in places], [asked[i].targets[k] for i, k in places])
     fits = [number for number, one in enumerate(ids) if len(one) < scorer.most_tokens]
     chosen = [asked[places[n][0]] for n in fits]
     scored = scorer(weights, [one.source for one in chosen], [ids[n] for n in fits], [one.features for one in chosen])
@@ -77,11 +77,13 @@ def score(scorer: Scorer, weights: Sequence[Weights], asked: Sequence[pairs.Aske
     return found
 
 
-def _encode(vocabulary: Vocabulary, targets: Sequence[pairs.Target]) -> list[list[int]]:
+def _encode(vocabularies: Vocabularies, sources: Sequence[str], targets: Sequence[pairs.Target]) -> list[list[int]]:
     """Tokens of each text, without the end mark: those that `decode` generated, where they make the text."""
-    encoded = vocabulary.encode([target.text for target in targets])
-    given = [vocabulary.find(target.pieces) if target.pieces else None for target in targets]
-    texts = vocabulary.decode([ids or [] for ids in given])
+    lacking = vocabularies.find_lacking(sources)
+    encoded = vocabularies.encode_targets([target.text for target in targets], lacking)
+    find, decode = vocabularies.target.find, vocabularies.target.decode
+    given = [find(target.pieces, texts) if target.pieces else None for target, texts in zip(targets, lacking, strict=True)]
+    texts = decode([ids or [] for ids in given], lacking)
     for number, (ids, text) in enumerate(zip(given, texts, strict=True)):
         if ids and one_line(text) == targets[number].text:
             encoded[number] = ids[:-1] if ids[-1] == EOS else ids
@@ -109,8 +111,7 @@ class _Answerer:
             counts["cut sources"] += any(each.cut_source for each in forced if each)
             counts["unknown sources"] += any(each.unknown_source for each in forced if each)
             counts["unknown targets"] += any(each.unknown_target for each in forced if each)
-        pieces = self._opened.vocabularies.target.pieces
-        body = b"".join(pairs.write(*each, layout, pieces) for each in zip(asked, found, strict=True))
+        body = b"".join(pairs.write(*each, layout) for each in zip(asked, found, strict=True))
         return Answers(body, +counts, first_error=first_error(asked, first_line))
 
     def conclude(self, counts: Counter[str], made: Made | None) -> dict[str, Any]:

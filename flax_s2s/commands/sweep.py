@@ -92,7 +92,7 @@ def _sweep(config: Config, folder: epath.Path, options: Options) -> dict[str, ev
 
 
 def _vocabulary(run_dir: epath.Path, config: Config) -> str:
-    found = vocab.load(run_dir / rundir.VOCAB, config.vocab.joint)
+    found = vocab.load(run_dir / rundir.VOCAB, config.vocab.joint, config.model.copy)
     return found.sha256 if found else ""
 
 

@@ -71,9 +71,9 @@ def make_ready(
     """
     with doing("reading the training pairs"):
         train = Reader(config.data, "train", config.seed)
-        kept_there = vocab.load(vocab_folder, config.vocab.joint) if vocab_folder else None
+        kept_there = vocab.load(vocab_folder, config.vocab.joint, config.model.copy) if vocab_folder else None
     with doing("learning the vocabulary"):
-        vocabularies = kept_there or vocab.train(train, config.vocab, bool(config.data.features))
+        vocabularies = kept_there or vocab.train(train, config.vocab, bool(config.data.features), config.model.copy)
     with doing("tokenizing the training pairs"):
         tokens = open_tokens(train, vocabularies, config.data, caches.folder("tokens"))
     lengths = tokens.pairs.source.lengths, tokens.pairs.target.lengths
@@ -134,6 +134,12 @@ def warn_of_tokens(config: Config, ready: Ready, valid: Sequence[Pair]) -> list[
         warnings.append(
             f"there are {len(ready.vocabularies.features):,} features, such as {ready.vocabularies.features[0]!r}, each with an embedding; "
             f"data.features={config.data.features} may name a text, or numbers"
+        )
+    first = ready.vocabularies.sizes[0]
+    if config.model.copy and (lacking := int((found.source.flat >= first).sum())) and not (train.source.flat >= first).any():
+        warnings.append(
+            f"the vocabulary lacks {lacking:,} symbols of {config.data.source} in validation and none in training, so that nothing is learned of "
+            "copying such: --vocab.character-coverage 0.9995, or of words a --vocab.size, leaves rare ones out, to be copied"
         )
     sides = ((config.data.source, train.source, found.source), (config.data.target, train.target, found.target))
     for number, (side, in_train, in_valid) in enumerate(sides):
@@ -201,6 +207,11 @@ def open_runs(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig
     steps = [checkpoints.choose(checkpoint) for checkpoints in found]
     vocabularies = load_vocabularies(folders[0])
     models, params = make_models(configs, config.decoding, vocabularies), []
+    for folder, one in zip(folders, configs, strict=True):
+        if one.model.copy != configs[0].model.copy:
+            raise UserError(
+                f"{folder} has model.copy={one.model.copy}, and {folders[0]} {configs[0].model.copy}; of runs that translate as one all copy, or none"
+            )
     for folder, model, checkpoints, step in zip(folders, models, found, steps, strict=True):
         if load_vocabularies(folder).sha256 != vocabularies.sha256:
             raise UserError(f"{folder} has another vocabulary than {folders[0]}; runs that translate as one must share theirs")
@@ -239,7 +250,8 @@ def load_vocabularies(folder: epath.Path) -> Vocabularies:
     Raises:
         UserError: there are none.
     """
-    found = vocab.load(folder / rundir.VOCAB, rundir.read_config(folder).vocab.joint)
+    config = rundir.read_config(folder)
+    found = vocab.load(folder / rundir.VOCAB, config.vocab.joint, config.model.copy)
     if found is None:
         raise UserError(f"{folder / rundir.VOCAB} has no vocabulary; the run directory is not complete: restore it from a copy")
     return found

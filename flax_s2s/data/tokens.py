@@ -56,8 +56,9 @@ class Draw(NamedTuple):
 
 def tokenize(pairs: Sequence[Pair], vocabularies: Vocabularies) -> TokenPairs:
     """Token ids of both sides, each ending with EOS."""
-    source = vocabularies.encode_sources([pair.source for pair in pairs], [pair.features for pair in pairs])
-    target = vocabularies.target.encode([pair.target for pair in pairs])
+    sources = [pair.source for pair in pairs]
+    source = vocabularies.encode_sources(sources, [pair.features for pair in pairs])
+    target = vocabularies.encode_targets([pair.target for pair in pairs], vocabularies.find_lacking(sources))
     return TokenPairs(add_end(source), add_end(target))
 
 
@@ -71,9 +72,10 @@ def _redraw(pairs: TokenPairs, texts: Sequence[Pair], vocabularies: Vocabularies
     """The pairs of a chunk of the corpus, split at random where the result is not too long."""
     seeds = np.random.SeedSequence([draw.seed, draw.epoch, chunk]).generate_state(2)
     sources, bundles = [pair.source for pair in texts], [pair.features for pair in texts]
+    targets, lacking = [pair.target for pair in texts], vocabularies.find_lacking(sources)
     sampled = [
         add_end(vocabularies.encode_sources(sources, bundles, (draw.rate, int(seeds[0])))),
-        add_end(vocabularies.target.sample([pair.target for pair in texts], draw.rate, int(seeds[1]))),
+        add_end(vocabularies.encode_targets(targets, lacking, (draw.rate, int(seeds[1])))),
     ]
     fits = (sampled[0].lengths <= draw.longest[0]) & (sampled[1].lengths <= draw.longest[1])
     always = (pairs.source, pairs.target)
@@ -126,7 +128,8 @@ def _sweep(kept_in: Path) -> None:
 
 def _write(folder: Path, reader: Reader, vocabularies: Vocabularies, config: DataConfig, draw: Draw | None) -> None:
     """Tokens one after the other, lengths one after the other, and a description, written last."""
-    narrow = max(vocabularies.sizes) <= 1 << 16
+    beyond = config.max_source_tokens if vocabularies.copy else 0
+    narrow = max(vocabularies.sizes) + beyond <= 1 << 16
     dtype = np.dtype(np.uint16 if narrow else np.int32)
     filtered, text, count, unknown = Filtered(0, 0, 0), hashlib.sha256(), 0, dict.fromkeys(_SIDES, 0)
     needs = []

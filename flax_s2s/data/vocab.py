@@ -22,6 +22,8 @@ from flax_s2s.data import features
 from flax_s2s.data.corpus import Pair
 
 _BREAKS = re.compile(r"[\r\n]*\n[\r\n]*")
+_CHARACTERS = re.compile(".", re.DOTALL)
+_WORDS = re.compile("\u2581?[^\u2581]+|\u2581")
 _LONGEST_TRAINING_LINE_BYTES = 1 << 16
 _LONGEST_WORD_BYTES = 7_996  # a longer piece SentencePiece 0.2.3 writes, and cannot read
 _SPACE = "\u2581"  # SentencePiece's own sign for a space
@@ -45,6 +47,7 @@ class Vocabulary:
         self._processor.load_from_serialized_proto(model)  # the constructor would take empty bytes for no model
         self._inside: Any = None
         self._ids: dict[str, int] | None = None  # of the pieces, as they are written
+        self._own_ids: dict[str, int] | None = None  # of the pieces, as SentencePiece splits text into them
 
     def __len__(self) -> int:
         """Number of tokens, the special ones included."""
@@ -72,46 +75,102 @@ class Vocabulary:
         ids: list[list[int]] = self._processor.encode(list(lines), out_type=int, num_threads=1, **how)  # draws depend on the threads
         return ids
 
-    def encode_inside(self, text: str) -> list[int]:
-        """The tokens of text that goes on inside a word: without the space that a line is taken to begin with."""
+    def split(self, lines: Sequence[str], draw: tuple[float, int] | None = None) -> list[list[str]]:
+        """The pieces of each line. Of what the vocabulary lacks, each character is one, of vocabularies of words each word; see `number`.
+
+        Args:
+            lines: as for `encode`.
+            draw: rate and seed of `sample`; None: split as always.
+        """
+        how: dict[str, Any] = {}
+        if draw:
+            sentencepiece.set_random_generator_seed(draw[1])
+            how = {"enable_sampling": True, "alpha": draw[0], "nbest_size": -1, "num_threads": 1}
+        return [self._parts(row) for row in self._processor.encode([_BREAKS.sub(" ", line) for line in lines], out_type=str, **how)]
+
+    def _parts(self, pieces: Sequence[str]) -> list[str]:
+        """SentencePiece makes one piece of neighbors that it does not know."""
+        known = self._numbers()
+        if all(piece in known for piece in pieces):
+            return list(pieces)
+        parts = _WORDS if self._is_of_words() else _CHARACTERS
+        return [part for piece in pieces for part in ([piece] if piece in known else parts.findall(piece))]
+
+    def number(self, pieces: Sequence[str], lacking: Sequence[str] = (), first: int = UNK) -> list[int]:
+        """The tokens of the pieces that `split` found; those of `lacking` are `first`, the one after it, ..., and others UNK."""
+        beyond, known = {piece: first + place for place, piece in enumerate(lacking)}, self._numbers()
+        return [known[piece] if piece in known else beyond.get(piece, UNK) for piece in pieces]
+
+    def lacks(self, pieces: Sequence[str]) -> tuple[str, ...]:
+        """The pieces that the vocabulary does not have, each once, in order."""
+        known = self._numbers()
+        return tuple(dict.fromkeys(piece for piece in pieces if piece not in known))
+
+    def _numbers(self) -> dict[str, int]:
+        if self._own_ids is None:
+            self._own_ids = {str(self._processor.id_to_piece(i)): i for i in range(len(self))}
+        return self._own_ids
+
+    def _is_of_words(self) -> bool:
+        proto: Any = sentencepiece_model_pb2
+        return bool(proto.ModelProto.FromString(self.model).trainer_spec.model_type == proto.TrainerSpec.WORD)
+
+    def split_inside(self, text: str) -> list[str]:
+        """The pieces, as of `split`, of text that goes on inside a word: without the space that a line is taken to begin with."""
         if self._inside is None:
             proto: Any = sentencepiece_model_pb2
             proto = proto.ModelProto.FromString(self.model)
             proto.normalizer_spec.add_dummy_prefix = False
             self._inside = sentencepiece.SentencePieceProcessor()
             self._inside.load_from_serialized_proto(proto.SerializeToString())
-        ids: list[int] = self._inside.encode(text, out_type=int)
-        return ids
+        return self._parts(self._inside.encode(text, out_type=str))
 
-    def folded_texts(self) -> list[bytes]:
-        """What each token adds to a text, in UTF-8 without regard to case (as by str.casefold); special tokens add nothing."""
+    def folded_texts(self, lacking: Sequence[str] = ()) -> list[bytes]:
+        """What each token adds to a text, in UTF-8 without regard to case (as by str.casefold); special tokens add nothing.
+
+        Those of `lacking`, which a sentence has beyond the vocabulary, come last.
+        """
         found = []
         for i, piece in enumerate(self.pieces(range(len(self)))):
             text = piece.replace(_SPACE, " ").casefold().encode()
             if self._processor.is_byte(i):
                 text = bytes([int(piece[1:-1], 16)]).lower()
             found.append(b"" if i <= UNK else text)
-        return found
+        return found + [text.replace(_SPACE, " ").casefold().encode() for text in lacking]
 
-    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """`[[412, 1033, 7]]` -> `["Two dogs."]`; special tokens leave no trace."""
+    def decode(self, ids: Sequence[Sequence[int]], lacking: Sequence[Sequence[str]] = ()) -> list[str]:
+        """`[[412, 1033, 7]]` -> `["Two dogs."]`; special tokens leave no trace.
+
+        Args:
+            ids: of each line.
+            lacking: of each line what its tokens beyond the vocabulary stand for; empty: it has none such.
+        """
         rows = [[int(i) for i in row if i > UNK] for row in ids]
-        lines: list[str] = self._processor.decode(rows)
+        lines: list[str] = self._processor.decode([[i for i in row if i < len(self)] for row in rows])
+        for number, texts in enumerate(lacking):
+            if any(i >= len(self) for i in rows[number]):
+                lines[number] = self._processor.decode(self._written(rows[number], texts))
         return [self._with_spaces(line, row) if _SPACE in line else line for line, row in zip(lines, rows, strict=True)]
 
     def _with_spaces(self, line: str, row: list[int]) -> str:
-        """Spaces that are spelled in bytes, as those before unknown words are, come out of SentencePiece 0.2.3 as its own sign."""
-        return line.removeprefix(_SPACE if self._processor.is_byte(row[0]) else "").replace(_SPACE, " ")
+        """Spaces before unknown words, be those in bytes or beyond the vocabulary, come out of SentencePiece 0.2.3 as its own sign."""
+        begins = row[0] >= len(self) or self._processor.is_byte(row[0])
+        return line.removeprefix(_SPACE if begins else "").replace(_SPACE, " ")
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The tokens as they are written inside SentencePiece, for pictures and reports."""
-        return [str(self._processor.id_to_piece(int(i))).rstrip("\n") for i in ids]
+    def pieces(self, ids: Sequence[int], lacking: Sequence[str] = ()) -> list[str]:
+        """The tokens as they are written inside SentencePiece, for pictures and reports; `lacking` as in `decode`."""
+        return [piece.rstrip("\n") for piece in self._written(ids, lacking)]
 
-    def find(self, pieces: Sequence[str]) -> list[int] | None:
-        """The tokens that `pieces` writes so; None where one is no token of this vocabulary."""
+    def _written(self, ids: Sequence[int], lacking: Sequence[str]) -> list[str]:
+        known = len(self)
+        return [str(self._processor.id_to_piece(int(i))) if i < known else lacking[int(i) - known] for i in ids]
+
+    def find(self, pieces: Sequence[str], lacking: Sequence[str] = ()) -> list[int] | None:
+        """The tokens that `pieces` writes so; None where one is no token of this vocabulary, nor one of `lacking`."""
         if self._ids is None:  # of two that are written alike, the special one
             self._ids = {piece: i for i, piece in reversed(list(enumerate(self.pieces(range(len(self))))))}
-        ids = [self._ids.get(piece) for piece in pieces]
+        beyond = {piece: len(self) + place for place, piece in enumerate(lacking)}
+        ids = [self._ids.get(piece, beyond.get(piece)) for piece in pieces]
         return None if None in ids else [i for i in ids if i is not None]
 
 
@@ -120,11 +179,15 @@ class Vocabularies(NamedTuple):
 
     Features (see `data.features`) are further tokens of the source: their ids follow those of its vocabulary, and they stand before
     its text.
+
+    Where models copy (`model.copy`), what a source holds that its vocabulary lacks are further tokens of this pair alone: the first of
+    them, the second, ... (see `find_lacking`) have the ids that follow `sizes`, on either side (See et al. 2017, section 2.2).
     """
 
     source: Vocabulary
     target: Vocabulary
     features: tuple[str, ...] = ()  # in order
+    copy: bool = False  # then both sides share one vocabulary
 
     @property
     def joint(self) -> bool:
@@ -138,9 +201,14 @@ class Vocabularies(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """Hash of both models, and of the features."""
+        """Hash of both models, of the features, and of how text is split."""
         features = f" {json.dumps(self.features)}" if self.features else ""
-        return hashlib.sha256(f"{self.source.sha256} {self.target.sha256}{features}".encode()).hexdigest()
+        copy = " copy" if self.copy else ""
+        return hashlib.sha256(f"{self.source.sha256} {self.target.sha256}{features}{copy}".encode()).hexdigest()
+
+    def find_lacking(self, sources: Sequence[str]) -> list[tuple[str, ...]]:
+        """Of each source what its vocabulary lacks and can be copied, each once, in order; nothing where models do not copy."""
+        return [self.source.lacks(pieces) for pieces in self.source.split(sources)] if self.copy else [()] * len(sources)
 
     def encode_sources(self, lines: Sequence[str], bundles: Sequence[str], draw: tuple[float, int] | None = None) -> list[list[int]]:
         """Of each source the features of its bundle and then its text; features that no training pair has are unknown tokens.
@@ -150,19 +218,41 @@ class Vocabularies(NamedTuple):
             bundles: of each, empty where there are none.
             draw: rate and seed of `Vocabulary.sample`; None: split as always.
         """
-        ids = self.source.sample(lines, *draw) if draw else self.source.encode(lines)
+        if self.copy:
+            split, first = self.source.split(lines, draw), self.sizes[0]
+            ids = [self.source.number(pieces, self.source.lacks(pieces), first) for pieces in split]
+        else:
+            ids = self.source.sample(lines, *draw) if draw else self.source.encode(lines)
         if not self.features:
             return ids
         place = {feature: len(self.source) + number for number, feature in enumerate(self.features)}
         return [[*(place.get(feature, UNK) for feature in features.split(bundle)), *own] for own, bundle in zip(ids, bundles, strict=True)]
 
-    def source_pieces(self, ids: Sequence[int]) -> list[str]:
-        """The tokens of a source as they are written, for pictures and reports."""
+    def count_unknown(self, ids: Sequence[int]) -> int:
+        """How many tokens of a source no training pair has."""
+        return sum(i == UNK or i >= self.sizes[0] for i in ids)
+
+    def encode_targets(
+        self, lines: Sequence[str], lacking: Sequence[Sequence[str]], draw: tuple[float, int] | None = None
+    ) -> list[list[int]]:
+        """Of each target its tokens; `lacking` is what `find_lacking` says of its source, and `draw` as in `encode_sources`."""
+        if self.copy:
+            split, first = self.target.split(lines, draw), self.sizes[1]
+            return [self.target.number(pieces, texts, first) for pieces, texts in zip(split, lacking, strict=True)]
+        return self.target.sample(lines, *draw) if draw else self.target.encode(lines)
+
+    def encode_inside(self, text: str, lacking: Sequence[str]) -> list[int]:
+        """The tokens of text that goes on inside a word of a target; `lacking` as in `encode_targets`."""
+        return self.target.number(self.target.split_inside(text), lacking, self.sizes[1])
+
+    def source_pieces(self, ids: Sequence[int], lacking: Sequence[str] = ()) -> list[str]:
+        """The tokens of a source as they are written, for pictures and reports; `lacking` is what `find_lacking` says of it."""
+        pieces = [*self.features, *lacking]
         known = len(self.source)
-        return [self.features[i - known] if i >= known else self.source.pieces([i])[0] for i in map(int, ids)]
+        return [pieces[i - known] if i >= known else self.source.pieces([i])[0] for i in map(int, ids)]
 
 
-def train(pairs: Iterable[Pair], config: VocabConfig, bundles: bool = False) -> Vocabularies:
+def train(pairs: Iterable[Pair], config: VocabConfig, bundles: bool = False, copy: bool = False) -> Vocabularies:
     """Trains the vocabularies of a corpus; the same pairs give the same bytes.
 
     Of a large corpus only every second, third, ... pair is used, so many that at most a million remain; of lines, those of at most
@@ -172,6 +262,7 @@ def train(pairs: Iterable[Pair], config: VocabConfig, bundles: bool = False) -> 
         pairs: read several times.
         config: kind and size.
         bundles: whether pairs have features.
+        copy: see `Vocabularies`.
 
     Raises:
         UserError: no pair has a feature; the text is too small, or its alphabet too large, for `vocab.size`; or no line of a side can be used.
@@ -186,7 +277,7 @@ def train(pairs: Iterable[Pair], config: VocabConfig, bundles: bool = False) -> 
         raise UserError("no training pair has a feature: data.features names a side that is blank throughout; check it, or leave it out")
     if config.joint:
         both = _train_one((line for pair in chosen() for line in (pair.source, pair.target)), "the text", config)
-        return Vocabularies(both, both, tuple(named))
+        return Vocabularies(both, both, tuple(named), copy)
     target = config if config.target_kind == "same" else dataclasses.replace(config, kind=config.target_kind)
     source = _train_one((pair.source for pair in chosen()), "the source", config)
     return Vocabularies(source, _train_one((pair.target for pair in chosen()), "the target", target), tuple(named))
@@ -309,8 +400,8 @@ def save(vocabularies: Vocabularies, folder: epath.Path) -> None:
         partial.replace(folder / name)
 
 
-def load(folder: epath.Path, joint: bool) -> Vocabularies | None:
-    """Reads what `save` wrote; None when it is not (wholly) there.
+def load(folder: epath.Path, joint: bool, copy: bool = False) -> Vocabularies | None:
+    """Reads what `save` wrote; None when it is not (wholly) there. `copy` as in `Vocabularies`.
 
     Raises:
         UserError: a file is not a SentencePiece model.
@@ -324,7 +415,7 @@ def load(folder: epath.Path, joint: bool) -> Vocabularies | None:
         named = _read_features(folder / _FEATURES)
     except (RuntimeError, ValueError):
         raise UserError(f"{folder} holds a damaged vocabulary; restore it from a copy of the run directory") from None
-    return Vocabularies(found[0], found[-1], named)
+    return Vocabularies(found[0], found[-1], named, copy)
 
 
 def _read_features(file: epath.Path) -> tuple[str, ...]:

@@ -131,7 +131,8 @@ def cover(steps: Steps, mask: Bool[Array, "batch src"], weight: float, beam_size
     def step_fn(carry: Any, ids: Any) -> tuple[Any, Next]:
         got, inner = carry
         inner, following = steps.step_fn(inner, ids)
-        got = got + following.attention
+        assert following.attention is not None
+        got = got + following.attention[:, :, : mask.shape[1]]  # where models copy, more comes behind it
         logs = jnp.where(mask[:, None, :], jnp.log(jnp.clip(got, 1e-9, 1.0)), 0.0)
         return (got, inner), following._replace(end_bonus=weight * logs.sum(axis=2))
 

@@ -18,7 +18,7 @@ from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.beam import length_penalty
 from flax_s2s.decoding.constraints import Mean, mean_logp
 from flax_s2s.decoding.requests import padded_length
-from flax_s2s.decoding.stream import KEPT, Weights, make_lay_out, most_tokens, rows_per_device
+from flax_s2s.decoding.stream import KEPT, Weights, make_lay_out, make_logp_fn, most_tokens, rows_per_device
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.runtime.parallel import AXIS, Devices, feed_rows, localize
 
@@ -30,6 +30,7 @@ class Forced(NamedTuple):
     score: float  # logp over the length penalty: what hypotheses are sorted by
     ids: tuple[int, ...] = ()  # the target's tokens, end mark included
     token_logp: tuple[float, ...] = ()  # of each
+    pieces: tuple[str, ...] = ()  # the tokens, as they are written
     cut_source: bool = False  # the source was longer than decoding.max_source_tokens
     unknown_source: int = 0  # tokens of the source that the vocabulary does not have
 
@@ -72,15 +73,12 @@ def forced_logp(
     """
     bound = model.bind(weights.params)
     memory = bound.encode(src_ids)
-    step, bias = bound.make_step(weights.step, memory), bound.output()[1]
+    logp_fn = make_logp_fn(bound, weights.step, memory, src_ids)
 
     def position(carry: Any, now: Any) -> tuple[Any, Any]:
         last, ids = now
-        carry, readouts, _ = step(carry, last[:, None])
-        products = jnp.matmul(readouts[:, 0], weights.step.softmax, preferred_element_type=jnp.float32)
-        logits = lax.optimization_barrier(products) + bias[None, :]
-        logp = jnp.take_along_axis(logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True), ids[:, None], axis=1)[:, 0]
-        return carry, jnp.where(ids != PAD, logp, 0)
+        carry, logp, _ = logp_fn(carry, last[:, None])
+        return carry, jnp.where(ids != PAD, jnp.take_along_axis(logp[:, 0], ids[:, None], axis=1)[:, 0], 0)
 
     inputs = jnp.pad(tgt_ids[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
     return lax.scan(position, bound.start(memory, 1), (inputs.T, tgt_ids.T))[1].T
@@ -124,6 +122,7 @@ class Scorer:
             bundles: the features of each, of models that have some.
         """
         whole = self.vocabularies.encode_sources(sources, bundles or [""] * len(sources))
+        lacking = self.vocabularies.find_lacking(sources)
         src = [np.array([*ids[: self.config.max_source_tokens - 1], EOS]) for ids in whole]
         tgt = [np.array([*ids, EOS]) for ids in targets]
         shapes: dict[tuple[int, int], list[int]] = {}
@@ -137,10 +136,10 @@ class Scorer:
                 logp = np.asarray(self._forced(weights, *feed_rows(self.devices, batch)))
                 for row, i in enumerate(chosen):
                     cut = len(whole[i]) >= self.config.max_source_tokens
-                    read = self._read(logp[row, : len(tgt[i])].tolist(), tgt[i].tolist(), cut)
-                    results[i] = read._replace(unknown_source=whole[i].count(UNK))
+                    found = self._read(logp[row, : len(tgt[i])].tolist(), tgt[i].tolist(), lacking[i], cut)
+                    results[i] = found._replace(unknown_source=self.vocabularies.count_unknown(whole[i]))
         return [results[i] for i in range(len(src))]
 
-    def _read(self, token_logp: list[float], ids: list[int], cut_source: bool) -> Forced:
-        logp = math.fsum(token_logp)
-        return Forced(logp, logp / length_penalty(len(ids), self.config.length_penalty), tuple(ids), tuple(token_logp), cut_source)
+    def _read(self, token_logp: list[float], ids: list[int], lacking: Sequence[str], cut_source: bool) -> Forced:
+        logp, pieces = math.fsum(token_logp), tuple(self.vocabularies.target.pieces(ids, lacking))
+        return Forced(logp, logp / length_penalty(len(ids), self.config.length_penalty), tuple(ids), tuple(token_logp), pieces, cut_source)

@@ -56,6 +56,7 @@ class Ready(NamedTuple):
 
     request: Request
     src: list[int]
+    lacking: tuple[str, ...]  # what the vocabulary lacks of the source, where models copy
     prefix: list[int]
     include: list[list[list[int]]]
     exclude: tuple[np.ndarray, np.ndarray] | None
@@ -92,72 +93,91 @@ class Requests:
 
     def make_blocklist(self) -> Automaton | None:
         """What keeps blocked phrases out of every translation."""
-        return Automaton(*(part[None] for part in self._automaton(self._blocked))) if self._blocked else None
+        if not self._blocked or self.vocabularies.copy:  # where models copy, each sentence has tokens of its own
+            return None
+        return Automaton(*(part[None] for part in self._automaton(self._blocked, ())))
 
     def read(self, chosen: Sequence[int], asked: Sequence[Request]) -> dict[int, Ready]:
         """The chosen ones of some requests, by their index."""
-        sources = self.vocabularies.encode_sources([asked[i].source for i in chosen], [asked[i].features for i in chosen])
-        prefixes = self.vocabularies.target.encode([asked[i].prefix for i in chosen])
+        vocabularies = self.vocabularies
+        sources = vocabularies.encode_sources([asked[i].source for i in chosen], [asked[i].features for i in chosen])
+        whole = vocabularies.find_lacking([asked[i].source for i in chosen])
+        first = vocabularies.sizes[0]
+        # Of a source that is cut the rest cannot be copied; what follows the vocabulary is numbered in order.
+        cuts = [source[: self.config.max_source_tokens - 1] for source in sources]
+        lacking = [all_of_it[: max([*cut, first - 1]) + 1 - first] for all_of_it, cut in zip(whole, cuts, strict=True)]
+        prefixes = vocabularies.encode_targets([asked[i].prefix for i in chosen], lacking)
         ready = {}
-        for i, source, prefix in zip(chosen, sources, prefixes, strict=True):
-            request, cut = asked[i], source[: self.config.max_source_tokens - 1]
+        for i, source, cut, texts, prefix in zip(chosen, sources, cuts, lacking, prefixes, strict=True):
+            request = asked[i]
             if UNK in prefix or len(prefix) >= most_tokens(self.config.max_source_tokens, self.config):
                 prefix = []
-            include = self._include(request, most_tokens(len(cut) + 1, self.config))
-            exclude = self._exclude(request.exclude)
+            include = self._include(request, texts, most_tokens(len(cut) + 1, self.config))
+            exclude = self._exclude(request.exclude, texts)
             candidates = None
             if self._shortlist is not None:
                 wanted = [*prefix, *(token for phrase in include for variant in phrase for token in variant)]
-                candidates = self._shortlist.candidates(cut, wanted)
+                candidates = self._candidates(cut, wanted)
             seed = request.seed if request.seed is not None else draw_seed(self.config.seed, request)
-            ready[i] = Ready(request, [*cut, EOS], prefix, include, exclude, seed, candidates, len(cut) < len(source), cut.count(UNK))
+            unknown = vocabularies.count_unknown(cut)
+            ready[i] = Ready(request, [*cut, EOS], texts, prefix, include, exclude, seed, candidates, len(cut) < len(source), unknown)
         return ready
 
-    def _include(self, request: Request, limit: int) -> list[list[list[int]]]:
+    def _candidates(self, source: Sequence[int], wanted: Sequence[int]) -> np.ndarray:
+        """The tokens that are tried, among them all that can be copied."""
+        assert self._shortlist is not None
+        (every, known), copy = self.vocabularies.sizes, self.vocabularies.copy
+        copied = [token for token in source if token < known] if copy else []
+        words = [token if token < every else UNK for token in source]
+        return self._shortlist.candidates(words, [*(token for token in wanted if token < known), *copied])
+
+    def _include(self, request: Request, lacking: Sequence[str], limit: int) -> list[list[list[int]]]:
         """The phrases that can be in a translation of so many tokens, as the tokens that may be."""
         if self.config.groups > 1 or self.config.temperature:
             return []
         found, left, excluded = [], limit - 1, [*filter(None, request.exclude), *self._blocked]
         for phrase in request.include:
-            variants = self._variants(phrase)
+            variants = self._variants(phrase, lacking)
             shortest = min(map(len, variants), default=0)
             if variants and shortest <= left and not _held(phrase, excluded):
                 found.append(variants)
                 left -= shortest
         return found
 
-    def _variants(self, phrase: str) -> list[list[int]]:
+    def _variants(self, phrase: str, lacking: Sequence[str]) -> list[list[int]]:
         """A phrase as the tokens of whole words, and as those that go on inside of one; none where it cannot be said."""
-        variants = [self.vocabularies.target.encode([phrase])[0], self.vocabularies.target.encode_inside(phrase)]
+        variants = [self.vocabularies.encode_targets([phrase], [lacking])[0], self.vocabularies.encode_inside(phrase, lacking)]
         fitting = [ids for ids in variants if 0 < len(ids) <= _MOST_PHRASE_TOKENS and UNK not in ids]
         return fitting if fitting[1:] != fitting[:1] else fitting[:1]
 
-    def _exclude(self, phrases: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-        """What keeps phrases out, as far as they fit."""
-        fitting, left = [], _MOST_EXCLUDED_BYTES
+    def _exclude(self, phrases: Sequence[str], lacking: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
+        """What keeps phrases out, as far as they fit; where models copy, blocked ones too."""
+        fitting, left = [*self._blocked] if self.vocabularies.copy else [], _MOST_EXCLUDED_BYTES
         for phrase in phrases:
             size = len(phrase.casefold().encode())
             if 0 < size <= left:
                 fitting.append(phrase)
                 left -= size
-        return self._automaton(fitting) if fitting else None
+        return self._automaton(fitting, lacking) if fitting else None
 
-    def _automaton(self, phrases: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        return make_automaton([phrase.casefold().encode() for phrase in phrases], self.vocabularies.target.folded_texts())
+    def _automaton(self, phrases: Sequence[str], lacking: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        texts = self.vocabularies.target.folded_texts(lacking)
+        return make_automaton([phrase.casefold().encode() for phrase in phrases], texts)
 
     def unmet(self, request: Request, text: str) -> tuple[str, ...]:
         """What a text does not meet of what was asked for; a phrase counts as its tokens write it, at the edges without edge spaces."""
         if not (request.prefix or request.include or request.exclude) and not self._blocked:
             return ()
-        spelled = dict(zip(wanted := (request.prefix, *request.include), self._spell(wanted), strict=True))
+        spelled = dict(zip(wanted := (request.prefix, *request.include), self._spell(wanted, request.source), strict=True))
         missing = [phrase for phrase in request.include if not spelled[phrase] or spelled[phrase] not in f" {text} "]
         prefix = [request.prefix] if request.prefix and not (spelled[request.prefix] and text.startswith(spelled[request.prefix])) else []
         return (*prefix, *missing, *_held(text, (*request.exclude, *self._blocked)))
 
-    def _spell(self, texts: Sequence[str]) -> list[str]:
+    def _spell(self, texts: Sequence[str], source: str) -> list[str]:
         """Texts as their tokens write them; nothing where some are unknown."""
-        ids = self.vocabularies.target.encode(texts)
-        return ["" if UNK in own else text for own, text in zip(ids, self.vocabularies.target.decode(ids), strict=True)]
+        lacking = self.vocabularies.find_lacking([source]) * len(texts)
+        ids = self.vocabularies.encode_targets(texts, lacking)
+        return ["" if UNK in own else text for own, text in zip(ids, self.vocabularies.target.decode(ids, lacking), strict=True)]
 
     def shape(self, one: Ready) -> Shape:
         """What a request is padded to; it depends on the request alone."""
@@ -183,20 +203,36 @@ class Requests:
         limit[: len(ready)] = [most_tokens(len(one.src), self.config) + len(one.prefix) for one in ready]
         prefix = prefix_length = include = exclude = seed = candidates = None
         if shape.prefix:
-            prefix = pad([np.array(_local(one.prefix, one.candidates)) for one in ready], rows, shape.prefix)
+            prefix = pad([np.array(self._local(one.prefix, one, shape)) for one in ready], rows, shape.prefix)
             prefix_length = np.array([len(one.prefix) for one in ready] + [0] * len(filler), np.int32)
         if shape.phrases:
-            wanted = [[[_local(variant, one.candidates) for variant in phrase] for phrase in one.include] for one in ready]
+            wanted = [[[self._local(variant, one, shape) for variant in phrase] for phrase in one.include] for one in ready]
             include = make_phrases([*wanted, *map(list, filler)], shape.phrases, 2, shape.phrase_tokens)
         if shape.states:
             tables = [one.exclude for one in ready if one.exclude is not None]
-            exclude = Automaton(*(_stack([table[part] for table in tables], rows, shape.states) for part in (0, 1)))
+            width = self.vocabularies.sizes[1] + (shape.src if self.vocabularies.copy else 0)
+            exclude = Automaton(*(_stack([table[part] for table in tables], rows, shape.states, width) for part in (0, 1)))
         if self.config.temperature > 0:
             seed = np.array([one.seed for one in ready] + [0] * len(filler), np.int32)
         if shape.candidates:
             candidates = pad([one.candidates for one in ready if one.candidates is not None], rows, shape.candidates)
         src_ids = pad([np.array(one.src) for one in ready], rows, shape.src)
         return Sentences(src_ids, limit, prefix, prefix_length, include, exclude, seed, candidates)
+
+    def _local(self, ids: Sequence[int], one: Ready, shape: Shape) -> list[int]:
+        """Tokens as they are counted among a sentence's candidates; those beyond the vocabulary follow them."""
+        if one.candidates is None:
+            return list(ids)
+        known = self.vocabularies.sizes[1]
+        return [int(np.searchsorted(one.candidates, i)) if i < known else shape.candidates + i - known for i in ids]
+
+    def tokens(self, local: np.ndarray, one: Ready) -> np.ndarray:
+        """The inverse of it."""
+        if one.candidates is None:
+            return local
+        width = self.shape(one).candidates
+        every = np.concatenate([one.candidates, np.zeros(width - len(one.candidates), np.int32)])  # filled up with PAD
+        return np.where(local < width, every[np.minimum(local, width - 1)], local - width + self.vocabularies.sizes[1])
 
 
 def _held(text: str, phrases: Sequence[str]) -> list[str]:
@@ -211,13 +247,8 @@ def draw_seed(seed: int, request: Request) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {asked}".encode(errors="surrogatepass")).digest()[:4], "big") >> 1
 
 
-def _local(ids: Sequence[int], candidates: np.ndarray | None) -> list[int]:
-    """Tokens as they are counted among a sentence's candidates."""
-    return list(ids) if candidates is None else np.searchsorted(candidates, ids).tolist()
-
-
-def _stack(tables: Sequence[np.ndarray], rows: int, states: int) -> np.ndarray:
-    stacked = np.zeros((rows, states, tables[0].shape[1]), tables[0].dtype)
+def _stack(tables: Sequence[np.ndarray], rows: int, states: int, width: int) -> np.ndarray:
+    stacked = np.zeros((rows, states, width), tables[0].dtype)
     for row, table in enumerate(tables):
-        stacked[row, : len(table)] = table
+        stacked[row, : len(table), : table.shape[1]] = table
     return stacked

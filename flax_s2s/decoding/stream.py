@@ -26,6 +26,7 @@ from flax_s2s.decoding.beam import Hypotheses, Next
 from flax_s2s.decoding.constraints import Automaton, Steps
 from flax_s2s.decoding.lexical import Phrases
 from flax_s2s.decoding.sampling import sample
+from flax_s2s.model.copying import extend
 from flax_s2s.model.decoder import Memory
 from flax_s2s.model.product import multiply
 from flax_s2s.model.seq2seq import Model, Seq2Seq, StepWeights
@@ -47,7 +48,7 @@ class Weights(NamedTuple):
 class Sentences(NamedTuple):
     """What is asked for, a row each: arrays of NumPy on the way in, of jax inside. What is None none of them asks for."""
 
-    src_ids: Any  # [batch src]
+    src_ids: Any  # [batch src]; of models that copy with what the vocabulary lacks, see `data.vocab.Vocabularies`
     limit: Any  # [batch] most tokens, end mark included; 0 for a row without a sentence
     prefix: Any = None  # [batch prefix]
     prefix_length: Any = None  # [batch]
@@ -94,19 +95,26 @@ def make_lay_out(models: tuple[Model, ...]) -> Callable[[Sequence[Any]], list[We
     return lay_out
 
 
-def make_step_fn(bound: Seq2Seq, weights: StepWeights, memory: Memory, candidates: Any = None, layer: Any = None) -> beam.StepFn:
-    """The step function of one model: log-probabilities of the next token; some tokens are never generated.
+def make_logp_fn(
+    bound: Seq2Seq, weights: StepWeights, memory: Memory, src_ids: Any = None, candidates: Any = None, layer: Any = None
+) -> Callable[[Any, Any], tuple[Any, Any, Any]]:
+    """Makes `(carry, last tokens) -> carry, log-probabilities of the next token, attention or None` of one model.
 
     Args:
         bound: the model.
         weights: of the model's steps.
         memory: of the sources.
-        candidates: tokens that may be generated, [batch shortlist]; then tokens are counted among those.
+        src_ids: the sources, of a model that copies. Then what the vocabulary lacks follows it, and attention has two parts: the
+            attention, and the probability that each source position is copied.
+        candidates: tokens that may be generated, [batch shortlist], see `find_candidates`; then tokens are counted among those.
         layer: kernel and bias of the candidates, [batch readout shortlist] and [batch shortlist].
     """
     step, bias = bound.make_step(weights, memory), bound.output()[1]
+    copied_ids = bound.as_targets(src_ids) if bound.config.copy else None
+    if copied_ids is not None and candidates is not None:  # all that can be copied is a candidate
+        copied_ids = jnp.argmax(candidates[:, None, :] == copied_ids[:, :, None], axis=-1)
 
-    def step_fn(carry: Any, ids: Any) -> tuple[Any, Next]:
+    def logp_fn(carry: Any, ids: Any) -> tuple[Any, Any, Any]:
         tokens = ids if candidates is None else jnp.take_along_axis(candidates, ids, axis=1)
         carry, readouts, attention = step(carry, tokens)
         if layer is None:
@@ -117,6 +125,20 @@ def make_step_fn(bound: Seq2Seq, weights: StepWeights, memory: Memory, candidate
         # What reads products this large shall add and subtract as it reads: log_softmax would write them twice more.
         logits = lax.optimization_barrier(products) + added
         logp = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        if copied_ids is not None and attention is not None:
+            logp, copied = extend(logp, bound.gate(readouts), attention, copied_ids)
+            attention = jnp.concatenate([attention, copied], axis=-1)
+        return carry, logp, attention
+
+    return logp_fn
+
+
+def make_step_fn(bound: Seq2Seq, *source: Any) -> beam.StepFn:
+    """The step function of one model, see `make_logp_fn`; some tokens are never generated."""
+    logp_fn = make_logp_fn(bound, *source)
+
+    def step_fn(carry: Any, ids: Any) -> tuple[Any, Next]:
+        carry, logp, attention = logp_fn(carry, ids)
         never = jnp.isin(jnp.arange(logp.shape[-1]), jnp.array(NEVER))
         return carry, Next(logp, jnp.where(never[None, None, :], -jnp.inf, logp), attention)
 
@@ -140,7 +162,7 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         members = []
         for index, (model, own) in enumerate(zip(models, weights, strict=True)):
             bound, memory, layer = model.bind(own.params), rows.memories[index], None if rows.layers is None else rows.layers[index]
-            step_fn = make_step_fn(bound, own.step, memory, rows.sentences.candidates, layer)
+            step_fn = make_step_fn(bound, own.step, memory, rows.sentences.src_ids, rows.sentences.candidates, layer)
             members.append(Steps(step_fn, bound.start(memory, beams)))
         said = members[0] if len(members) == 1 else constraints.ensemble(members, config.ensemble)
         return _lay_rules(said, rows, blocklist, config, beams, how(rows.sentences).max_steps)
@@ -152,6 +174,8 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         if count == 1:  # see `rows_per_device`
             sentences = jax.tree.map(lambda part: jnp.repeat(part, 2, axis=0), sentences)
         memories, layers, chosen = tuple(one.encode(sentences.src_ids) for one in bound), None, sentences.candidates
+        if chosen is not None and bound[0].config.copy:
+            sentences = sentences._replace(candidates=with_lacking(chosen, sentences.src_ids, bound[0]))
         if chosen is not None:
             filler = jnp.where((chosen == PAD) & (jnp.arange(chosen.shape[1]) > 0)[None, :], -jnp.inf, 0.0)
             tables = [one.output() for one in bound]
@@ -159,7 +183,8 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
             layers = tuple((kernel, bias[chosen] + filler) for kernel, (_, bias) in zip(kernels, tables, strict=True))
         search, rows = how(sentences), Rows(sentences, memories, layers, None)
         first = steps(weights, blocklist, rows, search.groups)
-        state = beam.start(first.step_fn, first.carry, sentences.limit, search, sentences.include, sentences.src_ids.shape[1])
+        seen = sentences.src_ids.shape[1] * (1 + bound[0].config.copy)  # see `make_step_fn`
+        state = beam.start(first.step_fn, first.carry, sentences.limit, search, sentences.include, seen)
         return jax.tree.map(lambda part: part[:count], rows._replace(state=state))
 
     @partial(jax.jit, donate_argnums=2)
@@ -176,6 +201,13 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         return free._replace(state=free.state._replace(done=jnp.ones_like(free.state.done)))
 
     return Stream(admit, go, empty)
+
+
+def with_lacking(candidates: Any, src_ids: Any, bound: Seq2Seq) -> Any:
+    """Candidates, and behind them a token for each symbol that a source may hold and the vocabulary lacks."""
+    rows, src = src_ids.shape
+    lacking = bound.output()[0].shape[0] + jnp.arange(src, dtype=candidates.dtype)
+    return jnp.concatenate([candidates, jnp.broadcast_to(lacking, (rows, src))], axis=1)
 
 
 def _spare(size: int, groups: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flax_s2s.config import DecodingConfig, UserError
@@ -17,6 +18,7 @@ from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.requests import SOURCE_LENGTHS, Ready, Request, Requests, Shape
 from flax_s2s.decoding.shortlist import Shortlist
 from flax_s2s.decoding.stream import Rows, Sentences, Weights, make_lay_out, make_stream, rows_per_device
+from flax_s2s.model.copying import as_targets
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.runtime.parallel import Devices, feed_rows, localize
 
@@ -34,7 +36,9 @@ class Translation(NamedTuple):
     cut_source: bool  # the source was longer than decoding.max_source_tokens
     unknown_source: int = 0  # tokens of the source, as far as it is read, that the vocabulary does not have
     ids: tuple[int, ...] = ()  # the tokens
+    pieces: tuple[str, ...] = ()  # they, as they are written
     token_logp: tuple[float, ...] = ()  # of each
+    copied: tuple[float, ...] | None = None  # of each the share of its probability that copying has; with attention, where models copy
     attention: Any = None  # [tokens source tokens], the end mark of the source included; where asked for
     others: tuple["Translation", ...] = ()  # the second best and so on: other texts; only what is sampled may be the same again
     unmet: tuple[str, ...] = ()  # of what was asked for: the prefix, phrases to include, phrases to exclude
@@ -176,20 +180,29 @@ class Translator:
             for k in range(found.ids.shape[1]):
                 if k == 0 or found.length[row, k]:
                     length = int(found.length[row, k])
-                    ids = found.ids[row, k, :length]
-                    hypotheses.append((row, k, tuple((ids if one.candidates is None else one.candidates[ids]).tolist())))
-        texts = self.vocabularies.target.decode([ids for _, _, ids in hypotheses])
+                    hypotheses.append((row, k, tuple(self._requests.tokens(found.ids[row, k, :length], one).tolist())))
         by_row: dict[int, list[Translation]] = {}
         place = {row: number for number, row in enumerate(rows.tolist())}
+        target, lacking = self.vocabularies.target, [ready[place[row]].lacking for row, _, _ in hypotheses]
+        texts = target.decode([ids for _, _, ids in hypotheses], lacking)
         for (row, k, ids), text in zip(hypotheses, texts, strict=True):
             one, text = ready[place[row]], " ".join(text.split("\n"))
-            attention = None if found.attention is None else found.attention[row, k, : len(ids), : len(one.src)]
+            seen = None if found.attention is None else found.attention[row, k, : len(ids)]
+            attention = None if seen is None else seen[:, : len(one.src)]
             logp, score, finished = (part[row, k].item() for part in (found.logp, found.score, found.finished))
-            token_logp = tuple(found.token_logp[row, k, : len(ids)].tolist())
-            about = (one.cut_source, one.unknown_source, ids, token_logp, attention)
+            token_logp, pieces = tuple(found.token_logp[row, k, : len(ids)].tolist()), tuple(target.pieces(ids, one.lacking))
+            copied = self._copied(seen, one, ids, token_logp) if seen is not None and self.vocabularies.copy else None
+            about = (one.cut_source, one.unknown_source, ids, pieces, token_logp, copied, attention)
             unmet = self._requests.unmet(one.request, text)
             by_row.setdefault(row, []).append(Translation(text, logp, score, len(ids), finished, *about, unmet=unmet))
         return [_together(self._choose(by_row[row])) for row in rows.tolist()]
+
+    def _copied(self, seen: np.ndarray, one: Ready, ids: Sequence[int], token_logp: Sequence[float]) -> tuple[float, ...]:
+        """Of each token how much of its probability copying has; `seen` as `stream.make_step_fn` keeps it."""
+        tokens = np.asarray(as_targets(jnp.array([one.src]), self.vocabularies.sizes))[0]
+        from_source = seen[:, seen.shape[1] // 2 :][:, : len(tokens)]
+        copied = np.where(tokens[None, :] == np.array(ids)[:, None], from_source, 0).sum(axis=1)
+        return tuple(np.minimum(copied / np.exp(np.maximum(token_logp, -80.0)), 1.0).tolist())
 
     def _choose(self, found: Sequence[Translation]) -> Sequence[Translation]:
         """Those that are given out, best first: of equal texts the best one, unless each is a draw."""

@@ -26,6 +26,7 @@ from flax_s2s.data.corpus import Pair
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.constraints import Mean, mean_logp
 from flax_s2s.decoding.requests import padded_length
+from flax_s2s.model.copying import extend
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.runtime import parallel
 from flax_s2s.runtime.parallel import AXIS, Devices, feed_rows
@@ -103,9 +104,11 @@ class Forecaster:
         index, count = parallel.process()
         mine, rows = pairs[index::count], self.config.rows * self.devices.count
         most = self.config.max_source_tokens - 1
-        sources = self.vocabularies.encode_sources([pair.source for pair in mine], [pair.features for pair in mine])
+        texts = [pair.source for pair in mine]
+        sources = self.vocabularies.encode_sources(texts, [pair.features for pair in mine])
         src = [np.array([*ids[:most], EOS]) for ids in sources]
-        tgt = [np.array([*ids, EOS]) for ids in self.vocabularies.target.encode([pair.target for pair in mine])]
+        targets = self.vocabularies.encode_targets([pair.target for pair in mine], self.vocabularies.find_lacking(texts))
+        tgt = [np.array([*ids, EOS]) for ids in targets]
         shapes: dict[int, list[int]] = {}
         for i, both in enumerate(zip(src, tgt, strict=True)):
             shapes.setdefault(padded_length(max(map(len, both))), []).append(i)
@@ -141,19 +144,24 @@ def make_forecast(models: Sequence[Model], mean: Mean, devices: Devices) -> Call
     def forecast(params: Any, temperatures: Any, src_ids: Any, tgt_ids: Any) -> Any:
         bound = [model.bind(weights) for model, weights in zip(models, params, strict=True)]
         inputs = jnp.pad(tgt_ids[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
-        readouts = [one(src_ids, inputs).swapaxes(0, 1) for one in bound]
+        found = [one.read(src_ids, inputs) for one in bound]
+        copied_ids = bound[0].as_targets(src_ids) if bound[0].config.copy else None
+        by_position = [(readouts, weights if bound[0].config.copy else None) for readouts, weights in found]
 
         def position(_: None, now: Any) -> tuple[None, Any]:
-            readouts, ids = now
+            found, ids = now
             logps = []
-            for one, readout in zip(bound, readouts, strict=True):
+            for one, (readout, weights) in zip(bound, found, strict=True):
                 table, bias = one.output()
                 logits = jnp.matmul(readout, table.T.astype(readout.dtype), preferred_element_type=jnp.float32) + bias[None, :]
-                logps.append(jax.nn.log_softmax(logits, axis=-1))
+                logp = jax.nn.log_softmax(logits, axis=-1)
+                if copied_ids is not None:
+                    logp = extend(logp[:, None], one.gate(readout)[:, None], weights[:, None], copied_ids)[0][:, 0]
+                logps.append(logp)
             return None, scale(mean_logp(logps, mean), ids, temperatures)
 
-        _, found = jax.lax.scan(position, None, (readouts, tgt_ids.swapaxes(0, 1)))
-        return jax.tree.map(lambda part: part.swapaxes(0, 1), found)
+        _, scaled = jax.lax.scan(position, None, jax.tree.map(lambda part: part.swapaxes(0, 1), (by_position, tgt_ids)))
+        return jax.tree.map(lambda part: part.swapaxes(0, 1), scaled)
 
     return jax.jit(forecast)
 

@@ -67,8 +67,10 @@ class Decoder(nnx.Module):
         if config.attention != "none" or derived.readout != hidden:
             self.kernel_readout = nnx.Param(init(rngs.params(), (hidden + context, derived.readout), jnp.float32))
 
-    def __call__(self, memory: Memory, embedded: Float[Array, "batch tgt emb"], keys: RowKeys) -> Float[Array, "batch tgt readout"]:
-        """Readouts of all positions, from embedded target inputs."""
+    def __call__(
+        self, memory: Memory, embedded: Float[Array, "batch tgt emb"], keys: RowKeys
+    ) -> tuple[Float[Array, "batch tgt readout"], Float[Array, "batch tgt src"] | None]:
+        """Readouts of all positions, from embedded target inputs; and attention, if there is one: with input feeding where it is copied by."""
         of_layers = self._make_noise(keys, embedded.shape[1])
         if self.config.input_feeding:
             return self._feed(memory, embedded, keys, of_layers)
@@ -78,8 +80,9 @@ class Decoder(nnx.Module):
             outputs, _ = unroll(self.layers[index], inputs, None, *how)
             return drop_features(self.config, outputs, keys, noise.TARGET + index + 1)
 
-        readouts, _ = self._stack(multiply_by(self._kernels() | self._of_source(memory)), self._constants(memory).source, embedded, run)
-        return drop_features(self.config, readouts, keys, noise.READOUT)
+        multiply, source = multiply_by(self._kernels() | self._of_source(memory)), self._constants(memory).source
+        readouts, weights = self._stack(multiply, source, embedded, run)
+        return drop_features(self.config, readouts, keys, noise.READOUT), weights
 
     def _make_noise(self, keys: RowKeys, steps: int) -> list[Noise]:
         """Of each layer."""
@@ -169,7 +172,7 @@ class Decoder(nnx.Module):
         readouts = multiply("readout", features).astype(features.dtype)
         return readouts if context is None else jnp.tanh(readouts), weights
 
-    def _feed(self, memory: Memory, embedded: Any, keys: RowKeys, of_layers: list[Noise]) -> Any:
+    def _feed(self, memory: Memory, embedded: Any, keys: RowKeys, of_layers: list[Noise]) -> tuple[Any, Any]:
         """Input feeding: a loop over time around the whole stack; what does not depend on the loop is done before or after it."""
         widths = [self.config.hidden_size] * self.config.decoder_layers + [sizes(self.config).readout]
         sites = [noise.TARGET + index + 1 for index in range(self.config.decoder_layers)] + [noise.READOUT]
@@ -180,14 +183,15 @@ class Decoder(nnx.Module):
 
         def step(multiply: Multiply, constants: Constants, carry: Carry, now: Any) -> tuple[Carry, Any]:
             projected, masks, zones = now
-            carry, readouts, _ = self._step(multiply, constants, carry, projected, lax.stop_gradient(masks), zones)
-            return carry, readouts[:, 0]
+            carry, readouts, weights = self._step(multiply, constants, carry, projected, lax.stop_gradient(masks), zones)
+            return carry, (readouts[:, 0], weights[:, 0] if self.config.copy else None)
 
         now = jax.tree.map(lambda part: part.swapaxes(0, 1)[:, :, None], (self.project(embedded), masks, zones))  # [tgt batch 1 gates]
         carry = start_carry(memory, self.config, 1)
         kernels = self._kernels(self.config.embedding_size) | self._of_source(memory)
-        _, readouts = scan(step, kernels, self._constants(memory, of_layers), carry, now, self.config.recompute)
-        return readouts.swapaxes(0, 1)
+        _, found = scan(step, kernels, self._constants(memory, of_layers), carry, now, self.config.recompute)
+        readouts, weights = jax.tree.map(lambda part: part.swapaxes(0, 1), found)
+        return readouts, weights
 
 
 def start_carry(memory: Memory, config: ModelConfig, beams: int) -> Carry:

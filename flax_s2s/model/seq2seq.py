@@ -1,10 +1,11 @@
 """The encoder-decoder: token ids -> readouts, whole sentences in training and one step at a time in decoding.
 
     encode()      source ids -> Memory
-    __call__()    source ids and target inputs -> readouts of all target positions (teacher forcing)
+    read()        source ids and target inputs -> readouts and attention of all target positions (teacher forcing)
     lay_out()      -> StepWeights: what decoding steps multiply with, made once for all sentences
     start(), make_step()   Memory -> Carry; Carry and the last tokens -> Carry, readouts, attention
     output()      the softmax layer's table and bias; logits = readouts @ table.T + bias
+    gate()        readouts -> the logit of copying, of models that copy (see `copying`)
 
 A readout is what the softmax layer reads: after attention tanh(W [state; context]) (Luong et al. 2015, equation 5),
 without attention the top state, brought to the embedding's size where the tables are tied.
@@ -18,8 +19,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from flax_s2s.config import PAD, ModelConfig
+from flax_s2s.config import PAD, UNK, ModelConfig
 from flax_s2s.model import noise
+from flax_s2s.model.copying import as_targets
 from flax_s2s.model.decoder import Carry, Decoder, Memory, start_carry
 from flax_s2s.model.encoder import Bridge, Encoder, reverse_real
 from flax_s2s.model.lstm import choose_means
@@ -56,6 +58,9 @@ class Seq2Seq(nnx.Module):
         if config.tie == "none":
             self.output_table = nnx.Param(initializers(config)[0](rngs.params(), (target_vocab, readout), jnp.float32))
         self.output_bias = nnx.Param(jnp.zeros(target_vocab, jnp.float32))
+        if config.copy:
+            self.copy_vector = nnx.Param(initializers(config)[0](rngs.params(), (readout, 1), jnp.float32)[:, 0])
+            self.copy_bias = nnx.Param(jnp.zeros((), jnp.float32))
         self.encoder = Encoder(config, rngs=rngs)
         self.bridge = Bridge(config, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
@@ -64,7 +69,7 @@ class Seq2Seq(nnx.Module):
         """Reads the source.
 
         Args:
-            src_ids: tokens, EOS, then PAD.
+            src_ids: tokens, EOS, then PAD; where models copy, also those that follow the vocabulary, which are read as UNK.
             keys: one key per row for dropout; None means deterministic.
         """
         mask, reverse = src_ids != PAD, self.config.reverse_source
@@ -81,7 +86,13 @@ class Seq2Seq(nnx.Module):
     def __call__(
         self, src_ids: Int[Array, "batch src"], inputs: Int[Array, "batch tgt"], keys: RowKeys = None
     ) -> Float[Array, "batch tgt readout"]:
-        """Readouts for predicting the token after each of `inputs` (BOS, then the target)."""
+        """The readouts of `read` alone."""
+        return self.read(src_ids, inputs, keys)[0]
+
+    def read(
+        self, src_ids: Int[Array, "batch src"], inputs: Int[Array, "batch tgt"], keys: RowKeys = None
+    ) -> tuple[Float[Array, "batch tgt readout"], Float[Array, "batch tgt src"] | None]:
+        """Readouts for predicting the token after each of `inputs` (BOS, then the target); and attention, see `Decoder`."""
         memory = self.encode(src_ids, keys)
         embedded = drop_words(self.config, self._embed(self.target_table[...], inputs), keys, noise.WORD + 1)
         embedded = drop_features(self.config, embedded, keys, noise.TARGET)
@@ -101,7 +112,15 @@ class Seq2Seq(nnx.Module):
     def make_step(self, weights: StepWeights, memory: Memory) -> Step:
         """What reads one more token of every hypothesis."""
         step = self.decoder.make_step(weights.kernels, memory)
-        return lambda carry, ids: step(carry, weights.inputs[ids])
+        return lambda carry, ids: step(carry, weights.inputs[self._known(ids, len(weights.inputs))])
+
+    def gate(self, readouts: Float[Array, "*tokens readout"]) -> Float[Array, "*tokens"]:
+        """The logit of copying rather than generating, in float32 (See et al. 2017, equation 8, of the readout as OpenNMT has it)."""
+        return jnp.matmul(readouts.astype(jnp.float32), self.copy_vector[...]) + self.copy_bias[...]
+
+    def as_targets(self, src_ids: Int[Array, "batch src"]) -> Int[Array, "batch src"]:
+        """See `copying.as_targets`."""
+        return as_targets(src_ids, (len(self._source_rows()), len(self.target_table[...])))
 
     def output(self) -> tuple[Float[Array, "vocab readout"], Float[Array, " vocab"]]:
         """The softmax layer: a row for each token, and the bias."""
@@ -116,7 +135,11 @@ class Seq2Seq(nnx.Module):
         return jnp.concatenate([table, self.feature_table[...]]) if hasattr(self, "feature_table") else table
 
     def _embed(self, table: Any, ids: Any) -> Any:
-        return table[ids].astype(jnp.dtype(self.compute))  # in this order the gradient is summed in float32
+        return table[self._known(ids, len(table))].astype(jnp.dtype(self.compute))  # in this order the gradient is summed in float32
+
+    def _known(self, ids: Any, size: int) -> Any:
+        """Symbols that the vocabulary lacks are read as one."""
+        return jnp.where(ids < size, ids, UNK) if self.config.copy else ids
 
 
 class Model(NamedTuple):

@@ -22,11 +22,12 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from flax_s2s.config import BOS, PAD, Config, OptimizerConfig
+from flax_s2s.model.copying import point
 from flax_s2s.model.dropout import fold_in, random_bytes, row_keys
 from flax_s2s.model.noise import OWN, is_random
-from flax_s2s.model.seq2seq import Model
+from flax_s2s.model.seq2seq import Model, Seq2Seq
 from flax_s2s.runtime.parallel import AXIS, Devices
-from flax_s2s.training.loss import Loss, cross_entropy, likeliest
+from flax_s2s.training.loss import Copies, Loss, cross_entropy, likeliest
 from flax_s2s.training.optimizer import freeze, make_schedule
 from flax_s2s.training.state import Accumulated, Params, TrainState
 
@@ -64,8 +65,13 @@ def batch_loss(model: Model, params: Params, batch: Any, smoothing: float, keys:
         inputs: what the decoder reads; None: the target, shifted.
     """
     bound, (src_ids, tgt_ids) = model.bind(params), batch
-    readouts = bound(src_ids, shift_right(tgt_ids) if inputs is None else inputs, keys)
-    return cross_entropy(readouts, *bound.output(), tgt_ids, smoothing)
+    readouts, weights = bound.read(src_ids, shift_right(tgt_ids) if inputs is None else inputs, keys)
+    copies = _copies(bound, readouts, weights, src_ids)
+    return cross_entropy(readouts, *bound.output(), tgt_ids, smoothing, copies and point(*copies, tgt_ids))
+
+
+def _copies(bound: Seq2Seq, readouts: Any, weights: Any, src_ids: Any) -> Copies | None:
+    return Copies(bound.gate(readouts), weights, bound.as_targets(src_ids)) if bound.config.copy else None
 
 
 def mix_inputs(model: Model, params: Params, batch: Any, keys: Any, rate: Float[Array, ""]) -> Int[Array, "batch tgt"]:
@@ -75,7 +81,8 @@ def mix_inputs(model: Model, params: Params, batch: Any, keys: Any, rate: Float[
     one pass), not after its own as in Bengio et al. 2015, which would cost a loop.
     """
     bound, (src_ids, tgt_ids) = model.bind(params), batch
-    own = likeliest(bound(src_ids, shift_right(tgt_ids), keys), *bound.output())
+    readouts, weights = bound.read(src_ids, shift_right(tgt_ids), keys)
+    own = likeliest(readouts, *bound.output(), _copies(bound, readouts, weights, src_ids))
     chosen = random_bytes(keys, OWN, tgt_ids.shape[1]) < rate * 256
     return shift_right(jnp.where(chosen & (tgt_ids != PAD), own, tgt_ids))
 

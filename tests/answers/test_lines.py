@@ -13,7 +13,7 @@ from flax_s2s.answers.replies import Translated, find_flags, one_line, read_text
 from flax_s2s.decoding.requests import Request
 from flax_s2s.decoding.translate import BLANK, Translation
 
-FOUND = Translation("zwei\u2028Hunde\r", -1.5, -1.2, 3, True, False, 0, (7, 8, 2), (-0.5, -0.5, -0.5), np.eye(3))
+FOUND = Translation("zwei\u2028Hunde\r", -1.5, -1.2, 3, True, False, 0, (7, 8, 2), ("7", "8", "2"), (-0.5, -0.5, -0.5), attention=np.eye(3))
 
 
 LAYOUTS = {
@@ -25,12 +25,8 @@ LAYOUTS = {
 }
 
 
-def pieces(ids):
-    return [str(token) for token in ids]
-
-
 def answer(asked, translation=FOUND, form="text", **fields):
-    return write(Translated(asked, translation, **fields), LAYOUTS[form], "[?]", pieces, 4)
+    return write(Translated(asked, translation, **fields), LAYOUTS[form], "[?]", 4)
 
 
 @given(content=st.binary(max_size=200), limit=st.integers(1, 9))
@@ -113,9 +109,9 @@ def test_a_header_row_is_answered_by_a_name_and_asks_for_nothing():
     asked = ask(Raw(b"to\tof", first=True), layout)
     assert (asked.is_header, asked.request, asked.problems) == (True, Request(""), ("header lines",))
     for output, line in (("text", b"to\n"), ("nbest", b""), ("jsonl", b'{"header": ["to", "of"]}\n')):
-        assert write(Translated(asked, BLANK), layout._replace(output=output), "", pieces) == line
+        assert write(Translated(asked, BLANK), layout._replace(output=output), "") == line
     assert not ask(Raw(b"to\tof"), layout).is_header  # a later line of the same words is a sentence
-    assert pairs.write(pairs.ask(Raw(b"to\tof", first=True), layout), [], layout, pieces) == b"logp\n"
+    assert pairs.write(pairs.ask(Raw(b"to\tof", first=True), layout), [], layout) == b"logp\n"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +181,7 @@ def test_the_translations_of_an_output_are_read_again(output):
     lines_in = [Raw(b"s\tt", first=True), Raw(b"two dogs\tzwei"), Raw(b"")]
     found = [BLANK, FOUND._replace(others=(FOUND,)), BLANK]
     asked = [ask(raw, layout) for raw in lines_in]
-    made = [write(Translated(*each), layout, "", pieces, i - 1) for i, each in enumerate(zip(asked, found, strict=True))]
+    made = [write(Translated(*each), layout, "", i - 1) for i, each in enumerate(zip(asked, found, strict=True))]
     assert list(read_texts(io.BytesIO(b"".join(made)), layout)) == ["zwei Hunde ", ""]
 
 

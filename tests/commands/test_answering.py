@@ -25,7 +25,7 @@ class _Upper:
         counts = Counter(problem for one in asked for problem in one.problems)
         counts.update({answerer.SKIPPED: sum(bool(one.error) for one in asked), "tokens": sum(bool(one.request.source) for one in asked)})
         answers = [replies.Translated(one, Translation(one.request.source.upper(), -1.0, -1.0, 1, True, False)) for one in asked]
-        body = b"".join(replies.write(one, layout, "", list, number) for number, one in enumerate(answers, first_line))
+        body = b"".join(replies.write(one, layout, "", number) for number, one in enumerate(answers, first_line))
         return answerer.Answers(body, +counts, b"{}\n" * len(read), answerer.first_error(asked, first_line))
 
     def conclude(self, counts, made):

@@ -471,7 +471,7 @@ def test_a_shortlist_of_everything_changes_nothing_and_one_of_little_keeps_to_it
     table = rng.permuted(np.tile(np.arange(4, target, dtype=np.int32), (size, 1)), axis=1)[:, :3]
     little = Shortlist(table, rng.random(table.shape).astype(np.float32), 16)
     made = Translator([model(name)], vocabularies(), DECODING, parallel.make_devices(1, {}), shortlist=little, blocklist=("q",))
-    phrase = vocabularies().target.encode_inside("se")
+    phrase = vocabularies().encode_inside("se", ())
     found = made(laid_out(name), [Request(line, include=("se",), prefix="w", exclude=("x",)) for line in LINES])
     first = vocabularies().target.encode(["w"])[0]
     for line, one in zip(LINES, found, strict=True):

@@ -169,10 +169,27 @@ def test_what_is_frozen_counts_in_no_norm_of_a_step():
 # Devices
 
 
-def test_the_number_of_devices_changes_nothing():
+def with_lacking(batch, seed):
+    """Some words of the sources are symbols that the vocabulary lacks, and some of the targets are copied from there."""
+    rng = np.random.default_rng(seed)
+    src_ids, tgt_ids = batch.src_ids.copy(), batch.tgt_ids.copy()
+    src_ids[(src_ids > EOS) & (rng.random(src_ids.shape) < 0.4)] = VOCAB
+    for source, target in zip(src_ids, tgt_ids, strict=True):
+        if (source == VOCAB).any():
+            target[(target > EOS) & (rng.random(target.shape) < 0.5)] = VOCAB
+    return Batch(src_ids, tgt_ids)
+
+
+COPYING = config_of(dropout=0.25, average_decay=0.9, name="adam", learning_rate=0.01, clip_norm=0.1, copy=True, input_feeding=True)
+
+
+@pytest.mark.parametrize("config", [FULL, COPYING], ids=["generating", "copying"])
+def test_the_number_of_devices_changes_nothing(config):
     """With dropout on: were a mask to depend on the device, losses would differ in the second digit."""
-    straight = run(FULL, BATCHES)
-    for several in (run(FULL, BATCHES, 2), run(FULL, BATCHES, 8, step=lowered(FULL))):
+    batches = [with_lacking(batch, seed) for seed, batch in enumerate(BATCHES)] if config.model.copy else BATCHES
+    assert (batches[0].tgt_ids == VOCAB).any() == config.model.copy
+    straight = run(config, batches)
+    for several in (run(config, batches, 2), run(config, batches, 8, step=lowered(config))):
         for (state, update), (other, done) in zip(straight, several, strict=True):
             assert largest_difference(learned(state), learned(other)) < 1e-5
             assert done.loss.smoothed / done.loss.tokens == pytest.approx(update.loss.smoothed / update.loss.tokens, abs=1e-5)
@@ -201,6 +218,7 @@ KINDS = {
     "attention": FULL,
     "feeding": config_of(input_feeding=True),
     "fixed vector": config_of(attention="none"),
+    "copying": COPYING,
     "accumulation": SUMMED,
     "chunks": config_of(dropout=0.125),
 }
