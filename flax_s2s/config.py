@@ -197,6 +197,11 @@ class ModelConfig:
     """Read the source sentence backwards (Sutskever et al. 2014, section 3.3)."""
     attention: Literal["none", Scoring] = identity("general")
     """Score between decoder state and source position; none is the fixed-vector model."""
+    alignment: Literal["soft", "hard", "monotonic"] = newer("soft")
+    """What a token is said of: soft, a mean over the source; hard, one position, all of which are summed over; monotonic, none behind the one
+    before (Wu and Cotterell 2019). Hard ones cost a softmax for each position: for characters and phones."""
+    alignment_order: Literal["zeroth", "first"] = newer("first")
+    """Hard attention: a position is chosen also by how far it is from the one before, or (zeroth) for itself: monotonic, that sees little but the end."""
     attention_size: int = identity(0)
     """Units of the additive score's hidden layer; 0: hidden_size."""
     input_feeding: bool = identity(False)
@@ -204,7 +209,8 @@ class ModelConfig:
     attend_embeddings: bool = identity(False)
     """Attention reads each source token's embedding beside the encoder's output (Kuang et al. 2018, source-side bridging)."""
     copy: bool = newer(False)
-    """Copy symbols of the source, be they in the vocabulary or not (pointer-generator, See et al. 2017); needs attention and vocab.joint."""
+    """Copy symbols of the source (pointer-generator, See et al. 2017), those too that the vocabulary lacks: let it lack rare ones
+    (vocab.character_coverage below 1, of words a vocab.size), so that this is learned. Needs attention and vocab.joint."""
     bridge: Literal["copy", "dense", "zero"] = identity("copy")
     """How the decoder starts: the encoder's final states, a tanh layer of them, or zeros."""
     tie: Literal["none", "softmax", "all"] = identity("none")

@@ -70,6 +70,11 @@ def check(config: Config, *, measures: bool = True) -> Config:
     _check_model(config.model, config.vocab)
     config = _with_decay(config)
     _check_optimizer(config.optimizer)
+    if config.model.alignment != "soft" and config.optimizer.scheduled_sampling:
+        raise UserError(
+            f"optimizer.scheduled_sampling={config.optimizer.scheduled_sampling} reads own tokens in one pass more, and model.alignment="
+            f"{config.model.alignment} knows them only one after the other; use 0, or model.alignment=soft"
+        )
     if config.optimizer.schedule == "cosine" and config.training.steps > config.optimizer.decay_steps:
         raise UserError(
             f"training.steps={config.training.steps} goes beyond optimizer.decay_steps={config.optimizer.decay_steps}, where the learning "
@@ -203,6 +208,14 @@ def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
         raise UserError("model.input_feeding needs attention, got model.attention=none; use general")
     if model.attend_embeddings and model.attention in ("none", "dot"):
         raise UserError(f"model.attend_embeddings needs a score with parameters, got model.attention={model.attention}; use general")
+    if model.alignment != "soft":
+        for name, needed in (("attention", "none"), ("input_feeding", True), ("copy", True)):
+            if getattr(model, name) == needed:
+                why = {"attention": "is attention", "input_feeding": "feeds no context, so that alignments can be summed over"}
+                raise UserError(
+                    f"model.alignment={model.alignment} {why.get(name, 'says each token of one position, and copies none')}, got "
+                    f"model.{name}={needed}; use {'general' if name == 'attention' else False}, or model.alignment=soft"
+                )
     if model.copy and model.attention == "none":
         raise UserError("model.copy copies what attention looks at, got model.attention=none; use general")
     if model.copy and not vocab.joint:

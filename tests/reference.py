@@ -4,6 +4,9 @@ Literal, slow, obviously right. Nothing here is shared with the package. Gradien
 same functions, so that no derivative is written down twice.
 """
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 
 
@@ -26,6 +29,34 @@ def gradients(fn, arrays, step=1e-5):
             below[place] -= step
             found[name][place] = (fn(**arrays | {name: above}) - fn(**arrays | {name: below})) / (2 * step)
     return found
+
+
+def assert_gradients(fn, tree, got, tolerance):
+    """That `got`, a tree like this one, has the central differences of `fn(tree)`, up to a share of the largest of all; and none without a gradient."""
+    flat, folders = {}, [((), tree, got)]
+    while folders:
+        path, inner, found = folders.pop()
+        for name, part in inner.items():
+            if isinstance(part, dict):
+                folders.append(((*path, name), part, found[name]))
+            else:
+                flat["/".join((*path, name))] = np.asarray(part, np.float64), np.asarray(found[name], np.float64)
+
+    def rebuilt(arrays):
+        made = {}
+        for path, array in arrays.items():
+            *folders, name = path.split("/")
+            inner = made
+            for folder in folders:
+                inner = inner.setdefault(folder, {})
+            inner[name] = array
+        return made
+
+    want = gradients(lambda **arrays: fn(rebuilt(arrays)), {path: part for path, (part, _) in flat.items()})
+    largest = max(np.abs(each).max() for each in want.values())
+    for path, (_, found) in flat.items():
+        np.testing.assert_allclose(found, want[path], atol=tolerance * largest, rtol=0, err_msg=path)
+        assert np.abs(found).max() > 0, path
 
 
 def sigmoid(x):
@@ -227,6 +258,51 @@ def said(config, params, source, inputs, symbols, unk=3):
                 generating -= copying * weight
         found[t, :vocab] += generating * np.exp(logits) / np.exp(logits).sum()
     return found
+
+
+def hard_said(config, params, source, target, reach=5, bos=1):
+    """Of a model with hard attention, one sentence: p(where | where before, state) [tgt from to] and q(token | where) [tgt src vocab].
+
+    An alignment's probability is the product of both over the target; its first token comes from position 0 (Wu and Cotterell 2019).
+    """
+    decoder, hidden = params["decoder"], config.hidden_size
+    alone = {**params, "decoder": {name: part for name, part in decoder.items() if name != "kernel_readout"}}
+    states, _ = sentence(replace(config, attention="none"), alone, source, np.array([bos, *target[:-1]]), None)
+    memory, _ = encode(config, params, source, lambda features, site, step: features, None)
+    output = params["output_table" if config.tie == "none" else "target_table"]
+    moves, said = np.zeros((len(target), len(source), len(source))), np.zeros((len(target), len(source), len(output)))
+    for t, state in enumerate(states):
+        shifts = state @ decoder["kernel_shift"] + decoder["bias_shift"] if config.alignment_order == "first" else np.zeros(2 * reach + 1)
+        for here in range(len(source)):
+            likely = {}
+            for there, value in enumerate(memory):
+                if there >= here or config.alignment == "hard":
+                    score = attention_score(config.attention, state, value, **decoder.get("attention", {}))
+                    likely[there] = np.exp(score + shifts[min(max(there - here, -reach), reach) + reach])
+            for there in likely:
+                moves[t, here, there] = likely[there] / sum(likely.values())
+            readout = np.tanh(state @ decoder["kernel_readout"][:hidden] + memory[here] @ decoder["kernel_readout"][hidden:])
+            logits = np.exp(output @ readout + params["output_bias"])
+            said[t, here] = logits / logits.sum()
+    return moves, said
+
+
+def alignment_loss(config, params, src_ids, tgt_ids, smoothing, pad=0):
+    """Sums over real tokens: smoothed loss, negative log-likelihood, tokens; every alignment there is, one by one."""
+    smoothed = plain = tokens = 0.0
+    for source, target in zip(src_ids, tgt_ids, strict=True):
+        source, target = source[source != pad], target[target != pad]
+        if not len(target):
+            continue
+        moves, said = hard_said(config, params, source, target)
+        sums = np.zeros(2)
+        for places in itertools.product(range(len(source)), repeat=len(target)):
+            path = np.prod([moves[t, places[t - 1] if t else 0, place] for t, place in enumerate(places)])
+            right = [said[t, place, target[t]] for t, place in enumerate(places)]
+            spread = [np.exp((1 - smoothing) * np.log(p) + smoothing * np.log(said[t, places[t]]).mean()) for t, p in enumerate(right)]
+            sums += path * np.prod(spread), path * np.prod(right)
+        smoothed, plain, tokens = smoothed - np.log(sums[0]), plain - np.log(sums[1]), tokens + len(target)
+    return smoothed, plain, tokens
 
 
 def copying_loss(config, params, src_ids, tgt_ids, smoothing, pad=0, bos=1):

@@ -206,6 +206,28 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"model.attention": "additive"},
     ),
     (
+        {"model.alignment": "hard", "model.attention": "none"},
+        "model.alignment=hard is attention, got model.attention=none; use general, or model.alignment=soft",
+        {"model.attention": "general"},
+    ),
+    (
+        {"model.alignment": "monotonic", "model.input_feeding": True},
+        "model.alignment=monotonic feeds no context, so that alignments can be summed over, got model.input_feeding=True; use False, or "
+        "model.alignment=soft",
+        {"model.input_feeding": False},
+    ),
+    (
+        {"model.alignment": "monotonic", "model.copy": True},
+        "model.alignment=monotonic says each token of one position, and copies none, got model.copy=True; use False, or model.alignment=soft",
+        {"model.alignment": "soft"},
+    ),
+    (
+        {"model.alignment": "hard", "optimizer.scheduled_sampling": 0.2},
+        "optimizer.scheduled_sampling=0.2 reads own tokens in one pass more, and model.alignment=hard knows them only one after the other; use "
+        "0, or model.alignment=soft",
+        {"optimizer.scheduled_sampling": 0.0},
+    ),
+    (
         {"model.copy": True, "model.attention": "none"},
         "model.copy copies what attention looks at, got model.attention=none; use general",
         {"model.attention": "general"},

@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import sentencepiece
@@ -45,13 +46,13 @@ class Vocabulary:
         self.model = model
         self._processor = sentencepiece.SentencePieceProcessor()
         self._processor.load_from_serialized_proto(model)  # the constructor would take empty bytes for no model
+        self._size = int(self._processor.get_piece_size())
         self._inside: Any = None
         self._ids: dict[str, int] | None = None  # of the pieces, as they are written
-        self._own_ids: dict[str, int] | None = None  # of the pieces, as SentencePiece splits text into them
 
     def __len__(self) -> int:
         """Number of tokens, the special ones included."""
-        return int(self._processor.get_piece_size())
+        return self._size
 
     @property
     def joined_words(self) -> list[str]:
@@ -90,27 +91,32 @@ class Vocabulary:
 
     def _parts(self, pieces: Sequence[str]) -> list[str]:
         """SentencePiece makes one piece of neighbors that it does not know."""
-        known = self._numbers()
+        known = self._numbers
         if all(piece in known for piece in pieces):
             return list(pieces)
-        parts = _WORDS if self._is_of_words() else _CHARACTERS
+        parts = _WORDS if self._is_of_words else _CHARACTERS
         return [part for piece in pieces for part in ([piece] if piece in known else parts.findall(piece))]
 
     def number(self, pieces: Sequence[str], lacking: Sequence[str] = (), first: int = UNK) -> list[int]:
         """The tokens of the pieces that `split` found; those of `lacking` are `first`, the one after it, ..., and others UNK."""
-        beyond, known = {piece: first + place for place, piece in enumerate(lacking)}, self._numbers()
+        beyond, known = {piece: first + place for place, piece in enumerate(lacking)}, self._numbers
         return [known[piece] if piece in known else beyond.get(piece, UNK) for piece in pieces]
 
     def lacks(self, pieces: Sequence[str]) -> tuple[str, ...]:
         """The pieces that the vocabulary does not have, each once, in order."""
-        known = self._numbers()
+        known = self._numbers
         return tuple(dict.fromkeys(piece for piece in pieces if piece not in known))
 
-    def _numbers(self) -> dict[str, int]:
-        if self._own_ids is None:
-            self._own_ids = {str(self._processor.id_to_piece(i)): i for i in range(len(self))}
-        return self._own_ids
+    @cached_property
+    def _pieces(self) -> list[str]:
+        return [str(self._processor.id_to_piece(i)) for i in range(len(self))]
 
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """Of the pieces, as SentencePiece splits text into them."""
+        return {piece: i for i, piece in enumerate(self._pieces)}
+
+    @cached_property
     def _is_of_words(self) -> bool:
         proto: Any = sentencepiece_model_pb2
         return bool(proto.ModelProto.FromString(self.model).trainer_spec.model_type == proto.TrainerSpec.WORD)
@@ -125,18 +131,21 @@ class Vocabulary:
             self._inside.load_from_serialized_proto(proto.SerializeToString())
         return self._parts(self._inside.encode(text, out_type=str))
 
-    def folded_texts(self, lacking: Sequence[str] = ()) -> list[bytes]:
-        """What each token adds to a text, in UTF-8 without regard to case (as by str.casefold); special tokens add nothing.
-
-        Those of `lacking`, which a sentence has beyond the vocabulary, come last.
-        """
+    @cached_property
+    def folded_texts(self) -> list[bytes]:
+        """What each token adds to a text, in UTF-8 without regard to case (as by str.casefold); special tokens add nothing."""
         found = []
         for i, piece in enumerate(self.pieces(range(len(self)))):
             text = piece.replace(_SPACE, " ").casefold().encode()
             if self._processor.is_byte(i):
                 text = bytes([int(piece[1:-1], 16)]).lower()
             found.append(b"" if i <= UNK else text)
-        return found + [text.replace(_SPACE, " ").casefold().encode() for text in lacking]
+        return found
+
+    @staticmethod
+    def fold(lacking: Sequence[str]) -> list[bytes]:
+        """The same of what a sentence has beyond the vocabulary."""
+        return [text.replace(_SPACE, " ").casefold().encode() for text in lacking]
 
     def decode(self, ids: Sequence[Sequence[int]], lacking: Sequence[Sequence[str]] = ()) -> list[str]:
         """`[[412, 1033, 7]]` -> `["Two dogs."]`; special tokens leave no trace.
@@ -146,10 +155,10 @@ class Vocabulary:
             lacking: of each line what its tokens beyond the vocabulary stand for; empty: it has none such.
         """
         rows = [[int(i) for i in row if i > UNK] for row in ids]
-        lines: list[str] = self._processor.decode([[i for i in row if i < len(self)] for row in rows])
-        for number, texts in enumerate(lacking):
-            if any(i >= len(self) for i in rows[number]):
-                lines[number] = self._processor.decode(self._written(rows[number], texts))
+        beyond = {number: texts for number, texts in enumerate(lacking) if texts and max(rows[number], default=0) >= len(self)}
+        lines: list[str] = self._processor.decode([[] if number in beyond else row for number, row in enumerate(rows)])
+        for number, texts in beyond.items():
+            lines[number] = self._processor.decode(self._written(rows[number], texts))
         return [self._with_spaces(line, row) if _SPACE in line else line for line, row in zip(lines, rows, strict=True)]
 
     def _with_spaces(self, line: str, row: list[int]) -> str:
@@ -162,8 +171,8 @@ class Vocabulary:
         return [piece.rstrip("\n") for piece in self._written(ids, lacking)]
 
     def _written(self, ids: Sequence[int], lacking: Sequence[str]) -> list[str]:
-        known = len(self)
-        return [str(self._processor.id_to_piece(int(i))) if i < known else lacking[int(i) - known] for i in ids]
+        known, pieces = len(self), self._pieces
+        return [pieces[i] if i < known else lacking[i - known] for i in map(int, ids)]
 
     def find(self, pieces: Sequence[str], lacking: Sequence[str] = ()) -> list[int] | None:
         """The tokens that `pieces` writes so; None where one is no token of this vocabulary, nor one of `lacking`."""
@@ -210,6 +219,11 @@ class Vocabularies(NamedTuple):
         """Of each source what its vocabulary lacks and can be copied, each once, in order; nothing where models do not copy."""
         return [self.source.lacks(pieces) for pieces in self.source.split(sources)] if self.copy else [()] * len(sources)
 
+    def keep_lacking(self, lacking: Sequence[str], ids: Sequence[int]) -> tuple[str, ...]:
+        """Of what a source lacks that which its first tokens hold, where the rest is cut off: the rest cannot be copied."""
+        first = self.sizes[0]
+        return tuple(lacking[: max([*ids, first - 1]) + 1 - first])
+
     def encode_sources(self, lines: Sequence[str], bundles: Sequence[str], draw: tuple[float, int] | None = None) -> list[list[int]]:
         """Of each source the features of its bundle and then its text; features that no training pair has are unknown tokens.
 
@@ -230,7 +244,8 @@ class Vocabularies(NamedTuple):
 
     def count_unknown(self, ids: Sequence[int]) -> int:
         """How many tokens of a source no training pair has."""
-        return sum(i == UNK or i >= self.sizes[0] for i in ids)
+        first = self.sizes[0]
+        return list(ids).count(UNK) + (sum(i >= first for i in ids) if self.copy else 0)
 
     def encode_targets(
         self, lines: Sequence[str], lacking: Sequence[Sequence[str]], draw: tuple[float, int] | None = None

@@ -194,7 +194,7 @@ def make_automaton(phrases: Sequence[bytes], tokens: Sequence[bytes]) -> tuple[n
     is_end = np.array(ends)
     states = np.tile(np.arange(len(children), dtype=np.int32)[:, None], (1, len(tokens)))
     completes = np.zeros(states.shape, bool)
-    lengths = np.array([len(token) for token in tokens])
+    lengths = np.array([len(token) for token in tokens], np.int64)
     for position in range(lengths.max(initial=0)):
         longer = np.flatnonzero(lengths > position)
         read = np.array([tokens[i][position] for i in longer.tolist()])
@@ -203,16 +203,39 @@ def make_automaton(phrases: Sequence[bytes], tokens: Sequence[bytes]) -> tuple[n
     return states, completes
 
 
-def block(steps: Steps, automaton: Automaton, beam_size: int, rows: int, vocab_ids: Int[Array, "batch vocab"] | None = None) -> Steps:
-    """No token that would complete a blocked phrase; `vocab_ids` are the automaton's tokens of a shortlist."""
+def block(
+    steps: Steps,
+    automaton: Automaton,
+    beam_size: int,
+    rows: int,
+    vocab_ids: Int[Array, "batch vocab"] | None = None,
+    beyond: Automaton | None = None,
+) -> Steps:
+    """No token that would complete a blocked phrase.
+
+    Args:
+        steps: what it is laid over.
+        automaton: of the phrases.
+        beam_size: hypotheses of a sentence.
+        rows: sentences.
+        vocab_ids: the automaton's tokens of a shortlist.
+        beyond: the same automaton, of the tokens that each sentence has beyond the vocabulary.
+    """
+    known = automaton.completes.shape[2]
 
     def step_fn(carry: Any, ids: Any) -> tuple[Any, Next]:
         (state, begun, inner) = carry
         inner, following = steps.step_fn(inner, ids)
-        row = jnp.zeros(ids.shape, jnp.int32) if automaton.completes.shape[0] == 1 else jnp.indices(ids.shape)[0]
+        of_row = jnp.indices(ids.shape)[0]
+        row = jnp.zeros(ids.shape, jnp.int32) if automaton.completes.shape[0] == 1 else of_row
         token = ids if vocab_ids is None else jnp.take_along_axis(vocab_ids, ids, axis=1)
-        state = jnp.where(begun, automaton.next_state[row, state, token], 0)
+        after = automaton.next_state[row, state, token]
+        if beyond is not None:
+            after = jnp.where(token < known, after, beyond.next_state[of_row, state, jnp.maximum(token - known, 0)])
+        state = jnp.where(begun, after, 0)
         completes = automaton.completes[row, state]  # [batch beam vocab]
+        if beyond is not None:
+            completes = jnp.concatenate([completes, beyond.completes[of_row, state]], axis=2)
         if vocab_ids is not None:
             completes = jnp.take_along_axis(completes, jnp.broadcast_to(vocab_ids[:, None, :], following.rank.shape), axis=2)
         return (state, jnp.ones_like(begun), inner), _without(following, completes)

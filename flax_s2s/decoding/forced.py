@@ -18,7 +18,7 @@ from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.beam import length_penalty
 from flax_s2s.decoding.constraints import Mean, mean_logp
 from flax_s2s.decoding.requests import padded_length
-from flax_s2s.decoding.stream import KEPT, Weights, make_lay_out, make_logp_fn, most_tokens, rows_per_device
+from flax_s2s.decoding.stream import KEPT, Weights, make_lay_out, make_logp_fn, most_tokens, rows_per_device, start_carry
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.runtime.parallel import AXIS, Devices, feed_rows, localize
 
@@ -81,7 +81,8 @@ def forced_logp(
         return carry, jnp.where(ids != PAD, jnp.take_along_axis(logp[:, 0], ids[:, None], axis=1)[:, 0], 0)
 
     inputs = jnp.pad(tgt_ids[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
-    return lax.scan(position, bound.start(memory, 1), (inputs.T, tgt_ids.T))[1].T
+    carry = start_carry(bound, memory, 1, len(bound.output()[1]))
+    return lax.scan(position, carry, (inputs.T, tgt_ids.T))[1].T
 
 
 class Scorer:
@@ -121,10 +122,14 @@ class Scorer:
             targets: the tokens of each, without the end mark; at most `most_tokens` with it.
             bundles: the features of each, of models that have some.
         """
-        whole = self.vocabularies.encode_sources(sources, bundles or [""] * len(sources))
-        lacking = self.vocabularies.find_lacking(sources)
-        src = [np.array([*ids[: self.config.max_source_tokens - 1], EOS]) for ids in whole]
-        tgt = [np.array([*ids, EOS]) for ids in targets]
+        vocabularies, most = self.vocabularies, self.config.max_source_tokens - 1
+        whole = vocabularies.encode_sources(sources, bundles or [""] * len(sources))
+        src = [np.array([*ids[:most], EOS]) for ids in whole]
+        lacking = [
+            vocabularies.keep_lacking(texts, ids[:most]) for texts, ids in zip(vocabularies.find_lacking(sources), whole, strict=True)
+        ]
+        ends = [vocabularies.sizes[1] + len(texts) for texts in lacking]  # what was cut off is unknown
+        tgt = [np.array([*(i if i < end else UNK for i in ids), EOS]) for ids, end in zip(targets, ends, strict=True)]
         shapes: dict[tuple[int, int], list[int]] = {}
         for i in range(len(src)):
             shapes.setdefault((padded_length(len(src[i])), padded_length(len(tgt[i]))), []).append(i)

@@ -28,7 +28,7 @@ class Request(NamedTuple):
     """A sentence, and what its translation must be like.
 
     What cannot be met is left out, the rest is met, and the translation says what was not, see `translate.Translation.unmet`: a prefix or a phrase
-    to include with characters that the vocabulary does not have, or longer than any translation; a phrase to include that holds one to
+    to include with characters that the vocabulary does not have, nor, where models copy, the source; or longer than any translation; a phrase to include that holds one to
     exclude, that does not fit in beside those before it, or that is not looked for (in groups, and where translations are sampled).
     """
 
@@ -93,19 +93,15 @@ class Requests:
 
     def make_blocklist(self) -> Automaton | None:
         """What keeps blocked phrases out of every translation."""
-        if not self._blocked or self.vocabularies.copy:  # where models copy, each sentence has tokens of its own
-            return None
-        return Automaton(*(part[None] for part in self._automaton(self._blocked, ())))
+        return Automaton(*(part[None] for part in self._automaton(self._blocked, ()))) if self._blocked else None
 
     def read(self, chosen: Sequence[int], asked: Sequence[Request]) -> dict[int, Ready]:
         """The chosen ones of some requests, by their index."""
         vocabularies = self.vocabularies
         sources = vocabularies.encode_sources([asked[i].source for i in chosen], [asked[i].features for i in chosen])
         whole = vocabularies.find_lacking([asked[i].source for i in chosen])
-        first = vocabularies.sizes[0]
-        # Of a source that is cut the rest cannot be copied; what follows the vocabulary is numbered in order.
         cuts = [source[: self.config.max_source_tokens - 1] for source in sources]
-        lacking = [all_of_it[: max([*cut, first - 1]) + 1 - first] for all_of_it, cut in zip(whole, cuts, strict=True)]
+        lacking = [vocabularies.keep_lacking(texts, cut) for texts, cut in zip(whole, cuts, strict=True)]
         prefixes = vocabularies.encode_targets([asked[i].prefix for i in chosen], lacking)
         ready = {}
         for i, source, cut, texts, prefix in zip(chosen, sources, cuts, lacking, prefixes, strict=True):
@@ -151,8 +147,8 @@ class Requests:
         return fitting if fitting[1:] != fitting[:1] else fitting[:1]
 
     def _exclude(self, phrases: Sequence[str], lacking: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-        """What keeps phrases out, as far as they fit; where models copy, blocked ones too."""
-        fitting, left = [*self._blocked] if self.vocabularies.copy else [], _MOST_EXCLUDED_BYTES
+        """What keeps phrases out, as far as they fit."""
+        fitting, left = [], _MOST_EXCLUDED_BYTES
         for phrase in phrases:
             size = len(phrase.casefold().encode())
             if 0 < size <= left:
@@ -161,8 +157,8 @@ class Requests:
         return self._automaton(fitting, lacking) if fitting else None
 
     def _automaton(self, phrases: Sequence[str], lacking: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        texts = self.vocabularies.target.folded_texts(lacking)
-        return make_automaton([phrase.casefold().encode() for phrase in phrases], texts)
+        target = self.vocabularies.target
+        return _make_automaton(phrases, [*target.folded_texts, *target.fold(lacking)])
 
     def unmet(self, request: Request, text: str) -> tuple[str, ...]:
         """What a text does not meet of what was asked for; a phrase counts as its tokens write it, at the edges without edge spaces."""
@@ -217,7 +213,14 @@ class Requests:
         if shape.candidates:
             candidates = pad([one.candidates for one in ready if one.candidates is not None], rows, shape.candidates)
         src_ids = pad([np.array(one.src) for one in ready], rows, shape.src)
-        return Sentences(src_ids, limit, prefix, prefix_length, include, exclude, seed, candidates)
+        return Sentences(src_ids, limit, prefix, prefix_length, include, exclude, seed, candidates, self._block_lacking(shape, ready, rows))
+
+    def _block_lacking(self, shape: Shape, ready: Sequence[Ready], rows: int) -> Automaton | None:
+        """What the blocklist says of tokens that a sentence has beyond the vocabulary."""
+        if not (self._blocked and self.vocabularies.copy):
+            return None
+        tables = [_make_automaton(self._blocked, self.vocabularies.target.fold(one.lacking)) for one in ready]
+        return Automaton(*(_stack([table[part] for table in tables], rows, len(tables[0][0]), shape.src) for part in (0, 1)))
 
     def _local(self, ids: Sequence[int], one: Ready, shape: Shape) -> list[int]:
         """Tokens as they are counted among a sentence's candidates; those beyond the vocabulary follow them."""
@@ -233,6 +236,10 @@ class Requests:
         width = self.shape(one).candidates
         every = np.concatenate([one.candidates, np.zeros(width - len(one.candidates), np.int32)])  # filled up with PAD
         return np.where(local < width, every[np.minimum(local, width - 1)], local - width + self.vocabularies.sizes[1])
+
+
+def _make_automaton(phrases: Sequence[str], tokens: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    return make_automaton([phrase.casefold().encode() for phrase in phrases], tokens)
 
 
 def _held(text: str, phrases: Sequence[str]) -> list[str]:

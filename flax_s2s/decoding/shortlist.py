@@ -45,7 +45,8 @@ def learn(pairs: TokenPairs, source_vocab: int, target_vocab: int) -> Shortlist:
     keys, positions, count = [], [], 0
     for i in chosen:
         source, target = (side.sequence(i)[:-1].astype(np.int64) for side in (pairs.source, pairs.target))
-        source = np.append(source, PAD)  # PAD stands for the null word
+        # What the vocabulary lacks, where models copy, is unknown; PAD stands for the null word.
+        source, target = np.append(np.where(source < source_vocab, source, UNK), PAD), np.where(target < target_vocab, target, UNK)
         keys.append((source[:, None] * target_vocab + target[None, :]).ravel())
         positions.append(np.tile(np.arange(count, count + len(target)), len(source)))
         count += len(target)

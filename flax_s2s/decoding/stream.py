@@ -26,14 +26,15 @@ from flax_s2s.decoding.beam import Hypotheses, Next
 from flax_s2s.decoding.constraints import Automaton, Steps
 from flax_s2s.decoding.lexical import Phrases
 from flax_s2s.decoding.sampling import sample
+from flax_s2s.model import alignment
+from flax_s2s.model.alignment import NEVER
 from flax_s2s.model.copying import extend
 from flax_s2s.model.decoder import Memory
 from flax_s2s.model.product import multiply
 from flax_s2s.model.seq2seq import Model, Seq2Seq, StepWeights
 from flax_s2s.runtime.parallel import AXIS, Devices
 
-NEVER = (PAD, BOS, UNK)
-"""Tokens that are never generated."""
+_UNSAID = (PAD, BOS, UNK)  # tokens that are never generated
 KEPT = 8
 """Programs of as many choices of models and settings are kept, those that were used last."""
 
@@ -56,6 +57,7 @@ class Sentences(NamedTuple):
     exclude: Automaton | None = None
     seed: Any = None  # [batch]
     candidates: Any = None  # [batch shortlist] tokens that may be generated, in order, filled up with PAD
+    blocked: Automaton | None = None  # the blocklist's, of tokens that sentences have beyond the vocabulary, where models copy
 
 
 class Rows(NamedTuple):
@@ -95,6 +97,14 @@ def make_lay_out(models: tuple[Model, ...]) -> Callable[[Sequence[Any]], list[We
     return lay_out
 
 
+def start_carry(bound: Seq2Seq, memory: Memory, beams: int, vocab: int) -> Any:
+    """The carry before the first step of `make_logp_fn`; `vocab` is how many tokens it knows."""
+    carry = bound.start(memory, beams)
+    if bound.config.alignment == "soft":
+        return carry
+    return carry, jnp.tile(alignment.start(memory.mask, beams)[..., None], (1, 1, 1, vocab))
+
+
 def make_logp_fn(
     bound: Seq2Seq, weights: StepWeights, memory: Memory, src_ids: Any = None, candidates: Any = None, layer: Any = None
 ) -> Callable[[Any, Any], tuple[Any, Any, Any]]:
@@ -106,17 +116,38 @@ def make_logp_fn(
         memory: of the sources.
         src_ids: the sources, of a model that copies. Then what the vocabulary lacks follows it, and attention has two parts: the
             attention, and the probability that each source position is copied.
-        candidates: tokens that may be generated, [batch shortlist], see `find_candidates`; then tokens are counted among those.
+        candidates: tokens that may be generated, [batch shortlist], see `with_lacking`; then tokens are counted among those.
         layer: kernel and bias of the candidates, [batch readout shortlist] and [batch shortlist].
     """
-    step, bias = bound.make_step(weights, memory), bound.output()[1]
+    step, bias, hard = bound.make_step(weights, memory), bound.output()[1], bound.config.alignment != "soft"
     copied_ids = bound.as_targets(src_ids) if bound.config.copy else None
     if copied_ids is not None and candidates is not None:  # all that can be copied is a candidate
         copied_ids = jnp.argmax(candidates[:, None, :] == copied_ids[:, :, None], axis=-1)
 
     def logp_fn(carry: Any, ids: Any) -> tuple[Any, Any, Any]:
         tokens = ids if candidates is None else jnp.take_along_axis(candidates, ids, axis=1)
+        if hard:
+            return hard_logp_fn(carry, ids, tokens)
         carry, readouts, attention = step(carry, tokens)
+        logp = softmax(readouts)
+        if copied_ids is not None and attention is not None:
+            logp, copied = extend(logp, bound.gate(readouts), attention, copied_ids)
+            attention = jnp.concatenate([attention, copied], axis=-1)
+        return carry, logp, attention
+
+    def hard_logp_fn(carry: Any, ids: Any, tokens: Any) -> tuple[Any, Any, Any]:
+        """What is said of each source position is kept: which one a token was said of is only known when it is chosen."""
+        inner, said = carry
+        before = jnp.take_along_axis(said, ids[:, :, None, None], axis=3)[..., 0]  # [batch beam src]
+        before -= jax.nn.logsumexp(before, axis=-1, keepdims=True)
+        inner, aim, _ = step(inner, tokens)
+        where = alignment.move(bound.config, aim, memory.mask, before)
+        read = alignment.readouts(aim.state, memory.values)
+        each = softmax(read.reshape(read.shape[0], -1, read.shape[-1])).reshape(*read.shape[:3], -1)
+        said = jnp.maximum(where[..., None] + each, NEVER)
+        return (inner, said), jax.nn.logsumexp(said, axis=2), jnp.exp(where)
+
+    def softmax(readouts: Any) -> Any:
         if layer is None:
             products, added = jnp.matmul(readouts, weights.softmax, preferred_element_type=jnp.float32), bias[None, None, :]
         else:
@@ -124,11 +155,7 @@ def make_logp_fn(
             added = layer[1][:, None, :]
         # What reads products this large shall add and subtract as it reads: log_softmax would write them twice more.
         logits = lax.optimization_barrier(products) + added
-        logp = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-        if copied_ids is not None and attention is not None:
-            logp, copied = extend(logp, bound.gate(readouts), attention, copied_ids)
-            attention = jnp.concatenate([attention, copied], axis=-1)
-        return carry, logp, attention
+        return logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
 
     return logp_fn
 
@@ -139,7 +166,7 @@ def make_step_fn(bound: Seq2Seq, *source: Any) -> beam.StepFn:
 
     def step_fn(carry: Any, ids: Any) -> tuple[Any, Next]:
         carry, logp, attention = logp_fn(carry, ids)
-        never = jnp.isin(jnp.arange(logp.shape[-1]), jnp.array(NEVER))
+        never = jnp.isin(jnp.arange(logp.shape[-1]), jnp.array(_UNSAID))
         return carry, Next(logp, jnp.where(never[None, None, :], -jnp.inf, logp), attention)
 
     return step_fn
@@ -163,7 +190,8 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         for index, (model, own) in enumerate(zip(models, weights, strict=True)):
             bound, memory, layer = model.bind(own.params), rows.memories[index], None if rows.layers is None else rows.layers[index]
             step_fn = make_step_fn(bound, own.step, memory, rows.sentences.src_ids, rows.sentences.candidates, layer)
-            members.append(Steps(step_fn, bound.start(memory, beams)))
+            vocab = bound.output()[0].shape[0] if layer is None else layer[1].shape[1]
+            members.append(Steps(step_fn, start_carry(bound, memory, beams, vocab)))
         said = members[0] if len(members) == 1 else constraints.ensemble(members, config.ensemble)
         return _lay_rules(said, rows, blocklist, config, beams, how(rows.sentences).max_steps)
 
@@ -227,9 +255,9 @@ def _lay_rules(steps: Steps, rows: Rows, blocklist: Automaton | None, config: De
         steps = constraints.end_if_likely(steps, config.end_threshold, EOS)
     if config.min_tokens:
         steps = constraints.end_after(steps, jnp.full(batch, config.min_tokens + 1), EOS, size)
-    for automaton in (blocklist, sentences.exclude):
+    for automaton, beyond in ((blocklist, sentences.blocked), (sentences.exclude, None)):
         if automaton is not None:
-            steps = constraints.block(steps, automaton, size, batch, sentences.candidates)
+            steps = constraints.block(steps, automaton, size, batch, sentences.candidates, beyond)
     if config.coverage_penalty:
         steps = constraints.cover(steps, rows.memories[0].mask, config.coverage_penalty, size)
     if sentences.seed is not None:

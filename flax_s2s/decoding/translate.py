@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flax_s2s.config import DecodingConfig, UserError
@@ -38,7 +37,8 @@ class Translation(NamedTuple):
     ids: tuple[int, ...] = ()  # the tokens
     pieces: tuple[str, ...] = ()  # they, as they are written
     token_logp: tuple[float, ...] = ()  # of each
-    copied: tuple[float, ...] | None = None  # of each the share of its probability that copying has; with attention, where models copy
+    copied: tuple[float, ...] | None = None  # of each the share of its probability that copying has; with attention, where models copy and
+    # their probabilities, if there are several, are averaged: of a mean of logs no part is copying's
     attention: Any = None  # [tokens source tokens], the end mark of the source included; where asked for
     others: tuple["Translation", ...] = ()  # the second best and so on: other texts; only what is sampled may be the same again
     unmet: tuple[str, ...] = ()  # of what was asked for: the prefix, phrases to include, phrases to exclude
@@ -97,6 +97,7 @@ class Translator:
         self._lay_out = make_lay_out(tuple(models))
         attends = attention and all(model.config.attention != "none" for model in models)
         self._stream = make_stream(tuple(models), config, devices, attends)
+        self._says_copied = vocabularies.copy and (len(models) == 1 or config.ensemble == "probabilities")
         self._idle: tuple[Shape, Rows] | None = None  # rows without sentences, left from the last call
 
     def lay_out(self, params: Sequence[Any]) -> list[Weights]:
@@ -191,7 +192,7 @@ class Translator:
             attention = None if seen is None else seen[:, : len(one.src)]
             logp, score, finished = (part[row, k].item() for part in (found.logp, found.score, found.finished))
             token_logp, pieces = tuple(found.token_logp[row, k, : len(ids)].tolist()), tuple(target.pieces(ids, one.lacking))
-            copied = self._copied(seen, one, ids, token_logp) if seen is not None and self.vocabularies.copy else None
+            copied = self._copied(seen, one, ids, token_logp) if seen is not None and self._says_copied else None
             about = (one.cut_source, one.unknown_source, ids, pieces, token_logp, copied, attention)
             unmet = self._requests.unmet(one.request, text)
             by_row.setdefault(row, []).append(Translation(text, logp, score, len(ids), finished, *about, unmet=unmet))
@@ -199,7 +200,7 @@ class Translator:
 
     def _copied(self, seen: np.ndarray, one: Ready, ids: Sequence[int], token_logp: Sequence[float]) -> tuple[float, ...]:
         """Of each token how much of its probability copying has; `seen` as `stream.make_step_fn` keeps it."""
-        tokens = np.asarray(as_targets(jnp.array([one.src]), self.vocabularies.sizes))[0]
+        tokens = as_targets(np.array(one.src), self.vocabularies.sizes)
         from_source = seen[:, seen.shape[1] // 2 :][:, : len(tokens)]
         copied = np.where(tokens[None, :] == np.array(ids)[:, None], from_source, 0).sum(axis=1)
         return tuple(np.minimum(copied / np.exp(np.maximum(token_logp, -80.0)), 1.0).tolist())

@@ -26,7 +26,7 @@ from flax_s2s.data.corpus import Pair
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.constraints import Mean, mean_logp
 from flax_s2s.decoding.requests import padded_length
-from flax_s2s.model.copying import extend
+from flax_s2s.decoding.stream import make_logp_fn, start_carry
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.runtime import parallel
 from flax_s2s.runtime.parallel import AXIS, Devices, feed_rows
@@ -107,7 +107,9 @@ class Forecaster:
         texts = [pair.source for pair in mine]
         sources = self.vocabularies.encode_sources(texts, [pair.features for pair in mine])
         src = [np.array([*ids[:most], EOS]) for ids in sources]
-        targets = self.vocabularies.encode_targets([pair.target for pair in mine], self.vocabularies.find_lacking(texts))
+        whole, keep = self.vocabularies.find_lacking(texts), self.vocabularies.keep_lacking
+        lacking = [keep(all_of_it, ids[:most]) for all_of_it, ids in zip(whole, sources, strict=True)]
+        targets = self.vocabularies.encode_targets([pair.target for pair in mine], lacking)
         tgt = [np.array([*ids, EOS]) for ids in targets]
         shapes: dict[int, list[int]] = {}
         for i, both in enumerate(zip(src, tgt, strict=True)):
@@ -144,23 +146,17 @@ def make_forecast(models: Sequence[Model], mean: Mean, devices: Devices) -> Call
     def forecast(params: Any, temperatures: Any, src_ids: Any, tgt_ids: Any) -> Any:
         bound = [model.bind(weights) for model, weights in zip(models, params, strict=True)]
         inputs = jnp.pad(tgt_ids[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
-        found = [one.read(src_ids, inputs) for one in bound]
-        copied_ids = bound[0].as_targets(src_ids) if bound[0].config.copy else None
-        by_position = [(readouts, weights if bound[0].config.copy else None) for readouts, weights in found]
+        memories = [one.encode(src_ids) for one in bound]
+        says = [make_logp_fn(one, one.lay_out(), memory, src_ids) for one, memory in zip(bound, memories, strict=True)]
 
-        def position(_: None, now: Any) -> tuple[None, Any]:
-            found, ids = now
-            logps = []
-            for one, (readout, weights) in zip(bound, found, strict=True):
-                table, bias = one.output()
-                logits = jnp.matmul(readout, table.T.astype(readout.dtype), preferred_element_type=jnp.float32) + bias[None, :]
-                logp = jax.nn.log_softmax(logits, axis=-1)
-                if copied_ids is not None:
-                    logp = extend(logp[:, None], one.gate(readout)[:, None], weights[:, None], copied_ids)[0][:, 0]
-                logps.append(logp)
-            return None, scale(mean_logp(logps, mean), ids, temperatures)
+        def position(carries: Any, now: Any) -> tuple[Any, Any]:
+            read, ids = now
+            found = [say(carry, read[:, None]) for say, carry in zip(says, carries, strict=True)]
+            logps = [logp[:, 0] for _, logp, _ in found]
+            return [carry for carry, _, _ in found], scale(mean_logp(logps, mean), ids, temperatures)
 
-        _, scaled = jax.lax.scan(position, None, jax.tree.map(lambda part: part.swapaxes(0, 1), (by_position, tgt_ids)))
+        start = [start_carry(one, memory, 1, len(one.output()[1])) for one, memory in zip(bound, memories, strict=True)]
+        _, scaled = jax.lax.scan(position, start, (inputs.T, tgt_ids.T))
         return jax.tree.map(lambda part: part.swapaxes(0, 1), scaled)
 
     return jax.jit(forecast)

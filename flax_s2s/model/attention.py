@@ -126,15 +126,17 @@ class Attention(nnx.Module):
             case _:
                 assert_never(self.score)
 
+    def scores(self, multiply: Multiply, source: Source, queries: Float[Array, "batch tgt query"]) -> Float[Array, "batch tgt src"]:
+        """Scores of any number of queries with all source positions; arguments as for `look`."""
+        if source.keys is not None and source.vector is not None:
+            return _additive(multiply("query", queries), source.keys, source.vector)
+        return multiply("keys", queries)
+
     def look(
         self, multiply: Multiply, source: Source, queries: Float[Array, "batch tgt query"], rounded: bool = False
     ) -> tuple[Float[Array, "batch tgt hid"], Float[Array, "batch tgt src"]]:
         """Contexts and weights of any number of queries at once; `multiply` is by `kernels`, `rounded` as in `masked_softmax`."""
-        if source.keys is not None and source.vector is not None:
-            scores = _additive(multiply("query", queries), source.keys, source.vector)
-        else:
-            scores = multiply("keys", queries)
-        weights = masked_softmax(scores, source.mask, rounded and queries.dtype == jnp.bfloat16)
+        weights = masked_softmax(self.scores(multiply, source, queries), source.mask, rounded and queries.dtype == jnp.bfloat16)
         return multiply("values", weights.astype(queries.dtype)).astype(queries.dtype), weights
 
 

@@ -9,16 +9,20 @@ which is See's equation 9 where all of a source can be copied. End marks and fea
 by the softmax layer.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from flax_s2s.config import PAD, UNK
+from flax_s2s.model.alignment import NEVER
 
-_NEVER = -1e30  # the log of a probability of zero, of which a gradient can be taken
-_LEAST = 1e-30  # smaller attention counts as this much
+_LEAST = 1e-30  # smaller attention counts as this much, so that all that a source holds can be said
+
+
+Ids = TypeVar("Ids", Array, np.ndarray)
 
 
 class Pointer(NamedTuple):
@@ -28,15 +32,15 @@ class Pointer(NamedTuple):
     copied: Float[Array, "*tokens"]  # the probability that the token is said by copying
 
 
-def as_targets(src_ids: Int[Array, "batch src"], sizes: tuple[int, int]) -> Int[Array, "batch src"]:
-    """The target's token that each token of a source is; PAD for one that is none: padding, marks, features.
+def as_targets(src_ids: Int[Ids, "*batch src"], sizes: tuple[int, int]) -> Int[Ids, "*batch src"]:
+    """The target's token that each token of a source is; PAD, which is 0, for one that is none: padding, marks, features.
 
     Args:
         src_ids: ids from the source's size on are symbols that the vocabulary lacks.
         sizes: tokens of a source, and of a target, which are the same but for the features.
     """
     is_word = (src_ids > UNK) & (src_ids < sizes[1])
-    return jnp.where(is_word, src_ids, jnp.where(src_ids >= sizes[0], src_ids - sizes[0] + sizes[1], PAD))
+    return src_ids * is_word + (src_ids - sizes[0] + sizes[1]) * (src_ids >= sizes[0])
 
 
 def point(
@@ -55,7 +59,7 @@ def point(
     """
     here = (tokens[:, None, :] == labels[:, :, None]) & (tokens != PAD)[:, None, :]
     copied = jax.nn.log_sigmoid(gate) + _log(jnp.where(here, weights, 0).sum(axis=-1))
-    return Pointer(_generated(gate, weights, tokens), jnp.where(here.any(axis=-1), copied, _NEVER))
+    return Pointer(_generated(gate, weights, tokens), jnp.where(here.any(axis=-1), copied, NEVER))
 
 
 def extend(
@@ -72,11 +76,14 @@ def extend(
         weights: attention.
         tokens: what `as_targets` says of the source; those that `logp` lacks are numbered from its size on.
     """
-    copied = jnp.where((tokens != PAD)[:, None, :], jax.nn.sigmoid(gate)[:, :, None] * weights, 0)
+    there = tokens != PAD
     generated = logp + _generated(gate, weights, tokens)[:, :, None]
     generated = jnp.pad(generated, ((0, 0), (0, 0), (0, tokens.shape[1])), constant_values=-jnp.inf)
-    sums = jax.vmap(lambda copied, tokens: jnp.zeros(generated.shape[1:]).at[:, tokens].add(copied))(copied, tokens)
-    return jnp.logaddexp(generated, jnp.log(sums)), copied
+    weights = jnp.where(there[:, None, :], weights, 0)
+    sums = jax.vmap(lambda weights, tokens: jnp.zeros(generated.shape[1:]).at[:, tokens].add(weights))(weights, tokens)
+    held = jax.vmap(lambda there, tokens: jnp.zeros(generated.shape[2], bool).at[tokens].max(there))(there, tokens)
+    copied = jnp.where(held[:, None, :], jax.nn.log_sigmoid(gate)[:, :, None] + _log(sums), -jnp.inf)
+    return jnp.logaddexp(generated, copied), jax.nn.sigmoid(gate)[:, :, None] * weights
 
 
 def _generated(gate: Array, weights: Array, tokens: Array) -> Array:

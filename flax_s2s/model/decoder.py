@@ -11,10 +11,12 @@ from jaxtyping import Array, Bool, Float
 
 from flax_s2s.config import ModelConfig
 from flax_s2s.model import cells, noise
+from flax_s2s.model.alignment import REACH, Aim
 from flax_s2s.model.attention import Attention, Source
 from flax_s2s.model.cells import Norm, State, Zones
 from flax_s2s.model.lstm import choose_means, project, unroll
 from flax_s2s.model.noise import Noise, RowKeys, drop_features, make_noise
+from flax_s2s.model.product import product
 from flax_s2s.model.recurrence import Kernels, Multiply, multiply_by, scan
 from flax_s2s.model.sizes import initializers, make_layer, sizes
 
@@ -22,7 +24,7 @@ from flax_s2s.model.sizes import initializers, make_layer, sizes
 class Memory(NamedTuple):
     """What the decoder knows of the source; `start` holds one state per decoder layer."""
 
-    values: Float[Array, "batch src hid"]
+    values: Float[Array, "batch src hid"]  # what contexts are made of; of hard attention the source's part of the readouts
     keys: Float[Array, "batch src keys"]
     mask: Bool[Array, "batch src"]
     start: tuple[State, ...]
@@ -49,16 +51,17 @@ class Decoder(nnx.Module):
 
     Without input feeding (Wu et al. 2016, GNMT; "v2" of NVIDIA's) the lowest layer's outputs are the queries, and the
     contexts feed the layers above and the readout: whole sentences at once. With input feeding (Luong et al. 2015) the
-    top layer's output is the query, and the readout enters the lowest layer at the next step.
+    top layer's output is the query, and the readout enters the lowest layer at the next step. With hard attention (see `alignment`)
+    the top layer's output is the query, no layer reads a context, and there is a readout for each source position.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         """Declares layers, attention and readout."""
-        self.config, self.kernel = config, choose_means(config).kernel
+        self.config, self.kernel, self.hard = config, choose_means(config).kernel, config.alignment != "soft"
         hidden, derived, init = config.hidden_size, sizes(config), initializers(config)[0]
         context = derived.memory if config.attention != "none" else 0
         lowest = config.embedding_size + (derived.readout if config.input_feeding else 0)
-        upper = hidden + (0 if config.input_feeding else context)
+        upper = hidden + (0 if config.input_feeding or self.hard else context)
         inputs = [lowest] + [upper] * (config.decoder_layers - 1)
         self.layers = nnx.List([make_layer(config, size, hidden, rngs) for size in inputs])
         if config.attention != "none":
@@ -66,6 +69,10 @@ class Decoder(nnx.Module):
             self.attention = Attention(config.attention, hidden, derived.memory, hidden_size, kernel_init=init, rngs=rngs)
         if config.attention != "none" or derived.readout != hidden:
             self.kernel_readout = nnx.Param(init(rngs.params(), (hidden + context, derived.readout), jnp.float32))
+        if self.hard and config.alignment_order == "first":
+            self.kernel_shift = nnx.Param(init(rngs.params(), (hidden, 2 * REACH + 1), jnp.float32))
+            # Near first: where all are as likely, each step of monotonic attention goes half of the way that is left, and the end is all it sees.
+            self.bias_shift = nnx.Param(-jnp.abs(jnp.arange(-REACH, REACH + 1) - 0.5))
 
     def __call__(
         self, memory: Memory, embedded: Float[Array, "batch tgt emb"], keys: RowKeys
@@ -74,22 +81,45 @@ class Decoder(nnx.Module):
         of_layers = self._make_noise(keys, embedded.shape[1])
         if self.config.input_feeding:
             return self._feed(memory, embedded, keys, of_layers)
+        multiply, source = multiply_by(self._kernels() | self._of_source(memory)), self._constants(memory).source
+        readouts, weights = self._stack(multiply, source, embedded, self._whole(memory, keys, of_layers))
+        return drop_features(self.config, readouts, keys, noise.READOUT), weights
+
+    def aim(self, memory: Memory, embedded: Float[Array, "batch tgt emb"], keys: RowKeys) -> Aim:
+        """What all positions say of the source, with hard attention."""
+        multiply, source = multiply_by(self._kernels() | self._of_source(memory)), self._constants(memory).source
+        run = self._whole(memory, keys, self._make_noise(keys, embedded.shape[1]))
+        return self._aim(multiply, source, self._stack(multiply, source, embedded, run)[0])
+
+    def _whole(self, memory: Memory, keys: RowKeys, of_layers: list[Noise]) -> Callable[[int, Any], Any]:
+        """What runs a layer over all positions at once."""
 
         def run(index: int, inputs: Any) -> Any:
             how = (memory.start[index], False, self.kernel, self.config.recompute, of_layers[index])
             outputs, _ = unroll(self.layers[index], inputs, None, *how)
             return drop_features(self.config, outputs, keys, noise.TARGET + index + 1)
 
-        multiply, source = multiply_by(self._kernels() | self._of_source(memory)), self._constants(memory).source
-        readouts, weights = self._stack(multiply, source, embedded, run)
-        return drop_features(self.config, readouts, keys, noise.READOUT), weights
+        return run
+
+    def _aim(self, multiply: Multiply, source: Source, features: Any) -> Aim:
+        shifts = multiply("shift", features) + self.bias_shift[...][None, None, :] if hasattr(self, "kernel_shift") else None
+        return Aim(multiply("readout", features), self.attention.scores(multiply, source, features), shifts)
+
+    def read_source(self, values: Float[Array, "batch src hid"]) -> Float[Array, "batch src value"]:
+        """The memory's values, from the encoder's outputs."""
+        if not self.hard:
+            return values
+        return product(values, self.kernel_readout[...][self.config.hidden_size :]).astype(values.dtype)
 
     def _make_noise(self, keys: RowKeys, steps: int) -> list[Noise]:
         """Of each layer."""
         return [make_noise(self.config, keys, noise.TARGET + index, steps, layer.hidden) for index, layer in enumerate(self.layers)]
 
     def make_step(self, kernels: Kernels, memory: Memory) -> Callable[[Carry, Any], tuple[Carry, Any, Any]]:
-        """One step of any number of hypotheses per sentence: `(carry, projected [batch beam gates]) -> carry, readouts, weights or None`."""
+        """One step of any number of hypotheses per sentence: `(carry, projected [batch beam gates]) -> carry, readouts, weights or None`.
+
+        With hard attention in place of the readouts an `Aim`.
+        """
         multiply, constants = multiply_by({**kernels, **self._of_source(memory)}), self._constants(memory)
         return lambda carry, projected: self._step(multiply, constants, carry, projected, None, [None] * len(self.layers), rounded=True)
 
@@ -103,7 +133,9 @@ class Decoder(nnx.Module):
         parts = [(gates.kernel_in if index else gates.kernel_in[first:], gates.kernel_rec) for index, gates in enumerate(layers)]
         kernels = {f"layer {index}": jnp.concatenate(both) for index, both in enumerate(parts)}
         if hasattr(self, "kernel_readout"):
-            kernels["readout"] = self.kernel_readout[...]
+            kernels["readout"] = self.kernel_readout[...][: self.config.hidden_size if self.hard else None]
+        if hasattr(self, "kernel_shift"):
+            kernels["shift"] = self.kernel_shift[...]
         return kernels
 
     def _of_source(self, memory: Memory) -> dict[str, Array]:
@@ -148,6 +180,8 @@ class Decoder(nnx.Module):
             return states[index].hidden if masks is None else states[index].hidden * masks[index]
 
         readouts, weights = self._stack(multiply, constants.source, carry.feed, run, rounded)
+        if self.hard:
+            return Carry(tuple(states), None), self._aim(multiply, constants.source, readouts), None
         if masks is not None:
             readouts *= masks[-1]
         return Carry(tuple(states), readouts if self.config.input_feeding else None), readouts, weights
@@ -155,9 +189,9 @@ class Decoder(nnx.Module):
     def _stack(
         self, multiply: Multiply, source: Source, inputs: Any, run_layer: Callable[[int, Any], Any], rounded: bool = False
     ) -> tuple[Any, Any]:
-        """Runs all layers, and attention where it belongs: readouts and weights."""
+        """Runs all layers, and attention where it belongs: readouts and weights; with hard attention the top layer's outputs alone."""
         features, context, weights = run_layer(0, inputs), None, None
-        if self.config.attention != "none" and not self.config.input_feeding:
+        if self.config.attention != "none" and not self.config.input_feeding and not self.hard:
             context, weights = self.attention.look(multiply, source, features, rounded)
         for index in range(1, self.config.decoder_layers):
             entering = features if context is None else jnp.concatenate([features, context], axis=-1)
@@ -167,7 +201,7 @@ class Decoder(nnx.Module):
             context, weights = self.attention.look(multiply, source, features, rounded)
         if context is not None:
             features = jnp.concatenate([features, context], axis=-1)
-        if not hasattr(self, "kernel_readout"):
+        if not hasattr(self, "kernel_readout") or self.hard:
             return features, weights
         readouts = multiply("readout", features).astype(features.dtype)
         return readouts if context is None else jnp.tanh(readouts), weights

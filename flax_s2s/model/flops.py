@@ -39,7 +39,10 @@ def count_flops(config: ModelConfig, params: Any) -> Flops:
                 target += leaf.size
     output = params["target_table"] if config.tie != "none" else params["output_table"]
     memory = sizes(config).memory
-    attended = 0
+    attended, said = 0, output.size
     if config.attention != "none":  # the score, and the context
         attended = score_products(config.attention, config.hidden_size, memory, config.attention_size or config.hidden_size) + memory
-    return Flops(2.0 * source, 2.0 * (target + output.size), 2.0 * attended)
+    if config.alignment != "soft":  # no context, but a softmax; and the source's part of the readout once for each source token
+        attended, said, part = attended - memory + said, 0, memory * sizes(config).readout
+        source, target = source + part, target - part
+    return Flops(2.0 * source, 2.0 * (target + said), 2.0 * attended)

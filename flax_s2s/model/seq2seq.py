@@ -2,6 +2,7 @@
 
     encode()      source ids -> Memory
     read()        source ids and target inputs -> readouts and attention of all target positions (teacher forcing)
+    align()       the same for models with hard attention (see `alignment`), whose readouts are of source positions too
     lay_out()      -> StepWeights: what decoding steps multiply with, made once for all sentences
     start(), make_step()   Memory -> Carry; Carry and the last tokens -> Carry, readouts, attention
     output()      the softmax layer's table and bias; logits = readouts @ table.T + bias
@@ -21,6 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from flax_s2s.config import PAD, UNK, ModelConfig
 from flax_s2s.model import noise
+from flax_s2s.model.alignment import Aim
 from flax_s2s.model.copying import as_targets
 from flax_s2s.model.decoder import Carry, Decoder, Memory, start_carry
 from flax_s2s.model.encoder import Bridge, Encoder, reverse_real
@@ -28,8 +30,8 @@ from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.noise import RowKeys, drop_features, drop_words
 from flax_s2s.model.sizes import initializers, sizes
 
-Step = Callable[[Carry, Int[Array, "batch beam"]], tuple[Carry, Float[Array, "batch beam readout"], Float[Array, "batch beam src"] | None]]
-"""(carry, last tokens) -> next carry, readouts, and attention (None without)"""
+Step = Callable[[Carry, Int[Array, "batch beam"]], tuple[Carry, Any, Float[Array, "batch beam src"] | None]]
+"""(carry, last tokens) -> next carry, readouts [batch beam readout], and attention (None without); with hard attention an `Aim`, and None"""
 
 
 class StepWeights(NamedTuple):
@@ -81,7 +83,8 @@ class Seq2Seq(nnx.Module):
         if reverse:
             values = reverse_real(values, mask)  # position s is token s again, for attention
         attends = self.config.attention != "none"
-        return Memory(values, self.decoder.attention.keys(values) if attends else values, mask, self.bridge(finals))
+        keys_of = self.decoder.attention.keys(values) if attends else values
+        return Memory(self.decoder.read_source(values), keys_of, mask, self.bridge(finals))
 
     def __call__(
         self, src_ids: Int[Array, "batch src"], inputs: Int[Array, "batch tgt"], keys: RowKeys = None
@@ -93,10 +96,19 @@ class Seq2Seq(nnx.Module):
         self, src_ids: Int[Array, "batch src"], inputs: Int[Array, "batch tgt"], keys: RowKeys = None
     ) -> tuple[Float[Array, "batch tgt readout"], Float[Array, "batch tgt src"] | None]:
         """Readouts for predicting the token after each of `inputs` (BOS, then the target); and attention, see `Decoder`."""
+        return self.decoder(self.encode(src_ids, keys), self._embed_inputs(inputs, keys), keys)
+
+    def align(
+        self, src_ids: Int[Array, "batch src"], inputs: Int[Array, "batch tgt"], keys: RowKeys = None
+    ) -> tuple[Memory, Aim, Float[Array, "batch tgt readout"]]:
+        """Of models with hard attention the source, what all positions say of it, and what readouts are multiplied with (dropout)."""
         memory = self.encode(src_ids, keys)
+        aim = self.decoder.aim(memory, self._embed_inputs(inputs, keys), keys)
+        return memory, aim, drop_features(self.config, jnp.ones_like(aim.state, memory.values.dtype), keys, noise.READOUT)
+
+    def _embed_inputs(self, inputs: Any, keys: RowKeys) -> Any:
         embedded = drop_words(self.config, self._embed(self.target_table[...], inputs), keys, noise.WORD + 1)
-        embedded = drop_features(self.config, embedded, keys, noise.TARGET)
-        return self.decoder(memory, embedded, keys)
+        return drop_features(self.config, embedded, keys, noise.TARGET)
 
     def start(self, memory: Memory, beams: int) -> Carry:
         """The carry of `beams` hypotheses per sentence before the first step."""

@@ -12,15 +12,17 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from flax_s2s.config import PAD
+from flax_s2s.config import PAD, ModelConfig
+from flax_s2s.model import alignment, recurrence
+from flax_s2s.model.alignment import NEVER, Aim
 from flax_s2s.model.copying import Pointer, extend
+from flax_s2s.model.decoder import Memory
 from flax_s2s.model.product import multiply, multiply_transposed, outer
+from flax_s2s.model.recurrence import Multiply
 
 _CHUNK_LOGITS = 1 << 24  # at most 64 MiB of float32 logits at once
 _PARTS = 8  # of a chunk, on a CPU
 _LARGE = 1 << 20  # numbers of a table whose products with the padding take longer than a program for each number of parts
-
-_NEVER = -1e30  # the log of a probability of zero, of which a gradient can be taken
 
 
 class _Tokens(NamedTuple):
@@ -60,6 +62,54 @@ def cross_entropy(
     """
     flat, labels = readouts.reshape(tgt_ids.size, -1), tgt_ids.reshape(-1)
     smoothed, plain = _sums(smoothing, flat, table, bias, labels, jax.tree.map(jnp.ravel, pointer))
+    return Loss(smoothed, lax.stop_gradient(plain), jnp.sum(tgt_ids != PAD).astype(jnp.float32))
+
+
+def marginal(
+    config: ModelConfig,
+    memory: Memory,
+    aim: Aim,
+    keep: Float[Array, "batch tgt readout"],
+    table: Float[Array, "vocab readout"],
+    bias: Float[Array, " vocab"],
+    tgt_ids: Int[Array, "batch tgt"],
+    smoothing: float,
+) -> Loss:
+    """The loss with hard attention: the sum over all alignments, made from left to right (see `model.alignment`).
+
+    Labels are smoothed where a token is said of one source position. Nothing but alignments is passed on and nothing is kept of the logits,
+    which are made again for the gradient.
+
+    Args:
+        config: order, and whether it is monotonic.
+        memory: of the source.
+        aim: of all positions.
+        keep: what readouts are multiplied with (dropout).
+        table: of the softmax layer.
+        bias: of the softmax layer.
+        tgt_ids: the target.
+        smoothing: of labels.
+    """
+
+    def step(multiply: Multiply, constants: Any, carry: Any, now: Any) -> tuple[Any, Any]:
+        (sources, mask, bias), (aim, keep, labels) = constants, now
+        read = alignment.readouts(aim.state, sources)[:, 0] * keep[:, None, :]
+        logits = multiply("softmax", read) + bias[None, None, :]  # [batch src vocab]
+        total = jax.nn.logsumexp(logits, axis=-1)
+        right = jnp.take_along_axis(logits, labels[:, None, None], axis=-1)[:, :, 0] - total
+        smoothed = (1 - smoothing) * right + smoothing * (logits.mean(axis=-1) - total)
+        found = [alignment.move(config, aim, mask, before)[:, 0] + said for before, said in zip(carry, (smoothed, right), strict=True)]
+        real, sums = labels != PAD, [jax.nn.logsumexp(each, axis=-1) for each in found]
+        after = [
+            jnp.where(real[:, None, None], (each - one[:, None])[:, None], before)
+            for each, one, before in zip(found, sums, carry, strict=True)
+        ]
+        return tuple(after), tuple(jnp.where(real, one, 0) for one in sums)
+
+    by_position = jax.tree.map(lambda part: part.swapaxes(0, 1), (jax.tree.map(lambda part: part[:, :, None], aim), keep, tgt_ids))
+    carry = (alignment.start(memory.mask, 1),) * 2
+    _, sums = recurrence.scan(step, {"softmax": table.T}, (memory.values, memory.mask, bias), carry, by_position, True)
+    smoothed, plain = (-jnp.sum(each) for each in sums)
     return Loss(smoothed, lax.stop_gradient(plain), jnp.sum(tgt_ids != PAD).astype(jnp.float32))
 
 
@@ -197,7 +247,7 @@ def _losses(smoothing: float, tokens: _Tokens, layer: _Layer) -> _Losses:
         d_logits = shares * (real / total) - real * (smoothing / logits.shape[-1] + jnp.where(right, 1 - smoothing, 0))
         return _Losses((jnp.sum(real * smoothed), jnp.sum(real * plain)), d_logits, None)
     # What is not in the vocabulary is copied or not said: its label is beyond all logits, and "right" nowhere.
-    generated = jnp.where(labels < logits.shape[-1], pointer.generated - plain[:, 0], _NEVER)
+    generated = jnp.where(labels < logits.shape[-1], pointer.generated - plain[:, 0], NEVER)
     said = jnp.logaddexp(generated, pointer.copied)
     by_softmax = jnp.exp(generated - said)  # how much of the probability
     uniform = (highest + jnp.log(total) - mean_logit)[:, 0]

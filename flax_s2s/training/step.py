@@ -27,7 +27,7 @@ from flax_s2s.model.dropout import fold_in, random_bytes, row_keys
 from flax_s2s.model.noise import OWN, is_random
 from flax_s2s.model.seq2seq import Model, Seq2Seq
 from flax_s2s.runtime.parallel import AXIS, Devices
-from flax_s2s.training.loss import Copies, Loss, cross_entropy, likeliest
+from flax_s2s.training.loss import Copies, Loss, cross_entropy, likeliest, marginal
 from flax_s2s.training.optimizer import freeze, make_schedule
 from flax_s2s.training.state import Accumulated, Params, TrainState
 
@@ -65,7 +65,10 @@ def batch_loss(model: Model, params: Params, batch: Any, smoothing: float, keys:
         inputs: what the decoder reads; None: the target, shifted.
     """
     bound, (src_ids, tgt_ids) = model.bind(params), batch
-    readouts, weights = bound.read(src_ids, shift_right(tgt_ids) if inputs is None else inputs, keys)
+    inputs = shift_right(tgt_ids) if inputs is None else inputs
+    if model.config.alignment != "soft":
+        return marginal(model.config, *bound.align(src_ids, inputs, keys), *bound.output(), tgt_ids, smoothing)
+    readouts, weights = bound.read(src_ids, inputs, keys)
     copies = _copies(bound, readouts, weights, src_ids)
     return cross_entropy(readouts, *bound.output(), tgt_ids, smoothing, copies and point(*copies, tgt_ids))
 

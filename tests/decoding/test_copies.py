@@ -18,6 +18,7 @@ from flax_s2s.decoding.beam import length_penalty
 from flax_s2s.decoding.forced import Scorer
 from flax_s2s.decoding.requests import Request, Requests
 from flax_s2s.decoding.translate import Translator
+from flax_s2s.evaluation.calibration import Forecaster
 from flax_s2s.model.seq2seq import init_params, make_model
 from flax_s2s.runtime import parallel
 
@@ -185,11 +186,68 @@ def test_several_models_copy_as_one(mean):
     found = translate(LINES, both, ensemble=mean, attention=True)
     for line, one in zip(LINES, found, strict=True):
         each = [said(line, one.ids[:-1], params)[1] for params in both]
+        if mean == "probabilities":  # of a mean of logs no part is copying's
+            never = [said(line, one.ids[:-1], alone | {"copy_bias": np.float32(-60.0)})[1] for alone in both]
+            assert all(-1e-6 <= share <= 1 for share in one.copied)
+            assert [share > 0.999 for share in one.copied] >= [np.mean(never, axis=0)[t, i] < 1e-9 for t, i in enumerate(one.ids)]
+        else:
+            assert one.copied is None
         mixed = np.mean(each, axis=0) if mean == "probabilities" else np.exp(np.mean(np.log(np.maximum(each, 1e-300)), axis=0))
         np.testing.assert_allclose(one.token_logp, [np.log(mixed[t, token]) for t, token in enumerate(one.ids)], rtol=2e-3, atol=1e-4)
 
 
 # Constraints and shortlists -----------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_said_is_unlikely_and_no_error():
+    """Symbols that were cut off with the rest of a source, of sources shorter than what they lack, and that nothing looks at."""
+    lines = ["ab" * 4 + "ŋ", "ŋʃɓɗɲʘǁ", "bŋd"]
+    targets = made_targets(lines, ["ŋa", "ŋʃɓɗɲʘǁ", "ŋ"])
+    for compute in ("float32", "bfloat16"):
+        found = score(lines, targets, [draw_params(6, 40.0)], max_source_tokens=6, compute=compute)
+        assert all(np.isfinite(one.token_logp).all() for one in found)
+        assert found[0].cut_source
+        assert found[0].unknown_target == 1
+        assert found[0].pieces[1] == "<unk>"
+        assert found[1].unknown_target == 5  # of seven symbols two are read, behind two features and the space
+    shut = draw_params(6, -1e4)  # nothing is copied: still it can be begun with
+    begun = translate([], [shut], [Request("bŋd", features="V;PST", prefix="ŋ")])[0]
+    assert begun.text.startswith("ŋ")
+    assert begun.unmet == ()
+    assert np.isfinite(begun.logp)
+
+
+def made_targets(lines, targets):
+    return vocabularies().encode_targets(targets, vocabularies().find_lacking(lines))
+
+
+def test_a_forecast_of_each_token_is_its_forced_score():
+    """The numbers that are calibrated; of a source that is cut, too."""
+    pairs = [
+        Pair(line, target, "V;PST") for line, target in zip([*LINES, "ab" * 4 + "ŋ"], ["ŋb", "ʃŋ e", "abc", "日", "ʘʘ", "ŋa"], strict=True)
+    ]
+    config = replace(DECODING, max_source_tokens=9)
+    forecaster = Forecaster(models(), vocabularies(), config, parallel.make_devices(1, {}))
+    found = forecaster([draw_params(6)], pairs, [1.0])
+    lines = [pair.source for pair in pairs]
+    wanted = score(lines, made_targets(lines, [pair.target for pair in pairs]), [draw_params(6)], max_source_tokens=9)
+    assert np.isfinite(found.logp).all()
+    every = sorted(logp for one in wanted for logp in one.token_logp)
+    np.testing.assert_allclose(sorted(found.logp[:, 0]), every, rtol=1e-3, atol=1e-4)
+
+
+def test_a_shortlist_is_learned_without_what_no_vocabulary_has():
+    """As if it were written as one unknown token."""
+    pairs = [Pair("baŋd", "ŋab", "N"), Pair("ceʃŋ", "ʃŋec", "V"), Pair("ab", "ʘb", "V")] * 4
+    found = tokenize(pairs, vocabularies())
+    source, target = vocabularies().sizes
+    unknown = [
+        part._replace(flat=np.where(part.flat < size, part.flat, UNK)) for part, size in ((found.source, source), (found.target, target))
+    ]
+    assert (found.target.flat >= target).any()
+    one, other = (shortlist.learn(each, source, target) for each in (found, replace(found, source=unknown[0], target=unknown[1])))
+    np.testing.assert_array_equal(one.tokens, other.tokens)
+    np.testing.assert_array_equal(one.probability, other.probability)
 
 
 @cache
@@ -244,8 +302,12 @@ def test_what_is_asked_for_may_hold_symbols_that_no_vocabulary_has(with_shortlis
         assert f"a{odd}" in held.text
         assert free.unmet == without.unmet == begun.unmet == held.unmet == ()
         assert impossible.unmet == ("ɓ", "ɓa")
-        assert odd not in translate([line], params, blocklist=[odd], **how)[0].text
-        assert translate([line], params, blocklist=[odd], **how)[0].unmet == ()
+    # Neighbors have other symbols of their own in the same places.
+    for blocked in (["ŋ"], ["ʃ", "本a"], ["ab", "ŋʃ", "ʘʘ"]):
+        for line, one in zip(LINES, translate(LINES, params, blocklist=blocked, **how), strict=True):
+            assert not any(phrase in one.text for phrase in blocked)
+            assert one.unmet == ()
+            assert one == translate([line], params, blocklist=blocked, **how)[0]
 
 
 @pytest.mark.parametrize(

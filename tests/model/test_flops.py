@@ -37,6 +37,13 @@ def test_additive_attention_with_input_feeding_and_tied_tables(bridge):
     assert found == Flops(2.0 * (2 * 40 + 20), 2.0 * (160 + 20 + 24 + 30), 2.0 * 9)
 
 
+def test_hard_attention_asks_for_a_softmax_of_each_position():
+    # Layer 2 of the decoder reads no context: 4 x 16 + 4 x 16; the readout 4 x 4 of a state, 4 x 4 of a source token; shifts 4 x 11.
+    # A position: a score of 4 products, and the softmax 10 x 4.
+    found = counted(decoder_layers=2, alignment="monotonic", alignment_order="first")
+    assert found == Flops(2.0 * (2 * 40 + 16 + 16), 2.0 * (112 + 128 + 16 + 44), 2.0 * 44)
+
+
 def test_attention_that_reads_embeddings_too():
     # A position has 4 + 3 features: keys 7 x 4, context 7, readout (4 + 7) x 4.
     found = counted(attend_embeddings=True)

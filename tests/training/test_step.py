@@ -180,10 +180,11 @@ def with_lacking(batch, seed):
     return Batch(src_ids, tgt_ids)
 
 
+ALIGNING = config_of(dropout=0.25, name="adam", learning_rate=0.01, alignment="monotonic", alignment_order="first")
 COPYING = config_of(dropout=0.25, average_decay=0.9, name="adam", learning_rate=0.01, clip_norm=0.1, copy=True, input_feeding=True)
 
 
-@pytest.mark.parametrize("config", [FULL, COPYING], ids=["generating", "copying"])
+@pytest.mark.parametrize("config", [FULL, COPYING, ALIGNING], ids=["generating", "copying", "monotonic"])
 def test_the_number_of_devices_changes_nothing(config):
     """With dropout on: were a mask to depend on the device, losses would differ in the second digit."""
     batches = [with_lacking(batch, seed) for seed, batch in enumerate(BATCHES)] if config.model.copy else BATCHES
@@ -219,6 +220,7 @@ KINDS = {
     "feeding": config_of(input_feeding=True),
     "fixed vector": config_of(attention="none"),
     "copying": COPYING,
+    "monotonic": ALIGNING,
     "accumulation": SUMMED,
     "chunks": config_of(dropout=0.125),
 }
