@@ -69,6 +69,9 @@ Scoring: TypeAlias = Literal["dot", "general", "additive"]
 Cell: TypeAlias = Literal["lstm", "layer_norm_lstm", "gru"]
 """`model.cells` is where they are computed."""
 
+UnicodeForm: TypeAlias = Literal["given", "NFC", "NFD"]
+"""`data.vocab` is where text is brought into one."""
+
 Format: TypeAlias = Literal["text", "tsv", "csv", "jsonl", "json", "tfds", "phrases"]
 FormatKind: TypeAlias = Literal["aligned", "table", "objects", "dataset", "generated"]
 FORMATS: Mapping[Format, FormatKind] = {
@@ -159,6 +162,15 @@ class VocabConfig:
     """Tokens in each vocabulary, the four special ones included; for char and word an upper limit. 0: of char and word all, else 8000."""
     joint: bool = identity(True)
     """One vocabulary for both sides; else one for each."""
+    unicode_form: UnicodeForm = newer("given")  # noqa: RUF009
+    """Unicode form that text is split in: given, as it is; NFC, composed; NFD, taken apart (accents, Hangul as jamo). Output is NFC then."""
+    clusters: bool = newer(False)
+    """With char: what readers take for one character (an extended grapheme cluster, such as a letter with its signs) is one token, not its code points; one that training lacks
+    is unknown."""
+    source_model: str = operational("")
+    """SentencePiece model of one's own, a file, in place of one that is trained; with joint of both sides. The run keeps what it is begun with."""
+    target_model: str = operational("")
+    """The same of the target; not with joint."""
     symbols: tuple[str, ...] = newer(())
     """Texts that are one token wherever they stand, such as <2de> or <NUM>, on both sides but those whose tokens are words."""
     character_coverage: float = identity(1.0)

@@ -185,6 +185,12 @@ def _check_vocab(vocab: VocabConfig) -> None:
     kinds = {vocab.kind if kind == "same" else kind for kind in (vocab.kind, vocab.target_kind)}
     if vocab.joint and len(kinds) > 1:
         raise UserError(f"vocab.target_kind={vocab.target_kind} is another kind than vocab.kind={vocab.kind} and needs vocab.joint=False")
+    if vocab.joint and vocab.target_model:
+        raise UserError(
+            f"vocab.target_model={vocab.target_model} is of a vocabulary of its own and needs vocab.joint=False; or give vocab.source_model"
+        )
+    if vocab.clusters and "char" not in kinds:
+        raise UserError(f"vocab.clusters keeps characters whole and needs vocab.kind=char, got {', '.join(sorted(kinds))}; leave it out")
     if vocab.symbols and kinds == {"word"}:
         raise UserError(f"vocab.kind=word keeps every word whole, so vocab.symbols={vocab.symbols} change nothing; leave them out")
     if vocab.sampling and not kinds <= {"bpe", "unigram"}:

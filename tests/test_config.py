@@ -184,6 +184,8 @@ def test_every_field_is_identity_or_operational():
     assert {name for name, role in roles.items() if name.startswith(learned) and role == "operational"} == {
         "model.kernel",
         "model.recompute",
+        "vocab.source_model",
+        "vocab.target_model",
     }
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from flax_s2s.commands.wiring import Ready, begin, make_ready, measure_products, warn_of_tokens
 from flax_s2s.config import Config, UserError
-from flax_s2s.data import account, corpus, vocab
+from flax_s2s.data import account, corpus, vocab, vocab_training
 from flax_s2s.data.batching import Shape
 from flax_s2s.model.flops import Flops, count_flops
 from flax_s2s.model.seq2seq import abstract_params, make_model
@@ -115,7 +115,7 @@ def _look(config: Config, run_dir: str, memory: bool) -> tuple[Inspection, Calla
         ready, lack = None, error
     kept = vocab.load(rundir.make_path(run_dir) / rundir.VOCAB, config.vocab.joint, config.model.copy) if run_dir else None
     vocabularies = ready.vocabularies if ready else kept
-    sizes = vocabularies.sizes if vocabularies else vocab.planned_sizes(config.vocab)
+    sizes = vocabularies.sizes if vocabularies else vocab_training.planned_sizes(config.vocab)
     if sizes is None:  # and so no parameters either
         raise lack or UserError("vocab.size=0 takes all that the text has; give the text, or a vocab.size")
     params = abstract_params(config.model, *sizes)

@@ -16,7 +16,7 @@ from etils import epath
 from rich.console import Console
 
 from flax_s2s.config import UNK, Config, DecodingConfig, Metric, Tokenizer, UserError, VocabConfig
-from flax_s2s.data import features, vocab
+from flax_s2s.data import features, vocab, vocab_training
 from flax_s2s.data.batching import Shape, TokenPairs, choose_shapes
 from flax_s2s.data.corpus import Corpus, Pair, Reader, Split, load
 from flax_s2s.data.pipeline import Pipeline, Share
@@ -73,7 +73,7 @@ def make_ready(
         train = Reader(config.data, "train", config.seed)
         kept_there = vocab.load(vocab_folder, config.vocab.joint, config.model.copy) if vocab_folder else None
     with doing("learning the vocabulary"):
-        vocabularies = kept_there or vocab.train(train, config.vocab, bool(config.data.features), config.model.copy)
+        vocabularies = kept_there or vocab_training.train(train, config.vocab, bool(config.data.features), config.model.copy)
     with doing("tokenizing the training pairs"):
         tokens = open_tokens(train, vocabularies, config.data, caches.folder("tokens"))
     lengths = tokens.pairs.source.lengths, tokens.pairs.target.lengths

@@ -4,13 +4,11 @@ Enters: lines of text. Leaves: lists of token ids, and text again; every line ma
 exactly as it was.
 """
 
-import dataclasses
 import hashlib
-import io
-import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -18,21 +16,21 @@ import sentencepiece
 from etils import epath
 from sentencepiece import sentencepiece_model_pb2
 
-from flax_s2s.config import BOS, EOS, LEAST_COVERAGE, PAD, UNK, UserError, VocabConfig
+from flax_s2s.config import UNK, UnicodeForm, UserError
 from flax_s2s.data import features
-from flax_s2s.data.corpus import Pair
 
 _BREAKS = re.compile(r"[\r\n]*\n[\r\n]*")
 _CHARACTERS = re.compile(".", re.DOTALL)
 _WORDS = re.compile("\u2581?[^\u2581]+|\u2581")
-_LONGEST_TRAINING_LINE_BYTES = 1 << 16
-_LONGEST_WORD_BYTES = 7_996  # a longer piece SentencePiece 0.2.3 writes, and cannot read
 _SPACE = "\u2581"  # SentencePiece's own sign for a space
-_RESERVED = "\u2585"  # SentencePiece's own sign for what it does not know: it leaves out lines that hold it
-_DEFAULT_SIZE, _EVERYTHING = 8_000, 10_000_000  # SentencePiece's time grows with what is asked for, without end near 2**31
-_MOST_PAIRS = 1_000_000  # that a vocabulary is trained from: SentencePiece holds them all in memory
+_FORMS: tuple[UnicodeForm, ...] = ("NFC", "NFD")  # a model whose text is split in one says so at the end of its normalizer's name
+RESERVED = "\u2585"  # SentencePiece's own sign for what it does not know: it leaves out lines that hold it
 _FEATURES = "features.json"
-_THREADS = 4  # fixed, because SentencePiece's sums, and so its pieces, depend on the number of threads
+
+
+def in_form(text: str, form: UnicodeForm) -> str:
+    """Text in a Unicode form."""
+    return text if form == "given" else unicodedata.normalize(form, text)
 
 
 class Vocabulary:
@@ -46,6 +44,10 @@ class Vocabulary:
         self.model = model
         self._processor = sentencepiece.SentencePieceProcessor()
         self._processor.load_from_serialized_proto(model)  # the constructor would take empty bytes for no model
+        proto: Any = sentencepiece_model_pb2
+        spec = proto.ModelProto.FromString(model)
+        self._is_of_words = bool(spec.trainer_spec.model_type == proto.TrainerSpec.WORD)
+        self._form: UnicodeForm = next((form for form in _FORMS if spec.normalizer_spec.name.endswith(f" {form}")), "given")
         self._size = int(self._processor.get_piece_size())
         self._inside: Any = None
         self._ids: dict[str, int] | None = None  # of the pieces, as they are written
@@ -64,16 +66,25 @@ class Vocabulary:
         """Hash of the model, which a checkpoint is bound to."""
         return hashlib.sha256(self.model).hexdigest()
 
+    def prepare(self, text: str) -> str:
+        """Text as it is split: in the Unicode form of `vocab.unicode_form`; a line break, which no training text has, is a space."""
+        return in_form(_BREAKS.sub(" ", text), self._form)
+
+    def finish(self, text: str) -> str:
+        """Text as it is given out: composed, where it is split in a Unicode form."""
+        return text if self._form == "given" else in_form(text, "NFC")
+
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """`["Two dogs."]` -> `[[412, 1033, 7]]`; neither BOS nor EOS is added. A line break, which no training text has, is a space."""
-        ids: list[list[int]] = self._processor.encode([_BREAKS.sub(" ", line) for line in lines], out_type=int)
+        """`["Two dogs."]` -> `[[412, 1033, 7]]`; neither BOS nor EOS is added."""
+        ids: list[list[int]] = self._processor.encode(list(map(self.prepare, lines)), out_type=int)
         return ids
 
     def sample(self, lines: Sequence[str], rate: float, seed: int) -> list[list[int]]:
         """Like `encode`, each line split at random, see `config.VocabConfig.sampling`; the same seed and lines give the same tokens."""
         sentencepiece.set_random_generator_seed(seed)
         how: dict[str, Any] = {"enable_sampling": True, "alpha": rate, "nbest_size": -1}
-        ids: list[list[int]] = self._processor.encode(list(lines), out_type=int, num_threads=1, **how)  # draws depend on the threads
+        # Draws depend on the threads.
+        ids: list[list[int]] = self._processor.encode(list(map(self.prepare, lines)), out_type=int, num_threads=1, **how)
         return ids
 
     def split(self, lines: Sequence[str], draw: tuple[float, int] | None = None) -> list[list[str]]:
@@ -87,7 +98,7 @@ class Vocabulary:
         if draw:
             sentencepiece.set_random_generator_seed(draw[1])
             how = {"enable_sampling": True, "alpha": draw[0], "nbest_size": -1, "num_threads": 1}
-        return [self._parts(row) for row in self._processor.encode([_BREAKS.sub(" ", line) for line in lines], out_type=str, **how)]
+        return [self._parts(row) for row in self._processor.encode(list(map(self.prepare, lines)), out_type=str, **how)]
 
     def _parts(self, pieces: Sequence[str]) -> list[str]:
         """SentencePiece makes one piece of neighbors that it does not know."""
@@ -116,11 +127,6 @@ class Vocabulary:
         """Of the pieces, as SentencePiece splits text into them."""
         return {piece: i for i, piece in enumerate(self._pieces)}
 
-    @cached_property
-    def _is_of_words(self) -> bool:
-        proto: Any = sentencepiece_model_pb2
-        return bool(proto.ModelProto.FromString(self.model).trainer_spec.model_type == proto.TrainerSpec.WORD)
-
     def split_inside(self, text: str) -> list[str]:
         """The pieces, as of `split`, of text that goes on inside a word: without the space that a line is taken to begin with."""
         if self._inside is None:
@@ -129,7 +135,7 @@ class Vocabulary:
             proto.normalizer_spec.add_dummy_prefix = False
             self._inside = sentencepiece.SentencePieceProcessor()
             self._inside.load_from_serialized_proto(proto.SerializeToString())
-        return self._parts(self._inside.encode(text, out_type=str))
+        return self._parts(self._inside.encode(self.prepare(text), out_type=str))
 
     @cached_property
     def folded_texts(self) -> list[bytes]:
@@ -159,7 +165,7 @@ class Vocabulary:
         lines: list[str] = self._processor.decode([[] if number in beyond else row for number, row in enumerate(rows)])
         for number, texts in beyond.items():
             lines[number] = self._processor.decode(self._written(rows[number], texts))
-        return [self._with_spaces(line, row) if _SPACE in line else line for line, row in zip(lines, rows, strict=True)]
+        return [self.finish(self._with_spaces(line, row) if _SPACE in line else line) for line, row in zip(lines, rows, strict=True)]
 
     def _with_spaces(self, line: str, row: list[int]) -> str:
         """Spaces before unknown words, be those in bytes or beyond the vocabulary, come out of SentencePiece 0.2.3 as its own sign."""
@@ -265,139 +271,6 @@ class Vocabularies(NamedTuple):
         pieces = [*self.features, *lacking]
         known = len(self.source)
         return [pieces[i - known] if i >= known else self.source.pieces([i])[0] for i in map(int, ids)]
-
-
-def train(pairs: Iterable[Pair], config: VocabConfig, bundles: bool = False, copy: bool = False) -> Vocabularies:
-    """Trains the vocabularies of a corpus; the same pairs give the same bytes.
-
-    Of a large corpus only every second, third, ... pair is used, so many that at most a million remain; of lines, those of at most
-    65,536 bytes.
-
-    Args:
-        pairs: read several times.
-        config: kind and size.
-        bundles: whether pairs have features.
-        copy: see `Vocabularies`.
-
-    Raises:
-        UserError: no pair has a feature; the text is too small, or its alphabet too large, for `vocab.size`; or no line of a side can be used.
-    """
-    every = -(-sum(1 for _ in pairs) // _MOST_PAIRS) or 1
-
-    def chosen() -> Iterator[Pair]:
-        return itertools.islice(pairs, 0, None, every)
-
-    named = sorted({feature for bundle in {pair.features for pair in pairs} for feature in features.split(bundle)}) if bundles else []
-    if bundles and not named:
-        raise UserError("no training pair has a feature: data.features names a side that is blank throughout; check it, or leave it out")
-    if config.joint:
-        both = _train_one((line for pair in chosen() for line in (pair.source, pair.target)), "the text", config)
-        return Vocabularies(both, both, tuple(named), copy)
-    target = config if config.target_kind == "same" else dataclasses.replace(config, kind=config.target_kind)
-    source = _train_one((pair.source for pair in chosen()), "the source", config)
-    return Vocabularies(source, _train_one((pair.target for pair in chosen()), "the target", target), tuple(named))
-
-
-def choose_size(kind: str, size: int) -> int:
-    """The tokens that a `vocab.size` allows: 0 is all characters or words, and of subwords so many as are usual."""
-    return size or (_EVERYTHING if kind in ("char", "word") else _DEFAULT_SIZE)
-
-
-def planned_sizes(config: VocabConfig) -> tuple[int, int] | None:
-    """The tokens of source and target where no text is at hand; None where they are all that the text has."""
-    kinds = (config.kind, config.kind if config.target_kind == "same" else config.target_kind)
-    sizes = [choose_size(kind, config.size) for kind in kinds]
-    return None if _EVERYTHING in sizes else (sizes[0], sizes[1])
-
-
-class _Seen:
-    """The lines of a side on their way to SentencePiece, which leaves some out and does not say which."""
-
-    def __init__(self, lines: Iterable[str], side: str) -> None:
-        self._lines, self.side = lines, side
-        self.lines = self.blank = self.long = self.reserved = self.longest_word = 0
-
-    def __iter__(self) -> Iterator[str]:
-        for line in self._lines:
-            try:
-                size = len(line.encode())
-            except UnicodeEncodeError as error:
-                raise UserError(
-                    f"{self.side} holds half of a surrogate pair, U+{ord(error.object[error.start]):04X}, which is no text; take it out"
-                ) from None
-            self.lines += 1
-            self.blank += not line.strip("\r\n")
-            self.long += size > _LONGEST_TRAINING_LINE_BYTES
-            self.reserved += _RESERVED in line
-            if size > _LONGEST_WORD_BYTES:
-                self.longest_word = max(self.longest_word, *(len(word.encode()) for word in line.split(" ")))
-            yield line
-
-    def why_none(self) -> str:
-        """Why no line is left."""
-        counts = {
-            "longer than 65,536 bytes": self.long,
-            "blank": self.blank,
-            "lines with a U+2585, which SentencePiece keeps for itself": self.reserved,
-        }
-        found = [f"{count:,} are {why}" for why, count in counts.items() if count]
-        if self.lines and self.lines in counts.values():
-            found = [f"all {self.lines:,} lines of {self.side} are {why}" for why, count in counts.items() if count == self.lines]
-            return f"{found[0]}; a vocabulary is made of lines of text, such as sentences: cut them, or check what is read"
-        return f"{self.side} has no line that a vocabulary can be made of: of {self.lines:,} {', '.join(found) or 'there is none'}; check what is read"
-
-
-def _train_one(lines: Iterable[str], side: str, config: VocabConfig) -> Vocabulary:
-    model, seen = io.BytesIO(), _Seen(lines, side)
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(seen),
-            model_writer=model,
-            model_type=config.kind,
-            vocab_size=choose_size(config.kind, config.size),
-            hard_vocab_limit=config.kind in ("unigram", "bpe"),
-            user_defined_symbols=[] if config.kind == "word" else list(config.symbols),  # words are whole already
-            character_coverage=config.character_coverage,
-            byte_fallback=config.byte_fallback,
-            normalization_rule_name=config.normalization,
-            remove_extra_whitespaces=False,
-            max_sentence_length=_LONGEST_TRAINING_LINE_BYTES,
-            num_threads=_THREADS,
-            pad_id=PAD,
-            bos_id=BOS,
-            eos_id=EOS,
-            unk_id=UNK,
-            pad_piece="<pad>\n",  # no line holds a line break, so no text is taken for a special token
-            bos_piece="<s>\n",
-            eos_piece="</s>\n",
-            unk_piece="<unk>\n",
-            minloglevel=3,
-        )
-        return Vocabulary(model.getvalue())
-    except (RuntimeError, OSError) as error:
-        raise _explain(error, config, seen) from None
-
-
-def _explain(error: Exception, config: VocabConfig, seen: _Seen) -> UserError:
-    """SentencePiece's message, turned into one that names the field and a value that would do."""
-    text, size = str(error), choose_size(config.kind, config.size)
-    if "sentences_.empty()" in text:
-        return UserError(seen.why_none())
-    if "piece is too long" in text:
-        return UserError(
-            f"{seen.side} has a word of {seen.longest_word:,} bytes, and a token has at most {_LONGEST_WORD_BYTES:,}; vocab.kind=word "
-            "splits at spaces (U+0020): take such lines out, or use another vocab.kind"
-        )
-    most = re.search(r"value <= (\d+)", text)
-    if most:
-        return UserError(f"vocab.size={size} is larger than the text allows; use at most {most[1]}")
-    if "required_chars" in text or "smaller than required_chars" in text:
-        least = re.search(r"\d+ vs (\d+)", text)
-        remedy = f"use at least {least[1]}" if least else "use a larger one"
-        lower = ", or lower vocab.character_coverage" if config.character_coverage > LEAST_COVERAGE else ""
-        spelled = " and set vocab.byte_fallback" if lower and not config.byte_fallback else ""
-        return UserError(f"vocab.size={size} is too small for the characters of the text; {remedy}{lower}{spelled}")
-    return UserError(f"the vocabulary cannot be trained with vocab.kind={config.kind} and vocab.size={size}: {text}")
 
 
 def save(vocabularies: Vocabularies, folder: epath.Path) -> None:

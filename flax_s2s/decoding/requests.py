@@ -135,7 +135,7 @@ class Requests:
         for phrase in request.include:
             variants = self._variants(phrase, lacking)
             shortest = min(map(len, variants), default=0)
-            if variants and shortest <= left and not _held(phrase, excluded):
+            if variants and shortest <= left and not self._held(phrase, excluded):
                 found.append(variants)
                 left -= shortest
         return found
@@ -158,7 +158,7 @@ class Requests:
 
     def _automaton(self, phrases: Sequence[str], lacking: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         target = self.vocabularies.target
-        return _make_automaton(phrases, [*target.folded_texts, *target.fold(lacking)])
+        return _make_automaton(list(map(target.prepare, phrases)), [*target.folded_texts, *target.fold(lacking)])
 
     def unmet(self, request: Request, text: str) -> tuple[str, ...]:
         """What a text does not meet of what was asked for; a phrase counts as its tokens write it, at the edges without edge spaces."""
@@ -167,7 +167,13 @@ class Requests:
         spelled = dict(zip(wanted := (request.prefix, *request.include), self._spell(wanted, request.source), strict=True))
         missing = [phrase for phrase in request.include if not spelled[phrase] or spelled[phrase] not in f" {text} "]
         prefix = [request.prefix] if request.prefix and not (spelled[request.prefix] and text.startswith(spelled[request.prefix])) else []
-        return (*prefix, *missing, *_held(text, (*request.exclude, *self._blocked)))
+        return (*prefix, *missing, *self._held(text, (*request.exclude, *self._blocked)))
+
+    def _held(self, text: str, phrases: Sequence[str]) -> list[str]:
+        """The phrases that a text holds, whatever its case."""
+        prepare = self.vocabularies.target.prepare
+        folded = prepare(text).casefold()
+        return [phrase for phrase in phrases if prepare(phrase).casefold() in folded]
 
     def _spell(self, texts: Sequence[str], source: str) -> list[str]:
         """Texts as their tokens write them; nothing where some are unknown."""
@@ -219,7 +225,9 @@ class Requests:
         """What the blocklist says of tokens that a sentence has beyond the vocabulary."""
         if not (self._blocked and self.vocabularies.copy):
             return None
-        tables = [_make_automaton(self._blocked, self.vocabularies.target.fold(one.lacking)) for one in ready]
+        target = self.vocabularies.target
+        blocked = list(map(target.prepare, self._blocked))
+        tables = [_make_automaton(blocked, target.fold(one.lacking)) for one in ready]
         return Automaton(*(_stack([table[part] for table in tables], rows, len(tables[0][0]), shape.src) for part in (0, 1)))
 
     def _local(self, ids: Sequence[int], one: Ready, shape: Shape) -> list[int]:
@@ -240,12 +248,6 @@ class Requests:
 
 def _make_automaton(phrases: Sequence[str], tokens: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return make_automaton([phrase.casefold().encode() for phrase in phrases], tokens)
-
-
-def _held(text: str, phrases: Sequence[str]) -> list[str]:
-    """The phrases that a text holds, whatever its case."""
-    folded = text.casefold()
-    return [phrase for phrase in phrases if phrase.casefold() in folded]
 
 
 def draw_seed(seed: int, request: Request) -> int:

@@ -16,7 +16,7 @@ from flax_s2s import UserError
 from flax_s2s.cli.verbs import main
 from flax_s2s.commands import decode, evaluate, recovery
 from flax_s2s.config import EOS, DataConfig, VocabConfig
-from flax_s2s.data import vocab
+from flax_s2s.data import vocab_training
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.vocab import Vocabularies
@@ -285,11 +285,11 @@ def test_a_new_run_begins_with_what_they_mean(
 
 
 def test_a_bad_update_is_reported_with_its_features() -> None:
-    made = vocab.train([Pair("ab", "c", "V;SG"), Pair("ba", "c", "N")], VocabConfig(kind="char"), bundles=True)
+    made = vocab_training.train([Pair("ab", "c", "V;SG"), Pair("ba", "c", "N")], VocabConfig(kind="char"), bundles=True)
     batch = pad([np.array([*ids, EOS]) for ids in made.encode_sources(["ab", "ba", "ab"], ["V;SG", "", "X"])], 4, 9)
     found = recovery._side(batch, made.source, made.features)
     assert [(row["text"], row.get("features")) for row in found] == [("ab", ["V", "SG"]), ("ba", None), ("ab", None)]
-    copying = vocab.train([Pair("ab", "c", "V;SG")], VocabConfig(kind="char", joint=True), bundles=True, copy=True)
+    copying = vocab_training.train([Pair("ab", "c", "V;SG")], VocabConfig(kind="char", joint=True), bundles=True, copy=True)
     batch = pad([np.array([*ids, EOS]) for ids in copying.encode_sources(["aŋb"], ["V"])], 2, 9)
     (row,) = recovery._side(batch, copying.source, copying.features)
     assert (row["text"], row["features"], len(row["ids"])) == ("ab", ["V"], 6)  # what the vocabulary lacks is there as a number

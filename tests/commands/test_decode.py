@@ -21,7 +21,7 @@ from tiny import REPOSITORY
 
 from flax_s2s.cli.verbs import main
 from flax_s2s.config import VocabConfig
-from flax_s2s.data import vocab
+from flax_s2s.data import vocab_training
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.translate import BLANK, Translator
 
@@ -147,7 +147,7 @@ def test_runs_with_different_vocabularies_do_not_translate_as_one(
     trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(trained_run, tmp_path / "run")
-    other = vocab.train([Pair("3 hours of other text", "3小时")] * 9, VocabConfig(kind="char", size=30)).source
+    other = vocab_training.train([Pair("3 hours of other text", "3小时")] * 9, VocabConfig(kind="char", size=30)).source
     (tmp_path / "run/vocab/joint.model").write_bytes(other.model)
     (tmp_path / "in").write_text("3 hours\n")
     assert main(["decode", str(trained_run), str(tmp_path / "run"), "--input", str(tmp_path / "in")]) == 2
@@ -157,7 +157,7 @@ def test_runs_with_different_vocabularies_do_not_translate_as_one(
 def test_another_vocabulary_than_the_runs_is_refused(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(trained_run, tmp_path / "run")
     model = tmp_path / "run/vocab/joint.model"
-    other = vocab.train([Pair("3 hours of other text", "3小时")] * 9, VocabConfig(kind="char", size=30)).source
+    other = vocab_training.train([Pair("3 hours of other text", "3小时")] * 9, VocabConfig(kind="char", size=30)).source
     model.write_bytes(other.model)
     (tmp_path / "in").write_text("3 hours\n")
     assert main(["decode", str(tmp_path / "run"), "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]) == 2

@@ -23,7 +23,7 @@ from tiny import DEBUG, REPOSITORY, TINY
 from flax_s2s.commands import recovery
 from flax_s2s.commands.recovery import Reports, make_roll_back
 from flax_s2s.config import EOS, Config, ModelConfig, OptimizerConfig, TrainingConfig, UserError, VocabConfig
-from flax_s2s.data import vocab
+from flax_s2s.data import vocab, vocab_training
 from flax_s2s.data.corpus import Pair
 from flax_s2s.model.seq2seq import make_model
 from flax_s2s.runs import manifests
@@ -37,7 +37,7 @@ from flax_s2s.training.optimizer import make_optimizer
 from flax_s2s.training.state import abstract_state, create_state, hash_state, not_finite
 from flax_s2s.training.step import make_train_step, module_names
 
-VOCABULARY = vocab.train([Pair("abcdefghijkl", "abcdefghijkl")] * 9, VocabConfig(kind="char", size=17)).source
+VOCABULARY = vocab_training.train([Pair("abcdefghijkl", "abcdefghijkl")] * 9, VocabConfig(kind="char", size=17)).source
 SIZES = (len(VOCABULARY), len(VOCABULARY))
 ROWS, LENGTH, EPOCH = 4, 5, 64
 BOUND = Bound("{}", "vocabulary", "corpus")

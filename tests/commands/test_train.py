@@ -23,7 +23,7 @@ from flax_s2s.commands import initial
 from flax_s2s.commands.train import as_begun
 from flax_s2s.commands.wiring import make_ready, open_runs
 from flax_s2s.config import UserError, VocabConfig
-from flax_s2s.data import vocab
+from flax_s2s.data import vocab_training
 from flax_s2s.data.corpus import Pair
 from flax_s2s.presets import load_preset
 from flax_s2s.rules import check
@@ -413,7 +413,7 @@ def test_accumulated_batches_make_one_update(tmp_path: Path) -> None:
 def test_before_the_first_checkpoint_the_vocabulary_is_that_of_the_text(tmp_path: Path) -> None:
     """A run that was killed early leaves one; the text may have been corrected since."""
     (tmp_path / "vocab").mkdir()
-    stale = vocab.train([Pair("other text", "别的")] * 9, VocabConfig(kind="char", size=30)).source
+    stale = vocab_training.train([Pair("other text", "别的")] * 9, VocabConfig(kind="char", size=30)).source
     (tmp_path / "vocab/joint.model").write_bytes(stale.model)
     assert train(tmp_path, *PLAIN, "--training.steps=1") == 0
     assert (tmp_path / "vocab/joint.model").read_bytes() != stale.model

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flax_s2s.config import DataConfig, VocabConfig
-from flax_s2s.data import account, vocab
+from flax_s2s.data import account, vocab_training
 from flax_s2s.data.batching import choose_shapes
 from flax_s2s.data.corpus import Corpus, Pair, Reader, load
 from flax_s2s.data.tokens import open_tokens, tokenize
@@ -21,7 +21,7 @@ def opened(folder, pairs, **fields):
     (folder / "train.tsv").write_text("".join(f"{source}\t{target}\n" for source, target, *_ in pairs))
     data = DataConfig(**{"format": "tsv", "folder": str(folder), "source": "0", "target": "1", "valid": "none", **fields})
     reader = Reader(data, "train", 1)
-    vocabularies = vocab.train(reader, VOCAB)
+    vocabularies = vocab_training.train(reader, VOCAB)
     return data, open_tokens(reader, vocabularies, data, None), vocabularies
 
 
@@ -149,7 +149,7 @@ def test_a_header_is_found_in_aligned_files_too(tmp_path):
     (tmp_path / "train.de").write_text("de\nb\n")
     data = DataConfig(folder=str(tmp_path), target="de", valid="none")
     reader = Reader(data, "train", 1)
-    tokens = open_tokens(reader, vocab.train(reader, VOCAB), data, None)
+    tokens = open_tokens(reader, vocab_training.train(reader, VOCAB), data, None)
     (told,) = account.warn_train(tokens, reader.name, data)
     assert told.endswith("'en' -> 'de'; remove it where it is none")
     assert load(data, "train", 1).pairs[0] == Pair("en", "de")

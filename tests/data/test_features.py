@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import REPOSITORY
 
 from flax_s2s.config import EOS, UNK, DataConfig, UserError, VocabConfig
-from flax_s2s.data import features, vocab
+from flax_s2s.data import features, vocab, vocab_training
 from flax_s2s.data.corpus import Pair, Reader, load
 from flax_s2s.data.tokens import Draw, open_tokens, tokenize
 
@@ -77,7 +77,7 @@ def test_the_bundles_of_five_languages_are_few_features():
 
 @pytest.mark.parametrize("joint", [True, False])
 def test_features_are_tokens_of_their_own_before_the_text(joint):
-    made = vocab.train(PAIRS, VocabConfig(kind="char", joint=joint), bundles=True)
+    made = vocab_training.train(PAIRS, VocabConfig(kind="char", joint=joint), bundles=True)
     assert made.features == ("3", "N", "PL", "PRS", "PST", "V")
     size = len(made.source)
     assert made.sizes == (size + 6, len(made.target))
@@ -91,13 +91,13 @@ def test_features_are_tokens_of_their_own_before_the_text(joint):
 
 
 def test_a_letter_and_a_feature_of_the_same_name_are_two_tokens():
-    made = vocab.train([Pair("N", "n", "N"), Pair("M", "m", "M")], VocabConfig(kind="char"), bundles=True)
+    made = vocab_training.train([Pair("N", "n", "N"), Pair("M", "m", "M")], VocabConfig(kind="char"), bundles=True)
     (first, *text) = made.encode_sources(["N"], ["N"])[0]
     assert first >= len(made.source) > max(text)
 
 
 def test_without_features_everything_is_as_before(tmp_path):
-    made = vocab.train(PAIRS, VocabConfig(kind="char"))
+    made = vocab_training.train(PAIRS, VocabConfig(kind="char"))
     assert (made.features, made.sizes) == ((), (len(made.source), len(made.target)))
     vocab.save(made, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["joint.model"]
@@ -106,8 +106,8 @@ def test_without_features_everything_is_as_before(tmp_path):
 
 @pytest.mark.parametrize("joint", [True, False])
 def test_load_gives_back_what_save_wrote(tmp_path, joint):
-    made = vocab.train(PAIRS, VocabConfig(kind="char", joint=joint), bundles=True)
-    plain = vocab.train(PAIRS, VocabConfig(kind="char", joint=joint))
+    made = vocab_training.train(PAIRS, VocabConfig(kind="char", joint=joint), bundles=True)
+    plain = vocab_training.train(PAIRS, VocabConfig(kind="char", joint=joint))
     vocab.save(made, tmp_path)
     again = vocab.load(tmp_path, joint)
     assert (again.features, again.sha256, again.sizes) == (made.features, made.sha256, made.sizes)
@@ -116,7 +116,7 @@ def test_load_gives_back_what_save_wrote(tmp_path, joint):
 
 @pytest.mark.parametrize("content", ["[", '{"a": 1}', "[1, 2]"])
 def test_damaged_features_are_the_users_error(tmp_path, content):
-    vocab.save(vocab.train(PAIRS, VocabConfig(kind="char"), bundles=True), tmp_path)
+    vocab.save(vocab_training.train(PAIRS, VocabConfig(kind="char"), bundles=True), tmp_path)
     (tmp_path / "features.json").write_text(content)
     with pytest.raises(UserError, match="holds a damaged vocabulary; restore it from a copy of the run directory"):
         vocab.load(tmp_path, joint=True)
@@ -124,13 +124,13 @@ def test_damaged_features_are_the_users_error(tmp_path, content):
 
 def test_features_that_nobody_has_are_the_users_error():
     with pytest.raises(UserError, match=r"no training pair has a feature: data.features names a side that is blank throughout"):
-        vocab.train([Pair("a", "b", " ; ")], VocabConfig(kind="char"), bundles=True)
+        vocab_training.train([Pair("a", "b", " ; ")], VocabConfig(kind="char"), bundles=True)
 
 
 def test_sampled_sources_keep_their_features(tmp_path):
     texts = [f"the {word} runs and runs" for word in ("dog", "cat", "man", "old man")] * 10
     lines = [Pair(text, text, "V;PST") for text in texts]
-    made = vocab.train(lines, VocabConfig(kind="bpe", size=40), bundles=True)
+    made = vocab_training.train(lines, VocabConfig(kind="bpe", size=40), bundles=True)
     (ids,) = made.encode_sources(["the old cat runs"], ["PST;V"], (0.5, 3))
     assert made.source_pieces(ids[:2]) == ["PST", "V"]
     assert ids[2:] == made.source.sample(["the old cat runs"], 0.5, 3)[0] != made.source.encode(["the old cat runs"])[0]
@@ -257,7 +257,7 @@ def test_a_tokenized_corpus_knows_its_features(tmp_path):
     kept = tmp_path / "kept"
     kept.mkdir()
     reader = Reader(data, "train", 1)
-    made = vocab.train(reader, VocabConfig(kind="char"), bundles=True)
+    made = vocab_training.train(reader, VocabConfig(kind="char"), bundles=True)
     first = open_tokens(reader, made, data, kept)
     assert first.pairs.source.sequence(0).tolist() == [*made.encode_sources(["gehen"], ["V;PST"])[0], EOS]
     (tmp_path / "train.tsv").write_text((tmp_path / "train.tsv").read_text().replace("PST", "PRS"))

@@ -10,7 +10,7 @@ import pytest
 from tiny import sides
 
 from flax_s2s.config import EOS, UNK, DataConfig, UserError, VocabConfig
-from flax_s2s.data import tokens, vocab
+from flax_s2s.data import tokens, vocab, vocab_training
 from flax_s2s.data.batching import Filtered
 from flax_s2s.data.corpus import Counts, Pair, Reader
 from flax_s2s.data.tokens import Draw, open_tokens
@@ -45,7 +45,7 @@ class Counting(Reader):
 def opened(config, kept_in, vocabularies=None):
     """The tokens, and whether the corpus was read for them."""
     reader = Counting(config, "train", 1)
-    vocabularies = vocabularies or vocab.train(Reader(config, "train", 1), VOCAB)
+    vocabularies = vocabularies or vocab_training.train(Reader(config, "train", 1), VOCAB)
     return open_tokens(reader, vocabularies, config, kept_in), reader.times
 
 
@@ -61,7 +61,7 @@ def same(one, two):
 @pytest.mark.parametrize("at_once", [7, 10_000])
 def test_tokens_are_those_of_the_pairs_that_fit(config, kept_in, monkeypatch, at_once):
     monkeypatch.setattr(tokens, "_PAIRS_AT_ONCE", at_once)
-    vocabularies = vocab.train(PAIRS, VOCAB)
+    vocabularies = vocab_training.train(PAIRS, VOCAB)
     made, _ = opened(config, kept_in, vocabularies)
     lengths = [(len(s.split()) + 1, len(t.split()) + 1) for s, t in sides(PAIRS)]
     fitting = [i for i, (s, t) in enumerate(lengths) if s <= 8 and max(s, t) <= 3 * min(s, t)]
@@ -82,7 +82,7 @@ def test_tokens_of_an_epoch_spell_the_same_text(config, kept_in, monkeypatch, at
     pairs = [Pair(*(" ".join(random.choice(words, random.integers(1, 8))) for _ in range(2))) for _ in range(300)]
     for index, side in enumerate(("en", "de")):
         (Path(config.folder) / f"train.{side}").write_text("".join(f"{pair[index]}\n" for pair in pairs))
-    vocabularies = vocab.train(pairs, VocabConfig(kind="bpe", size=80, joint=False))
+    vocabularies = vocab_training.train(pairs, VocabConfig(kind="bpe", size=80, joint=False))
     config = dataclasses.replace(config, max_source_tokens=12, max_target_tokens=11)
     longest = (18, 15)
 
@@ -113,7 +113,7 @@ def test_tokens_of_an_epoch_spell_the_same_text(config, kept_in, monkeypatch, at
 
 def test_unknown_tokens_are_counted(config, kept_in):
     vocabularies = vocab.Vocabularies(
-        *(vocab.train(PAIRS, VocabConfig(kind="word", size=size, joint=False))[side] for side, size in enumerate((12, 400)))
+        *(vocab_training.train(PAIRS, VocabConfig(kind="word", size=size, joint=False))[side] for side, size in enumerate((12, 400)))
     )
     made, _ = opened(config, kept_in, vocabularies)
     assert made.unknown == (int((np.asarray(made.pairs.source.flat) == UNK).sum()), 0)
@@ -132,7 +132,7 @@ def test_a_second_start_reads_no_text(config, kept_in):
 def test_other_text_vocabulary_or_limits_are_other_tokens(config, kept_in, tmp_path):
     opened(config, kept_in)
     assert opened(dataclasses.replace(config, max_source_tokens=5), kept_in)[1] == 1
-    assert opened(config, kept_in, vocab.train(PAIRS, VocabConfig(kind="char", size=60)))[1] == 1
+    assert opened(config, kept_in, vocab_training.train(PAIRS, VocabConfig(kind="char", size=60)))[1] == 1
     (tmp_path / "train.de").write_text((tmp_path / "train.de").read_text().replace("v3", "v4"))
     assert opened(config, kept_in)[1] == 1
     assert len(list(kept_in.iterdir())) == 4
@@ -208,7 +208,7 @@ def test_a_large_vocabulary_takes_wider_numbers(config, kept_in):
 
 
 def test_the_hash_is_of_the_exact_pairs_in_order(tmp_path, kept_in):
-    vocabularies = vocab.train(PAIRS, VOCAB)
+    vocabularies = vocab_training.train(PAIRS, VOCAB)
 
     def digest(*pairs):
         for index, side in enumerate(("en", "de")):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from flax_s2s.config import BOS, EOS, PAD, UNK, UserError, VocabConfig
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.files import read_lines
-from flax_s2s.data.vocab import Vocabulary, load, save, train
+from flax_s2s.data.vocab import Vocabulary, load, save
+from flax_s2s.data.vocab_training import train
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the corpora of {SHARED} are not here")

@@ -10,7 +10,7 @@ import pytest
 import reference
 
 from flax_s2s.config import BOS, EOS, UNK, DecodingConfig, ModelConfig, VocabConfig
-from flax_s2s.data import vocab
+from flax_s2s.data import vocab_training
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.tokens import tokenize
 from flax_s2s.decoding import shortlist
@@ -30,7 +30,7 @@ LINES = ["bŋd", "aʃe ŋʃŋ", "cab", "日本 dab", "ʘ"]
 
 @cache
 def vocabularies():
-    return vocab.train(PAIRS, VocabConfig(kind="char", size=0, joint=True), bundles=True, copy=True)
+    return vocab_training.train(PAIRS, VocabConfig(kind="char", size=0, joint=True), bundles=True, copy=True)
 
 
 @cache
@@ -89,7 +89,7 @@ def test_every_line_comes_back_whatever_the_vocabulary_lacks(kind):
     lines = ["the old cat runs", "a new dog barks", "dogs run so far away"] * 9
     pairs = [Pair(line, line) for line in lines]
     config = VocabConfig(kind=kind, size=0 if kind in ("char", "word") else 26, joint=True)
-    made = vocab.train(pairs, config, copy=True)
+    made = vocab_training.train(pairs, config, copy=True)
     odd = ["the ŋʃ dog ŋ", "Foo Bar the", "ŋ", "日本 a 日本", "x ŋ ŋ Foo", "ŋthe catŋ"]
     lacking = made.find_lacking(odd)
     ids = made.encode_targets(odd, lacking)
@@ -99,12 +99,12 @@ def test_every_line_comes_back_whatever_the_vocabulary_lacks(kind):
     assert max(len(texts) for texts in lacking) <= 6
     known = ["the old cat runs", "a new dog"]
     assert made.encode_targets(known, [(), ()]) == made.target.encode(known)
-    assert vocab.train(pairs, config).sha256 != made.sha256
+    assert vocab_training.train(pairs, config).sha256 != made.sha256
 
 
 def test_tokens_of_a_corpus_are_drawn_with_the_same_symbols():
     pairs = [Pair(line, line) for line in ("the old cat runs", "the cats run", "old cats ran there")] * 9
-    made = vocab.train(pairs, VocabConfig(kind="bpe", size=26, joint=True), copy=True)
+    made = vocab_training.train(pairs, VocabConfig(kind="bpe", size=26, joint=True), copy=True)
     always = made.encode_sources(["the cat ŋ ʃ ŋ"], [""])[0]
     drawn = [made.encode_sources(["the cat ŋ ʃ ŋ"], [""], (0.5, seed))[0] for seed in range(5)]
     beyond = [[i for i in row if i >= made.sizes[0]] for row in (always, *drawn)]

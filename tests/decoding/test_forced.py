@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flax_s2s.config import BOS, EOS, PAD, DecodingConfig, ModelConfig, VocabConfig
-from flax_s2s.data import vocab
+from flax_s2s.data import vocab_training
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.forced import Scorer, forced_logp, make_forced
@@ -122,7 +122,7 @@ def test_several_models_score_as_their_mean(mean):
 # Lines
 
 
-VOCABULARIES = vocab.train(PAIRS, VocabConfig(kind="char", size=60, joint=False))
+VOCABULARIES = vocab_training.train(PAIRS, VocabConfig(kind="char", size=60, joint=False))
 TARGETS = VOCABULARIES.target.encode([pair.target for pair in PAIRS])
 
 

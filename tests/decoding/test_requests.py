@@ -3,7 +3,7 @@
 import pytest
 
 from flax_s2s.config import DecodingConfig, VocabConfig
-from flax_s2s.data import vocab
+from flax_s2s.data import vocab_training
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.requests import Request, Requests
 
@@ -11,7 +11,7 @@ from flax_s2s.decoding.requests import Request, Requests
 @pytest.fixture(scope="module")
 def requests() -> Requests:
     pairs = [Pair("the old dog", "der alte Hund"), Pair("two cats", "zwei Katzen"), Pair("not now", "nicht jetzt")]
-    return Requests(vocab.train(pairs, VocabConfig(kind="char", joint=False)), DecodingConfig(), (), None)
+    return Requests(vocab_training.train(pairs, VocabConfig(kind="char", joint=False)), DecodingConfig(), (), None)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig, ModelConfig, VocabConfig
-from flax_s2s.data import vocab
+from flax_s2s.data import vocab_training
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.forced import forced_logp
@@ -52,7 +52,7 @@ each_model = pytest.mark.parametrize("name", MODELS)
 
 @lru_cache
 def vocabularies():
-    return vocab.train(PAIRS, VocabConfig(kind="char", size=60, joint=False))
+    return vocab_training.train(PAIRS, VocabConfig(kind="char", size=60, joint=False))
 
 
 @lru_cache
@@ -288,7 +288,7 @@ def test_special_tokens_are_never_generated(name, options):
 
 
 def test_a_translation_is_one_line():
-    bytewise = vocab.train(PAIRS, VocabConfig(kind="char", size=320, byte_fallback=True))
+    bytewise = vocab_training.train(PAIRS, VocabConfig(kind="char", size=320, byte_fallback=True))
     newline = bytewise.target.pieces(range(len(bytewise.target))).index("<0x0A>")
     drawn = draw(MODELS["attention"], bytewise, 2)
     drawn["output_bias"][newline] = 9.0
@@ -563,7 +563,7 @@ def test_hypotheses_given_out_are_different_texts_best_first(fields):
 
 @lru_cache
 def _subwords():
-    vocabulary = vocab.train(PAIRS * 3, VocabConfig(kind="unigram", size=60))
+    vocabulary = vocab_training.train(PAIRS * 3, VocabConfig(kind="unigram", size=60))
     made = make_model(MODELS["attention"], 60, 60)
     drawn = draw(MODELS["attention"], vocabulary, 4)
     drawn["output_bias"][EOS] = 3.0

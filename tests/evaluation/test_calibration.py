@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flax_s2s.config import BOS, EOS, DecodingConfig, ModelConfig, VocabConfig
-from flax_s2s.data import vocab
+from flax_s2s.data import vocab_training
 from flax_s2s.data.corpus import Pair
 from flax_s2s.evaluation import reliability
 from flax_s2s.evaluation.calibration import (
@@ -100,7 +100,7 @@ def test_tokens_drawn_from_the_probabilities_are_calibrated():
 
 @lru_cache
 def made(members, ensemble="probabilities", devices=1):
-    vocabularies = vocab.train(PAIRS, VocabConfig(kind="char", size=60, joint=False))
+    vocabularies = vocab_training.train(PAIRS, VocabConfig(kind="char", size=60, joint=False))
     sizes = len(vocabularies.source), len(vocabularies.target)
     abstract = jax.eval_shape(partial(init_params, CONFIG, *sizes), jax.random.key(0))
     rng = np.random.default_rng(5)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from flax_s2s.config import DecodingConfig, EvaluationConfig, ModelConfig, VocabConfig
-from flax_s2s.data import vocab
+from flax_s2s.data import vocab_training
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.translate import BLANK, Translator
 from flax_s2s.evaluation.evaluate import (
@@ -85,7 +85,7 @@ def test_a_sample_has_source_reference_and_translation():
 
 
 def test_a_real_translator_with_its_parameters():
-    vocabularies = vocab.train(PAIRS, VocabConfig(kind="char", size=60, joint=False))
+    vocabularies = vocab_training.train(PAIRS, VocabConfig(kind="char", size=60, joint=False))
     config = ModelConfig(embedding_size=4, hidden_size=6)
     sizes = len(vocabularies.source), len(vocabularies.target)
     abstract = jax.eval_shape(partial(init_params, config, *sizes), jax.random.key(0))

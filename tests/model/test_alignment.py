@@ -11,7 +11,7 @@ import pytest
 import reference
 
 from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig, ModelConfig, VocabConfig
-from flax_s2s.data import vocab
+from flax_s2s.data import vocab_training
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.beam import length_penalty
@@ -157,7 +157,7 @@ def test_step_by_step_is_the_same_sum(name):
 
 @cache
 def vocabularies():
-    return vocab.train([Pair("ab", "b")], VocabConfig(kind="char", size=0, joint=True))
+    return vocab_training.train([Pair("ab", "b")], VocabConfig(kind="char", size=0, joint=True))
 
 
 @each_config

@@ -1,0 +1,224 @@
+"""Vocabularies, trained by SentencePiece from the pairs of a corpus, or taken over from models of one's own.
+
+Enters: pairs. Leaves: `Vocabularies`.
+"""
+
+import dataclasses
+import io
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import regex
+import sentencepiece
+from etils import epath
+from sentencepiece import sentencepiece_model_pb2
+
+from flax_s2s.config import BOS, EOS, LEAST_COVERAGE, PAD, UNK, UnicodeForm, UserError, VocabConfig
+from flax_s2s.data import features
+from flax_s2s.data.corpus import Pair
+from flax_s2s.data.vocab import RESERVED, Vocabularies, Vocabulary, in_form
+
+_LONGEST_TRAINING_LINE_BYTES = 1 << 16
+_LONGEST_WORD_BYTES = 7_996  # a longer piece SentencePiece 0.2.3 writes, and cannot read
+_DEFAULT_SIZE, _EVERYTHING = 8_000, 10_000_000  # SentencePiece's time grows with what is asked for, without end near 2**31
+_MOST_PAIRS = 1_000_000  # that a vocabulary is trained from: SentencePiece holds them all in memory
+_SPECIAL_IDS = {"pad": PAD, "bos": BOS, "eos": EOS, "unk": UNK}
+# No line holds a line break, so no text is taken for a special token. Types: sentencepiece_model.proto's CONTROL and UNKNOWN.
+_SPECIAL_PIECES = (("<pad>\n", 3), ("<s>\n", 3), ("</s>\n", 3), ("<unk>\n", 2))
+_OWN_TYPES = (1, 4, 6)  # NORMAL, USER_DEFINED and BYTE
+_THREADS = 4  # fixed, because SentencePiece's sums, and so its pieces, depend on the number of threads
+
+
+def train(pairs: Iterable[Pair], config: VocabConfig, bundles: bool = False, copy: bool = False) -> Vocabularies:
+    """Trains the vocabularies of a corpus; the same pairs give the same bytes.
+
+    Of a large corpus only every second, third, ... pair is used, so many that at most a million remain; of lines, those of at most
+    65,536 bytes.
+
+    Args:
+        pairs: read several times.
+        config: kind and size.
+        bundles: whether pairs have features.
+        copy: see `Vocabularies`.
+
+    Raises:
+        UserError: no pair has a feature; the text is too small, or its alphabet too large, for `vocab.size`; or no line of a side can be used.
+    """
+    every = -(-sum(1 for _ in pairs) // _MOST_PAIRS) or 1
+
+    def chosen() -> Iterator[Pair]:
+        return itertools.islice(pairs, 0, None, every)
+
+    named = sorted({feature for bundle in {pair.features for pair in pairs} for feature in features.split(bundle)}) if bundles else []
+    if bundles and not named:
+        raise UserError("no training pair has a feature: data.features names a side that is blank throughout; check it, or leave it out")
+    if config.joint:
+        both = _make_one((line for pair in chosen() for line in (pair.source, pair.target)), "the text", config, config.source_model)
+        return Vocabularies(both, both, tuple(named), copy)
+    target = config if config.target_kind == "same" else dataclasses.replace(config, kind=config.target_kind)
+    source = _make_one((pair.source for pair in chosen()), "the source", config, config.source_model)
+    return Vocabularies(source, _make_one((pair.target for pair in chosen()), "the target", target, config.target_model), tuple(named))
+
+
+def choose_size(kind: str, size: int) -> int:
+    """The tokens that a `vocab.size` allows: 0 is all characters or words, and of subwords so many as are usual."""
+    return size or (_EVERYTHING if kind in ("char", "word") else _DEFAULT_SIZE)
+
+
+def planned_sizes(config: VocabConfig) -> tuple[int, int] | None:
+    """The tokens of source and target where no text is at hand; None where they are all that the text has."""
+    kinds = (config.kind, config.kind if config.target_kind == "same" else config.target_kind)
+    files = (config.source_model, config.source_model if config.joint else config.target_model)
+    sizes = [len(adopt(file, config)) if file else choose_size(kind, config.size) for kind, file in zip(kinds, files, strict=True)]
+    return None if _EVERYTHING in sizes else (sizes[0], sizes[1])
+
+
+def _make_one(lines: Iterable[str], side: str, config: VocabConfig, file: str) -> Vocabulary:
+    return adopt(file, config) if file else _train_one(lines, side, config)
+
+
+def adopt(file: str, config: VocabConfig) -> Vocabulary:
+    """A SentencePiece model of one's own, whose special tokens are replaced by ours.
+
+    Args:
+        file: the model.
+        config: the Unicode form.
+
+    Raises:
+        UserError: it is not there, or is no such model.
+    """
+    proto = _proto()
+    try:
+        content = epath.Path(file).read_bytes()
+        sentencepiece.SentencePieceProcessor().load_from_serialized_proto(content)
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be read: {error.strerror or error}; give a SentencePiece model, the .model file that spm_train wrote"
+        ) from None
+    except RuntimeError:
+        raise UserError(f"{file} is no SentencePiece model; give the .model file that spm_train wrote, or leave the field out") from None
+    model = proto.ModelProto.FromString(content)
+    own = [piece for piece in model.pieces if piece.type in _OWN_TYPES]
+    del model.pieces[:]
+    model.pieces.extend(proto.ModelProto.SentencePiece(piece=piece, score=0, type=kind) for piece, kind in _SPECIAL_PIECES)
+    model.pieces.extend(own)
+    for name, value in _special_tokens().items():
+        setattr(model.trainer_spec, name, value)
+    return Vocabulary(_in_form(model, config).SerializeToString())
+
+
+def _special_tokens() -> dict[str, Any]:
+    """Their ids and how they are written, as SentencePiece names both."""
+    pieces = [piece for piece, _ in _SPECIAL_PIECES]
+    return {f"{name}_id": i for name, i in _SPECIAL_IDS.items()} | {
+        f"{name}_piece": piece for name, piece in zip(_SPECIAL_IDS, pieces, strict=True)
+    }
+
+
+def _in_form(model: Any, config: VocabConfig) -> Any:
+    """A model that says which Unicode form its text is split in."""
+    if config.unicode_form != "given":
+        model.normalizer_spec.name += f" {config.unicode_form}"
+    return model
+
+
+def _proto() -> Any:
+    return sentencepiece_model_pb2
+
+
+class _Seen:
+    """The lines of a side on their way to SentencePiece, which leaves some out and does not say which."""
+
+    def __init__(self, lines: Iterable[str], side: str, form: UnicodeForm) -> None:
+        self._lines, self.side, self._form = lines, side, form
+        self.lines = self.blank = self.long = self.reserved = self.longest_word = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for given in self._lines:
+            line = in_form(given, self._form)
+            try:
+                size = len(line.encode())
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"{self.side} holds half of a surrogate pair, U+{ord(error.object[error.start]):04X}, which is no text; take it out"
+                ) from None
+            self.lines += 1
+            self.blank += not line.strip("\r\n")
+            self.long += size > _LONGEST_TRAINING_LINE_BYTES
+            self.reserved += RESERVED in line
+            if size > _LONGEST_WORD_BYTES:
+                self.longest_word = max(self.longest_word, *(len(word.encode()) for word in line.split(" ")))
+            yield line
+
+    def why_none(self) -> str:
+        """Why no line is left."""
+        counts = {
+            "longer than 65,536 bytes": self.long,
+            "blank": self.blank,
+            "lines with a U+2585, which SentencePiece keeps for itself": self.reserved,
+        }
+        found = [f"{count:,} are {why}" for why, count in counts.items() if count]
+        if self.lines and self.lines in counts.values():
+            found = [f"all {self.lines:,} lines of {self.side} are {why}" for why, count in counts.items() if count == self.lines]
+            return f"{found[0]}; a vocabulary is made of lines of text, such as sentences: cut them, or check what is read"
+        return f"{self.side} has no line that a vocabulary can be made of: of {self.lines:,} {', '.join(found) or 'there is none'}; check what is read"
+
+
+def _train_one(lines: Iterable[str], side: str, config: VocabConfig) -> Vocabulary:
+    model = io.BytesIO()
+    if config.clusters and config.kind == "char":
+        lines = list(lines)
+        config = dataclasses.replace(config, symbols=(*config.symbols, *_find_clusters(lines, config)))
+    seen = _Seen(lines, side, config.unicode_form)
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(seen),
+            model_writer=model,
+            model_type=config.kind,
+            vocab_size=choose_size(config.kind, config.size),
+            hard_vocab_limit=config.kind in ("unigram", "bpe"),
+            user_defined_symbols=[] if config.kind == "word" else list(config.symbols),  # words are whole already
+            character_coverage=config.character_coverage,
+            byte_fallback=config.byte_fallback,
+            normalization_rule_name=config.normalization,
+            remove_extra_whitespaces=False,
+            max_sentence_length=_LONGEST_TRAINING_LINE_BYTES,
+            num_threads=_THREADS,
+            **_special_tokens(),
+            minloglevel=3,
+        )
+        if config.unicode_form == "given":
+            return Vocabulary(model.getvalue())
+        return Vocabulary(_in_form(_proto().ModelProto.FromString(model.getvalue()), config).SerializeToString())
+    except (RuntimeError, OSError) as error:
+        raise _explain(error, config, seen) from None
+
+
+def _find_clusters(lines: Iterable[str], config: VocabConfig) -> list[str]:
+    """Extended grapheme clusters of more than one code point (Unicode Standard Annex 29), those that are text without white space."""
+    found = {one for line in lines for one in regex.findall(r"\X", in_form(line, config.unicode_form)) if len(one) > 1}
+    return sorted(one for one in found - {*config.symbols} if not re.search("[\\s\0\u2581\u2585\ud800-\udfff]", one))
+
+
+def _explain(error: Exception, config: VocabConfig, seen: _Seen) -> UserError:
+    """SentencePiece's message, turned into one that names the field and a value that would do."""
+    text, size = str(error), choose_size(config.kind, config.size)
+    if "sentences_.empty()" in text:
+        return UserError(seen.why_none())
+    if "piece is too long" in text:
+        return UserError(
+            f"{seen.side} has a word of {seen.longest_word:,} bytes, and a token has at most {_LONGEST_WORD_BYTES:,}; vocab.kind=word "
+            "splits at spaces (U+0020): take such lines out, or use another vocab.kind"
+        )
+    most = re.search(r"value <= (\d+)", text)
+    if most:
+        return UserError(f"vocab.size={size} is larger than the text allows; use at most {most[1]}")
+    if "required_chars" in text or "smaller than required_chars" in text:
+        least = re.search(r"\d+ vs (\d+)", text)
+        remedy = f"use at least {least[1]}" if least else "use a larger one"
+        lower = ", or lower vocab.character_coverage" if config.character_coverage > LEAST_COVERAGE else ""
+        spelled = " and set vocab.byte_fallback" if lower and not config.byte_fallback else ""
+        return UserError(f"vocab.size={size} is too small for the characters of the text; {remedy}{lower}{spelled}")
+    return UserError(f"the vocabulary cannot be trained with vocab.kind={config.kind} and vocab.size={size}: {text}")

@@ -1,0 +1,140 @@
+"""Tokens as given: Unicode forms, grapheme clusters, and SentencePiece models of one's own."""
+
+import io
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from tiny import DEBUG
+
+from flax_s2s.cli.verbs import main
+from flax_s2s.config import BOS, EOS, PAD, UNK, UserError, VocabConfig
+from flax_s2s.data.corpus import Pair
+from flax_s2s.data.vocab import Vocabulary, load, save
+from flax_s2s.data.vocab_training import train
+
+SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+KOREAN = ["되다 국어", "한국", "새로운 낱말", "값이", "닭고기"]
+
+
+def of_lines(lines, **fields):
+    return train([Pair(line, line) for line in lines], VocabConfig(**{"kind": "char", "joint": True, **fields})).source
+
+
+def test_hangul_as_jamo_is_few_symbols_and_comes_back_composed(tmp_path):
+    given, apart = of_lines(KOREAN), of_lines(KOREAN, unicode_form="NFD")
+    assert len(given) == 4 + len({one for line in KOREAN for one in f"▁{line.replace(' ', '▁')}"})
+    decomposed = {one for line in KOREAN for one in unicodedata.normalize("NFD", line.replace(" ", "▁"))} | {"▁"}
+    assert len(apart) == 4 + len(decomposed)
+    unseen = "독닭"  # of jamo that training has
+    assert UNK in given.encode([unseen])[0]
+    assert apart.decode(apart.encode([*KOREAN, unseen])) == [*KOREAN, unseen]
+    assert apart.encode([unicodedata.normalize("NFD", KOREAN[0])]) == apart.encode([KOREAN[0]])
+    assert "".join(apart.pieces(apart.encode(["값"])[0])) == unicodedata.normalize("NFD", "▁값")
+    # It is the vocabulary itself that knows: kept and loaded, or alone.
+    save(train([Pair(line, line) for line in KOREAN], VocabConfig(kind="char", unicode_form="NFD")), tmp_path_epath(tmp_path))
+    assert load(tmp_path_epath(tmp_path), True).source.decode(apart.encode([unseen])) == [unseen]
+    assert Vocabulary(apart.model).encode([unseen]) == apart.encode([unseen])
+    assert apart.sha256 != given.sha256
+
+
+def tmp_path_epath(tmp_path):
+    from etils import epath
+
+    return epath.Path(tmp_path)
+
+
+def test_composed_text_is_one_whatever_it_was():
+    composed = of_lines(["e\u0301te\u0301", "\u00e9t\u00e9"], unicode_form="NFC")
+    assert composed.encode(["e\u0301t"]) == composed.encode(["\u00e9t"])
+    assert composed.decode(composed.encode(["e\u0301t"])) == ["\u00e9t"]
+    assert of_lines(["e\u0301te\u0301"]).decode(of_lines(["e\u0301te\u0301"]).encode(["e\u0301t"])) == ["e\u0301t"]  # as given
+
+
+def test_a_cluster_is_one_token():
+    lines = ["नमस्ते दुनिया", "हिन्दी", "e\u0331x", "👩\u200d🚀 a", "plain"]
+    whole, apart = of_lines(lines, clusters=True), of_lines(lines)
+    pieces = whole.pieces(whole.encode(["हिन्दी"])[0])
+    assert pieces[:2] == ["▁", "हि"]
+    assert len(whole.encode(["e\u0331x"])[0]) == 3
+    assert len(apart.encode(["e\u0331x"])[0]) == 4
+    assert len(whole.encode(["👩\u200d🚀"])[0]) == 2
+    assert whole.decode(whole.encode(lines)) == lines
+    assert UNK in whole.encode(["x\u0331"])[0]  # the sign was never there alone
+    assert len(of_lines(lines, clusters=True, symbols=("<N>", "e\u0331"))) == len(whole) + 1
+    assert of_lines(lines, clusters=True).model == whole.model
+
+
+def own_model(file, **options):
+    made = io.BytesIO()
+    lines = ["hello world, this is a model of my own", "it has pieces of its own and they are few"] * 30
+    defaults = {"vocab_size": 45, "model_type": "bpe", "hard_vocab_limit": False, "minloglevel": 3}
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=made, **defaults | options)
+    file.write_bytes(made.getvalue())
+    return sentencepiece.SentencePieceProcessor(model_proto=made.getvalue())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"model_type": "unigram", "pad_id": 0, "unk_id": 3, "bos_id": 1, "eos_id": 2},
+        {"byte_fallback": True, "vocab_size": 320},
+        {"user_defined_symbols": ["<2de>"], "normalization_rule_name": "identity"},
+    ],
+    ids=["as it comes", "other ids", "bytes", "symbols"],
+)
+def test_a_model_of_ones_own_splits_as_it_does(tmp_path, options):
+    processor = own_model(tmp_path / "mine.model", **options)
+    config = VocabConfig(joint=False, kind="bpe", size=30, source_model=str(tmp_path / "mine.model"))
+    made = train([Pair("hello", f"ein anderer Text {i}") for i in range(9)], config)
+    lines = ["hello world", "my own pieces <2de> few", "this is it"]
+    ours, theirs = made.source.encode(lines), processor.encode(lines, out_type=str)
+    assert [made.source.pieces(ids) for ids in ours] == [
+        ["<unk>" if processor.piece_to_id(piece) == processor.unk_id() else piece for piece in row] for row in theirs
+    ]
+    assert made.source.decode(ours[:1]) == ["hello world"]
+    assert made.source.pieces([PAD, BOS, EOS, UNK]) == ["<pad>", "<s>", "</s>", "<unk>"]
+    assert not any(i in (PAD, BOS, EOS) for row in ours for i in row)
+    assert made.target.model != made.source.model
+
+
+@pytest.mark.parametrize("content", [b"", b"no model at all", None], ids=["empty", "text", "missing"])
+def test_what_is_no_model_is_said(tmp_path, content):
+    if content is not None:
+        (tmp_path / "odd.model").write_bytes(content)
+    config = VocabConfig(source_model=str(tmp_path / "odd.model"))
+    with pytest.raises(
+        UserError, match=r"odd\.model (is no SentencePiece model; give|cannot be read: No such file.*;) .*that spm_train wrote"
+    ):
+        train([Pair("a", "b")], config)
+
+
+def test_a_run_is_trained_with_it_and_keeps_it(tmp_path, capsys):
+    """From jamo, with a blocklist that is written composed; and of one's own model, which may be gone when the run goes on."""
+    rows = [(word, word[::-1]) for word in KOREAN] * 8
+    (tmp_path / "pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in rows))
+    options = f"""--data.folder={tmp_path} --data.format=tsv --data.source=0 --data.target=1 --data.train=pairs.tsv --data.valid= --data.test=
+        --data.max-train-pairs=0 --data.held-out-pairs=4 --vocab.kind=char --vocab.unicode-form=NFD --evaluation.metrics exact_match""".split()
+    run = ["train", DEBUG, "--run-dir", str(tmp_path / "run"), *options]
+    assert main([*run, "--training.steps=3"]) == 0
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"source": word, "exclude": ["국"], "prefix": "가"}) + "\n" for word in KOREAN))
+    asked = ["decode", str(tmp_path / "run"), "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    assert main(asked) == 0
+    for line in (tmp_path / "out.jsonl").read_text().splitlines():
+        found = json.loads(line)
+        assert found["text"] == unicodedata.normalize("NFC", found["text"])
+        assert found["text"].startswith("가") != ("가" in found.get("unmet", []))
+        assert "국" not in found["text"]
+    own_model(tmp_path / "mine.model")
+    run = ["train", DEBUG, "--run-dir", str(tmp_path / "own"), f"--vocab.source-model={tmp_path / 'mine.model'}", "--vocab.joint"]
+    few = ["--training.steps=2", "--data.max-train-pairs=40", "--data.held-out-pairs=4"]
+    assert main([*run, *few]) == 0
+    (tmp_path / "mine.model").unlink()
+    assert main([*run, *few, "--training.steps=3"]) == 0
+    assert main(["inspect", str(tmp_path / "own")]) == 0
+    capsys.readouterr()
+    assert main(["inspect", DEBUG, f"--vocab.source-model={tmp_path / 'mine.model'}", "--vocab.joint"]) == 2
+    assert "mine.model cannot be read: No such file or directory; give a SentencePiece model" in " ".join(capsys.readouterr().err.split())
