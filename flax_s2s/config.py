@@ -238,7 +238,7 @@ class ModelConfig:
     zoneout: float = identity(0.0)
     """Probability that a unit of a state keeps its old value at a step (Krueger et al. 2017); in decoding the mean of both values."""
     init_scale: float = identity(0.0)
-    """Kernels and embeddings start uniform in +-init_scale, biases at 0 (see forget_bias); 0: Glorot uniform kernels, embeddings of variance 1/embedding_size."""
+    """Kernels and embeddings start uniform in +-init_scale, biases at 0 (but see forget_bias, and those of alignment); 0: Glorot uniform kernels, embeddings of variance 1/embedding_size."""
     forget_bias: float = identity(1.0)
     """Start of the biases of an LSTM's forget gates (Jozefowicz et al. 2015)."""
     compute: Literal["auto", "float32", "bfloat16"] = identity("auto")
@@ -247,6 +247,11 @@ class ModelConfig:
     """What runs an LSTM layer over time; auto: cudnn on NVIDIA GPUs in float32, else scan."""
     recompute: bool = operational(False)
     """Compute gates (with input_feeding whole steps) again for the gradient instead of keeping them: slower, less memory for long inputs."""
+
+    @property
+    def hard(self) -> bool:
+        """Whether attention is hard."""
+        return self.alignment != "soft"
 
 
 @dataclasses.dataclass(frozen=True)

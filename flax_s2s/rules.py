@@ -70,7 +70,12 @@ def check(config: Config, *, measures: bool = True) -> Config:
     _check_model(config.model, config.vocab)
     config = _with_decay(config)
     _check_optimizer(config.optimizer)
-    if config.model.alignment != "soft" and config.optimizer.scheduled_sampling:
+    if config.model.alignment == "monotonic" and config.data.features:
+        raise UserError(
+            f"model.alignment=monotonic cannot go back to features, which stand before the text, got data.features={config.data.features!r}; use hard, "
+            "or leave them out"
+        )
+    if config.model.hard and config.optimizer.scheduled_sampling:
         raise UserError(
             f"optimizer.scheduled_sampling={config.optimizer.scheduled_sampling} reads own tokens in one pass more, and model.alignment="
             f"{config.model.alignment} knows them only one after the other; use 0, or model.alignment=soft"
@@ -214,7 +219,7 @@ def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
         raise UserError("model.input_feeding needs attention, got model.attention=none; use general")
     if model.attend_embeddings and model.attention in ("none", "dot"):
         raise UserError(f"model.attend_embeddings needs a score with parameters, got model.attention={model.attention}; use general")
-    if model.alignment != "soft":
+    if model.hard:
         for name, needed in (("attention", "none"), ("input_feeding", True), ("copy", True)):
             if getattr(model, name) == needed:
                 why = {"attention": "is attention", "input_feeding": "feeds no context, so that alignments can be summed over"}

@@ -222,6 +222,11 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"model.alignment": "soft"},
     ),
     (
+        {"model.alignment": "monotonic", "data.features": "c"},
+        "model.alignment=monotonic cannot go back to features, which stand before the text, got data.features='c'; use hard, or leave them out",
+        {"model.alignment": "hard"},
+    ),
+    (
         {"model.alignment": "hard", "optimizer.scheduled_sampling": 0.2},
         "optimizer.scheduled_sampling=0.2 reads own tokens in one pass more, and model.alignment=hard knows them only one after the other; use "
         "0, or model.alignment=soft",

@@ -40,7 +40,8 @@ class Hypothesis:
     attention: Float[np.ndarray, "target source"] | None = field(compare=False, repr=False)
     """A row for each token, a column for each token of the source and its end mark; None unless asked for."""
     copied: tuple[float, ...] | None = field(compare=False, repr=False)
-    """Of each token how much of its probability copying it from the source has; None unless attention is asked for, of models that copy."""
+    """Of each token how much of its probability copying it from the source has; None unless attention is asked for, of models that copy;
+    nor of an ensemble by log-probabilities."""
 
     def __str__(self) -> str:
         """The text."""

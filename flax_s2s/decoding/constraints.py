@@ -210,6 +210,7 @@ def block(
     rows: int,
     vocab_ids: Int[Array, "batch vocab"] | None = None,
     beyond: Automaton | None = None,
+    most: int = 0,
 ) -> Steps:
     """No token that would complete a blocked phrase.
 
@@ -219,7 +220,8 @@ def block(
         beam_size: hypotheses of a sentence.
         rows: sentences.
         vocab_ids: the automaton's tokens of a shortlist.
-        beyond: the same automaton, of the tokens that each sentence has beyond the vocabulary.
+        beyond: the same automaton, of tokens that each sentence has beyond the vocabulary.
+        most: how many of these there could be.
     """
     known = automaton.completes.shape[2]
 
@@ -231,11 +233,15 @@ def block(
         token = ids if vocab_ids is None else jnp.take_along_axis(vocab_ids, ids, axis=1)
         after = automaton.next_state[row, state, token]
         if beyond is not None:
-            after = jnp.where(token < known, after, beyond.next_state[of_row, state, jnp.maximum(token - known, 0)])
+            after = jnp.where(
+                token < known, after, beyond.next_state[of_row, state, jnp.clip(token - known, 0, beyond.next_state.shape[2] - 1)]
+            )
         state = jnp.where(begun, after, 0)
         completes = automaton.completes[row, state]  # [batch beam vocab]
         if beyond is not None:
             completes = jnp.concatenate([completes, beyond.completes[of_row, state]], axis=2)
+        if known + most > completes.shape[2]:
+            completes = jnp.pad(completes, ((0, 0), (0, 0), (0, known + most - completes.shape[2])))
         if vocab_ids is not None:
             completes = jnp.take_along_axis(completes, jnp.broadcast_to(vocab_ids[:, None, :], following.rank.shape), axis=2)
         return (state, jnp.ones_like(begun), inner), _without(following, completes)

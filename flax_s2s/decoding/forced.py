@@ -81,7 +81,7 @@ def forced_logp(
         return carry, jnp.where(ids != PAD, jnp.take_along_axis(logp[:, 0], ids[:, None], axis=1)[:, 0], 0)
 
     inputs = jnp.pad(tgt_ids[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
-    carry = start_carry(bound, memory, 1, len(bound.output()[1]))
+    carry = start_carry(bound, memory, 1)
     return lax.scan(position, carry, (inputs.T, tgt_ids.T))[1].T
 
 

@@ -49,6 +49,7 @@ class Shape(NamedTuple):
     phrase_tokens: int
     states: int
     candidates: int
+    lacking: int = 0  # tokens beyond the vocabulary that a blocklist has to know of
 
 
 class Ready(NamedTuple):
@@ -196,6 +197,7 @@ class Requests:
             _padded(longest),
             states,
             candidates,
+            _padded(len(one.lacking)) if self._blocked else 0,
         )
 
     def sentences(self, shape: Shape, ready: Sequence[Ready], rows: int) -> Sentences:
@@ -223,12 +225,12 @@ class Requests:
 
     def _block_lacking(self, shape: Shape, ready: Sequence[Ready], rows: int) -> Automaton | None:
         """What the blocklist says of tokens that a sentence has beyond the vocabulary."""
-        if not (self._blocked and self.vocabularies.copy):
+        if not shape.lacking:
             return None
         target = self.vocabularies.target
         blocked = list(map(target.prepare, self._blocked))
         tables = [_make_automaton(blocked, target.fold(one.lacking)) for one in ready]
-        return Automaton(*(_stack([table[part] for table in tables], rows, len(tables[0][0]), shape.src) for part in (0, 1)))
+        return Automaton(*(_stack([table[part] for table in tables], rows, len(tables[0][0]), shape.lacking) for part in (0, 1)))
 
     def _local(self, ids: Sequence[int], one: Ready, shape: Shape) -> list[int]:
         """Tokens as they are counted among a sentence's candidates; those beyond the vocabulary follow them."""

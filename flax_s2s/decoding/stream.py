@@ -27,7 +27,6 @@ from flax_s2s.decoding.constraints import Automaton, Steps
 from flax_s2s.decoding.lexical import Phrases
 from flax_s2s.decoding.sampling import sample
 from flax_s2s.model import alignment
-from flax_s2s.model.alignment import NEVER
 from flax_s2s.model.copying import extend
 from flax_s2s.model.decoder import Memory
 from flax_s2s.model.product import multiply
@@ -97,12 +96,21 @@ def make_lay_out(models: tuple[Model, ...]) -> Callable[[Sequence[Any]], list[We
     return lay_out
 
 
-def start_carry(bound: Seq2Seq, memory: Memory, beams: int, vocab: int) -> Any:
-    """The carry before the first step of `make_logp_fn`; `vocab` is how many tokens it knows."""
+class _Last(NamedTuple):
+    """With hard attention: of the last token, but for which it is."""
+
+    where: Any  # [batch beam src] the log-probability of where it looks
+    state: Any  # [batch beam readout] see `alignment.Aim`
+    total: Any  # [batch beam src] the softmax' logsumexp
+
+
+def start_carry(bound: Seq2Seq, memory: Memory, beams: int) -> Any:
+    """The carry before the first step of `make_logp_fn`."""
     carry = bound.start(memory, beams)
-    if bound.config.alignment == "soft":
+    if not bound.config.hard:
         return carry
-    return carry, jnp.tile(alignment.start(memory.mask, beams)[..., None], (1, 1, 1, vocab))
+    where, (batch, _, readout) = alignment.start(memory.mask, beams), memory.values.shape
+    return carry, _Last(where, jnp.zeros((batch, beams, readout)), jnp.zeros_like(where))
 
 
 def make_logp_fn(
@@ -119,14 +127,14 @@ def make_logp_fn(
         candidates: tokens that may be generated, [batch shortlist], see `with_lacking`; then tokens are counted among those.
         layer: kernel and bias of the candidates, [batch readout shortlist] and [batch shortlist].
     """
-    step, bias, hard = bound.make_step(weights, memory), bound.output()[1], bound.config.alignment != "soft"
+    step, bias, dtype = bound.make_step(weights, memory), bound.output()[1], memory.values.dtype
     copied_ids = bound.as_targets(src_ids) if bound.config.copy else None
     if copied_ids is not None and candidates is not None:  # all that can be copied is a candidate
         copied_ids = jnp.argmax(candidates[:, None, :] == copied_ids[:, :, None], axis=-1)
 
     def logp_fn(carry: Any, ids: Any) -> tuple[Any, Any, Any]:
         tokens = ids if candidates is None else jnp.take_along_axis(candidates, ids, axis=1)
-        if hard:
+        if bound.config.hard:
             return hard_logp_fn(carry, ids, tokens)
         carry, readouts, attention = step(carry, tokens)
         logp = softmax(readouts)
@@ -136,26 +144,36 @@ def make_logp_fn(
         return carry, logp, attention
 
     def hard_logp_fn(carry: Any, ids: Any, tokens: Any) -> tuple[Any, Any, Any]:
-        """What is said of each source position is kept: which one a token was said of is only known when it is chosen."""
-        inner, said = carry
-        before = jnp.take_along_axis(said, ids[:, :, None, None], axis=3)[..., 0]  # [batch beam src]
-        before -= jax.nn.logsumexp(before, axis=-1, keepdims=True)
+        """Which position a token was said of is only known when it is chosen: so what it takes to know that is carried."""
+        inner, last = carry
+        before, _ = alignment.say(last.where, logits_of(alignment.readouts(last.state, memory.values, dtype), ids) - last.total)
         inner, aim, _ = step(inner, tokens)
-        where = alignment.move(bound.config, aim, memory.mask, before)
-        read = alignment.readouts(aim.state, memory.values)
-        each = softmax(read.reshape(read.shape[0], -1, read.shape[-1])).reshape(*read.shape[:3], -1)
-        said = jnp.maximum(where[..., None] + each, NEVER)
-        return (inner, said), jax.nn.logsumexp(said, axis=2), jnp.exp(where)
+        where, read = alignment.move(bound.config, aim, memory.mask, before), alignment.readouts(aim.state, memory.values, dtype)
+        logits = compute_logits(read.reshape(read.shape[0], -1, read.shape[-1])).reshape(*read.shape[:3], -1)
+        total = jax.nn.logsumexp(logits, axis=-1)
+        logp = jax.nn.logsumexp(logits + (where - total)[..., None], axis=2)
+        return (inner, _Last(where, aim.state, total)), logp, jnp.exp(where)
+
+    def logits_of(read: Any, ids: Any) -> Any:
+        """Of one token of each hypothesis, at every source position."""
+        if layer is None:
+            columns, added = weights.softmax[:, ids], bias[ids]  # [readout batch beam]
+            return jnp.einsum("bksr,rbk->bks", read, columns, preferred_element_type=jnp.float32) + added[:, :, None]
+        columns, added = (jnp.take_along_axis(part, at, axis=-1) for part, at in zip(layer, (ids[:, None], ids), strict=True))
+        return jnp.einsum("bksr,brk->bks", read, columns, preferred_element_type=jnp.float32) + added[:, :, None]
 
     def softmax(readouts: Any) -> Any:
+        logits = compute_logits(readouts)
+        return logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+
+    def compute_logits(readouts: Any) -> Any:
         if layer is None:
             products, added = jnp.matmul(readouts, weights.softmax, preferred_element_type=jnp.float32), bias[None, None, :]
         else:
             products = multiply(readouts, layer[0])
             added = layer[1][:, None, :]
         # What reads products this large shall add and subtract as it reads: log_softmax would write them twice more.
-        logits = lax.optimization_barrier(products) + added
-        return logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        return lax.optimization_barrier(products) + added
 
     return logp_fn
 
@@ -190,10 +208,10 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         for index, (model, own) in enumerate(zip(models, weights, strict=True)):
             bound, memory, layer = model.bind(own.params), rows.memories[index], None if rows.layers is None else rows.layers[index]
             step_fn = make_step_fn(bound, own.step, memory, rows.sentences.src_ids, rows.sentences.candidates, layer)
-            vocab = bound.output()[0].shape[0] if layer is None else layer[1].shape[1]
-            members.append(Steps(step_fn, start_carry(bound, memory, beams, vocab)))
+            members.append(Steps(step_fn, start_carry(bound, memory, beams)))
         said = members[0] if len(members) == 1 else constraints.ensemble(members, config.ensemble)
-        return _lay_rules(said, rows, blocklist, config, beams, how(rows.sentences).max_steps)
+        lacking = rows.sentences.src_ids.shape[1] if models[0].config.copy else 0
+        return _lay_rules(said, rows, blocklist, config, beams, how(rows.sentences).max_steps, lacking)
 
     @jax.jit
     @partial(spread, in_specs=(everywhere, everywhere, by_row))
@@ -246,8 +264,10 @@ def _spare(size: int, groups: int) -> int:
     return 1 if size == 1 else size * (2 if groups == 1 else 4)  # greedy search is over with its first end
 
 
-def _lay_rules(steps: Steps, rows: Rows, blocklist: Automaton | None, config: DecodingConfig, size: int, max_steps: int) -> Steps:
-    """What the settings and the sentences ask for, over a model or several."""
+def _lay_rules(
+    steps: Steps, rows: Rows, blocklist: Automaton | None, config: DecodingConfig, size: int, max_steps: int, lacking: int
+) -> Steps:
+    """What the settings and the sentences ask for, over a model or several; `lacking` is how many tokens there may be beyond the vocabulary."""
     sentences, batch = rows.sentences, rows.sentences.limit.shape[0]
     if config.repetition_penalty != 1 or config.no_repeat_ngram:
         steps = constraints.avoid_repetition(steps, config.no_repeat_ngram, config.repetition_penalty, EOS, size, max_steps)
@@ -255,9 +275,10 @@ def _lay_rules(steps: Steps, rows: Rows, blocklist: Automaton | None, config: De
         steps = constraints.end_if_likely(steps, config.end_threshold, EOS)
     if config.min_tokens:
         steps = constraints.end_after(steps, jnp.full(batch, config.min_tokens + 1), EOS, size)
-    for automaton, beyond in ((blocklist, sentences.blocked), (sentences.exclude, None)):
-        if automaton is not None:
-            steps = constraints.block(steps, automaton, size, batch, sentences.candidates, beyond)
+    if blocklist is not None:
+        steps = constraints.block(steps, blocklist, size, batch, sentences.candidates, sentences.blocked, lacking)
+    if sentences.exclude is not None:  # which knows all tokens
+        steps = constraints.block(steps, sentences.exclude, size, batch, sentences.candidates)
     if config.coverage_penalty:
         steps = constraints.cover(steps, rows.memories[0].mask, config.coverage_penalty, size)
     if sentences.seed is not None:

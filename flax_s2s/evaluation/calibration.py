@@ -26,7 +26,7 @@ from flax_s2s.data.corpus import Pair
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.constraints import Mean, mean_logp
 from flax_s2s.decoding.requests import padded_length
-from flax_s2s.decoding.stream import make_logp_fn, start_carry
+from flax_s2s.decoding.stream import make_lay_out, make_logp_fn, start_carry
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.runtime import parallel
 from flax_s2s.runtime.parallel import AXIS, Devices, feed_rows
@@ -91,6 +91,7 @@ class Forecaster:
             devices: this process' own.
         """
         self.vocabularies, self.config, self.devices = vocabularies, config, devices
+        self._lay_out = make_lay_out(tuple(models))
         self._forecast = make_forecast(models, config.ensemble, devices)
 
     def __call__(self, params: Sequence[Any], pairs: Sequence[Pair], temperatures: Sequence[float]) -> Forecasts:
@@ -101,7 +102,7 @@ class Forecaster:
             pairs: sources and references.
             temperatures: the logits are divided by.
         """
-        index, count = parallel.process()
+        (index, count), weights = parallel.process(), self._lay_out([parallel.localize(self.devices, one) for one in params])
         mine, rows = pairs[index::count], self.config.rows * self.devices.count
         most = self.config.max_source_tokens - 1
         texts = [pair.source for pair in mine]
@@ -120,7 +121,7 @@ class Forecaster:
             for start in range(0, len(members), rows):
                 chosen = members[start : start + rows]
                 batch = tuple(pad([side[i] for i in chosen], rows, length) for side in (src, tgt))
-                found = self._forecast(params, np.array(temperatures, np.float32), *feed_rows(self.devices, batch))
+                found = self._forecast(weights, np.array(temperatures, np.float32), *feed_rows(self.devices, batch))
                 real = np.arange(length)[None] < np.array([len(tgt[i]) for i in chosen])[:, None]
                 parts.append(tuple(np.asarray(part)[: len(chosen)][real] for part in found))
         return Forecasts(*(_share(np.concatenate(column)) for column in zip(*parts, strict=True)))
@@ -133,7 +134,7 @@ def _share(part: np.ndarray) -> np.ndarray:
 
 
 def make_forecast(models: Sequence[Model], mean: Mean, devices: Devices) -> Callable[..., Any]:
-    """Makes `(params of each model, temperatures, src_ids, tgt_ids) -> logp, top_logp, right`, jitted, rows spread over the devices."""
+    """Makes `(Weights of each model, temperatures, src_ids, tgt_ids) -> logp, top_logp, right`, jitted, rows spread over the devices."""
     by_row, everywhere = PartitionSpec(AXIS), PartitionSpec()
 
     @partial(
@@ -143,11 +144,11 @@ def make_forecast(models: Sequence[Model], mean: Mean, devices: Devices) -> Call
         out_specs=by_row,
         check_vma=False,
     )
-    def forecast(params: Any, temperatures: Any, src_ids: Any, tgt_ids: Any) -> Any:
-        bound = [model.bind(weights) for model, weights in zip(models, params, strict=True)]
+    def forecast(weights: Any, temperatures: Any, src_ids: Any, tgt_ids: Any) -> Any:
+        bound = [model.bind(own.params) for model, own in zip(models, weights, strict=True)]
         inputs = jnp.pad(tgt_ids[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
         memories = [one.encode(src_ids) for one in bound]
-        says = [make_logp_fn(one, one.lay_out(), memory, src_ids) for one, memory in zip(bound, memories, strict=True)]
+        says = [make_logp_fn(one, own.step, memory, src_ids) for one, own, memory in zip(bound, weights, memories, strict=True)]
 
         def position(carries: Any, now: Any) -> tuple[Any, Any]:
             read, ids = now
@@ -155,7 +156,7 @@ def make_forecast(models: Sequence[Model], mean: Mean, devices: Devices) -> Call
             logps = [logp[:, 0] for _, logp, _ in found]
             return [carry for carry, _, _ in found], scale(mean_logp(logps, mean), ids, temperatures)
 
-        start = [start_carry(one, memory, 1, len(one.output()[1])) for one, memory in zip(bound, memories, strict=True)]
+        start = [start_carry(one, memory, 1) for one, memory in zip(bound, memories, strict=True)]
         _, scaled = jax.lax.scan(position, start, (inputs.T, tgt_ids.T))
         return jax.tree.map(lambda part: part.swapaxes(0, 1), scaled)
 

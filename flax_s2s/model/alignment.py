@@ -4,12 +4,12 @@ Enters: decoder states, scores and the source. Leaves: where the next token may 
 
     p(y) = sum over alignments a of  product over t of  p(a_t | a_{t-1}) p(y_t | state t, source position a_t)
 
-The sum is a hidden Markov model's, whose transitions depend on the decoder's state alone: `forward` makes it, step by step. In zeroth order
+The sum is a hidden Markov model's, whose transitions depend on the decoder's state alone: it is made step by step, by `move` and `say`. In zeroth order
 where a token looks depends on the one before only if it must not lie behind that (monotonic); in first order also on how far it is from it.
 The first token comes from position 0.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +58,22 @@ def move(
     return jax.nn.logsumexp(before[:, :, :, None] + jax.nn.log_softmax(logits, axis=-1), axis=2)
 
 
+def say(
+    where: Float[Array, "batch beam src"], said: Float[Array, "batch beam src"]
+) -> tuple[Float[Array, "batch beam src"], Float[Array, "batch beam"]]:
+    """Where a token looked, now that it is known; and its log-probability.
+
+    Args:
+        where: what `move` says.
+        said: the token's log-probability, were each source position the one.
+    """
+    both = jnp.maximum(where + said, NEVER)
+    logp = jax.nn.logsumexp(both, axis=-1)
+    return both - logp[:, :, None], logp
+
+
 def readouts(
-    state: Float[Array, "batch beam readout"], sources: Float[Array, "batch src readout"]
+    state: Float[Array, "batch beam readout"], sources: Float[Array, "batch src readout"], dtype: Any
 ) -> Float[Array, "batch beam src readout"]:
     """What the softmax layer reads, were each source position the one; the readout's product is split into its two parts."""
-    return jnp.tanh(state[:, :, None, :] + sources[:, None, :, :].astype(jnp.float32)).astype(sources.dtype)
+    return jnp.tanh(state[:, :, None, :] + sources[:, None, :, :].astype(jnp.float32)).astype(dtype)

@@ -57,11 +57,11 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         """Declares layers, attention and readout."""
-        self.config, self.kernel, self.hard = config, choose_means(config).kernel, config.alignment != "soft"
+        self.config, self.kernel = config, choose_means(config).kernel
         hidden, derived, init = config.hidden_size, sizes(config), initializers(config)[0]
         context = derived.memory if config.attention != "none" else 0
         lowest = config.embedding_size + (derived.readout if config.input_feeding else 0)
-        upper = hidden + (0 if config.input_feeding or self.hard else context)
+        upper = hidden + (0 if config.input_feeding or self.config.hard else context)
         inputs = [lowest] + [upper] * (config.decoder_layers - 1)
         self.layers = nnx.List([make_layer(config, size, hidden, rngs) for size in inputs])
         if config.attention != "none":
@@ -69,7 +69,7 @@ class Decoder(nnx.Module):
             self.attention = Attention(config.attention, hidden, derived.memory, hidden_size, kernel_init=init, rngs=rngs)
         if config.attention != "none" or derived.readout != hidden:
             self.kernel_readout = nnx.Param(init(rngs.params(), (hidden + context, derived.readout), jnp.float32))
-        if self.hard and config.alignment_order == "first":
+        if self.config.hard and config.alignment_order == "first":
             self.kernel_shift = nnx.Param(init(rngs.params(), (hidden, 2 * REACH + 1), jnp.float32))
             # Near first: where all are as likely, each step of monotonic attention goes half of the way that is left, and the end is all it sees.
             self.bias_shift = nnx.Param(-jnp.abs(jnp.arange(-REACH, REACH + 1) - 0.5))
@@ -107,7 +107,7 @@ class Decoder(nnx.Module):
 
     def read_source(self, values: Float[Array, "batch src hid"]) -> Float[Array, "batch src value"]:
         """The memory's values, from the encoder's outputs."""
-        if not self.hard:
+        if not self.config.hard:
             return values
         return product(values, self.kernel_readout[...][self.config.hidden_size :]).astype(values.dtype)
 
@@ -133,7 +133,7 @@ class Decoder(nnx.Module):
         parts = [(gates.kernel_in if index else gates.kernel_in[first:], gates.kernel_rec) for index, gates in enumerate(layers)]
         kernels = {f"layer {index}": jnp.concatenate(both) for index, both in enumerate(parts)}
         if hasattr(self, "kernel_readout"):
-            kernels["readout"] = self.kernel_readout[...][: self.config.hidden_size if self.hard else None]
+            kernels["readout"] = self.kernel_readout[...][: self.config.hidden_size if self.config.hard else None]
         if hasattr(self, "kernel_shift"):
             kernels["shift"] = self.kernel_shift[...]
         return kernels
@@ -180,7 +180,7 @@ class Decoder(nnx.Module):
             return states[index].hidden if masks is None else states[index].hidden * masks[index]
 
         readouts, weights = self._stack(multiply, constants.source, carry.feed, run, rounded)
-        if self.hard:
+        if self.config.hard:
             return Carry(tuple(states), None), self._aim(multiply, constants.source, readouts), None
         if masks is not None:
             readouts *= masks[-1]
@@ -191,7 +191,7 @@ class Decoder(nnx.Module):
     ) -> tuple[Any, Any]:
         """Runs all layers, and attention where it belongs: readouts and weights; with hard attention the top layer's outputs alone."""
         features, context, weights = run_layer(0, inputs), None, None
-        if self.config.attention != "none" and not self.config.input_feeding and not self.hard:
+        if self.config.attention != "none" and not self.config.input_feeding and not self.config.hard:
             context, weights = self.attention.look(multiply, source, features, rounded)
         for index in range(1, self.config.decoder_layers):
             entering = features if context is None else jnp.concatenate([features, context], axis=-1)
@@ -201,7 +201,7 @@ class Decoder(nnx.Module):
             context, weights = self.attention.look(multiply, source, features, rounded)
         if context is not None:
             features = jnp.concatenate([features, context], axis=-1)
-        if not hasattr(self, "kernel_readout") or self.hard:
+        if not hasattr(self, "kernel_readout") or self.config.hard:
             return features, weights
         readouts = multiply("readout", features).astype(features.dtype)
         return readouts if context is None else jnp.tanh(readouts), weights

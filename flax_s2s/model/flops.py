@@ -42,7 +42,7 @@ def count_flops(config: ModelConfig, params: Any) -> Flops:
     attended, said = 0, output.size
     if config.attention != "none":  # the score, and the context
         attended = score_products(config.attention, config.hidden_size, memory, config.attention_size or config.hidden_size) + memory
-    if config.alignment != "soft":  # no context, but a softmax; and the source's part of the readout once for each source token
+    if config.hard:  # no context, but a softmax; and the source's part of the readout once for each source token
         attended, said, part = attended - memory + said, 0, memory * sizes(config).readout
         source, target = source + part, target - part
     return Flops(2.0 * source, 2.0 * (target + said), 2.0 * attended)

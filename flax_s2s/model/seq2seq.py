@@ -95,7 +95,8 @@ class Seq2Seq(nnx.Module):
     def read(
         self, src_ids: Int[Array, "batch src"], inputs: Int[Array, "batch tgt"], keys: RowKeys = None
     ) -> tuple[Float[Array, "batch tgt readout"], Float[Array, "batch tgt src"] | None]:
-        """Readouts for predicting the token after each of `inputs` (BOS, then the target); and attention, see `Decoder`."""
+        """Readouts for predicting the token after each of `inputs` (BOS, then the target); and attention, see `Decoder`; not of hard attention."""
+        assert not self.config.hard, "align() reads with hard attention"
         return self.decoder(self.encode(src_ids, keys), self._embed_inputs(inputs, keys), keys)
 
     def align(

@@ -13,12 +13,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from flax_s2s.config import PAD, ModelConfig
-from flax_s2s.model import alignment, recurrence
+from flax_s2s.model import alignment
 from flax_s2s.model.alignment import NEVER, Aim
 from flax_s2s.model.copying import Pointer, extend
 from flax_s2s.model.decoder import Memory
-from flax_s2s.model.product import multiply, multiply_transposed, outer
-from flax_s2s.model.recurrence import Multiply
+from flax_s2s.model.product import multiply, multiply_transposed, outer, product
 
 _CHUNK_LOGITS = 1 << 24  # at most 64 MiB of float32 logits at once
 _PARTS = 8  # of a chunk, on a CPU
@@ -77,8 +76,8 @@ def marginal(
 ) -> Loss:
     """The loss with hard attention: the sum over all alignments, made from left to right (see `model.alignment`).
 
-    Labels are smoothed where a token is said of one source position. Nothing but alignments is passed on and nothing is kept of the logits,
-    which are made again for the gradient.
+    Labels are smoothed where a token is said of one source position. Of a step alignments alone are kept: the rest, the logits of all source
+    positions above all, is made again for the gradient.
 
     Args:
         config: order, and whether it is monotonic.
@@ -90,25 +89,26 @@ def marginal(
         tgt_ids: the target.
         smoothing: of labels.
     """
+    sources, kernel = memory.values.astype(jnp.float32), table.T  # gradients are summed in the loop, in the types that these have
 
-    def step(multiply: Multiply, constants: Any, carry: Any, now: Any) -> tuple[Any, Any]:
-        (sources, mask, bias), (aim, keep, labels) = constants, now
-        read = alignment.readouts(aim.state, sources)[:, 0] * keep[:, None, :]
-        logits = multiply("softmax", read) + bias[None, None, :]  # [batch src vocab]
+    def step(carry: Any, now: tuple[Aim, Any, Any]) -> tuple[Any, Any]:
+        aim, keep, labels = now
+        read = alignment.readouts(aim.state, sources, memory.values.dtype)[:, 0] * keep[:, None, :]
+        logits = product(read, kernel) + bias[None, None, :]  # [batch src vocab]
         total = jax.nn.logsumexp(logits, axis=-1)
         right = jnp.take_along_axis(logits, labels[:, None, None], axis=-1)[:, :, 0] - total
         smoothed = (1 - smoothing) * right + smoothing * (logits.mean(axis=-1) - total)
-        found = [alignment.move(config, aim, mask, before)[:, 0] + said for before, said in zip(carry, (smoothed, right), strict=True)]
-        real, sums = labels != PAD, [jax.nn.logsumexp(each, axis=-1) for each in found]
-        after = [
-            jnp.where(real[:, None, None], (each - one[:, None])[:, None], before)
-            for each, one, before in zip(found, sums, carry, strict=True)
+        said = [
+            alignment.say(alignment.move(config, aim, memory.mask, before), each[:, None])
+            for before, each in zip(carry, (smoothed, right), strict=True)
         ]
-        return tuple(after), tuple(jnp.where(real, one, 0) for one in sums)
+        real = labels != PAD
+        after = tuple(jnp.where(real[:, None, None], there, before) for (there, _), before in zip(said, carry, strict=True))
+        return after, tuple(jnp.where(real, logp[:, 0], 0) for _, logp in said)
 
     by_position = jax.tree.map(lambda part: part.swapaxes(0, 1), (jax.tree.map(lambda part: part[:, :, None], aim), keep, tgt_ids))
     carry = (alignment.start(memory.mask, 1),) * 2
-    _, sums = recurrence.scan(step, {"softmax": table.T}, (memory.values, memory.mask, bias), carry, by_position, True)
+    _, sums = lax.scan(jax.checkpoint(step, prevent_cse=False), carry, by_position)  # a loop has nothing in common
     smoothed, plain = (-jnp.sum(each) for each in sums)
     return Loss(smoothed, lax.stop_gradient(plain), jnp.sum(tgt_ids != PAD).astype(jnp.float32))
 

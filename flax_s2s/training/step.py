@@ -66,7 +66,7 @@ def batch_loss(model: Model, params: Params, batch: Any, smoothing: float, keys:
     """
     bound, (src_ids, tgt_ids) = model.bind(params), batch
     inputs = shift_right(tgt_ids) if inputs is None else inputs
-    if model.config.alignment != "soft":
+    if model.config.hard:
         return marginal(model.config, *bound.align(src_ids, inputs, keys), *bound.output(), tgt_ids, smoothing)
     readouts, weights = bound.read(src_ids, inputs, keys)
     copies = _copies(bound, readouts, weights, src_ids)

@@ -17,8 +17,10 @@ from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.beam import length_penalty
 from flax_s2s.decoding.forced import Scorer
 from flax_s2s.decoding.requests import Request
+from flax_s2s.decoding.shortlist import Shortlist
 from flax_s2s.decoding.stream import make_lay_out, make_logp_fn, start_carry
 from flax_s2s.decoding.translate import Translator
+from flax_s2s.model.alignment import REACH
 from flax_s2s.model.seq2seq import init_params, make_model
 from flax_s2s.runtime import parallel
 from flax_s2s.training.step import batch_loss
@@ -76,6 +78,17 @@ def test_the_loss_is_the_sum_over_every_alignment(name, seed):
     np.testing.assert_allclose(np.array(gradients_of(name)(draw_params(name), batch)[1]), want, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["hard, first order, dot", "monotonic, first order, gru, embeddings"])
+def test_far_positions_are_told_apart_no_more(name):
+    """Sources longer than what is told apart, both ways."""
+    rng = np.random.default_rng(4)
+    src_ids = np.array([[*rng.integers(UNK, VOCAB, 8), EOS], [*rng.integers(UNK, VOCAB, 6), EOS, PAD, PAD]], np.int32)
+    batch = src_ids, np.array([[4, 5, EOS], [6, 4, EOS]], np.int32)
+    assert src_ids.shape[1] > REACH + 2
+    want = reference.alignment_loss(CONFIGS[name], wide(draw_params(name)), *batch, 0.1)
+    np.testing.assert_allclose(np.array(gradients_of(name)(draw_params(name), batch)[1]), want, rtol=1e-5)
+
+
 @each_config
 def test_all_gradients_are_finite_differences_of_it(name):
     batch = draw_ids(5, rows=3)
@@ -102,6 +115,14 @@ def test_bfloat16_is_near_float32_and_dropout_is_drawn_once_a_token():
     plain, batch = float(gradients_of(name)(draw_params(name), batch)[1].plain), tuple(map(jnp.asarray, batch))
     params = jax.tree.map(jnp.asarray, draw_params(name))
     assert float(batch_loss(narrow, params, batch, 0.1).plain) == pytest.approx(plain, rel=3e-2)
+    # What is summed over a long target is summed in float32.
+    rng = np.random.default_rng(6)
+    long = tuple(jnp.asarray(np.tile([*rng.integers(UNK, VOCAB, length - 1), EOS], (4, 1)), jnp.int32) for length in (6, 60))
+    one, other = (
+        jax.tree.leaves(jax.grad(lambda params, made=made: batch_loss(made, params, long, 0.1).smoothed)(params))
+        for made in (model(name), narrow)
+    )
+    assert reference.error(np.concatenate(list(map(np.ravel, other))), np.concatenate(list(map(np.ravel, one)))) <= 3e-2
     keys = jax.random.key_data(jax.random.split(jax.random.key(0), len(batch[0])))
     _, aim, keep = jax.jit(lambda params: model(name).bind(params).align(batch[0], batch[1], keys))(params)
     assert keep.shape == aim.state.shape
@@ -141,7 +162,7 @@ def test_step_by_step_is_the_same_sum(name):
             return carry, (logp, where)
 
         inputs = jnp.pad(both[:, :, :-1], ((0, 0), (0, 0), (1, 0)), constant_values=BOS)
-        return jax.lax.scan(position, start_carry(bound, memory, 2, VOCAB), inputs.transpose(2, 0, 1))[1]
+        return jax.lax.scan(position, start_carry(bound, memory, 2), inputs.transpose(2, 0, 1))[1]
 
     logp, where = map(np.asarray, run(draw_params(name)))  # [tgt batch beam ...]
     for row, beam in itertools.product(range(1, len(src_ids)), range(2)):
@@ -180,6 +201,34 @@ def test_a_wide_beam_finds_what_is_best_of_all_sequences(name):
         scorer = Scorer([model(name)], vocabularies(), decoding, devices)
         forced = scorer(scorer.lay_out([draw_params(name)]), [line], [list(one.ids[:-1])])[0]
         np.testing.assert_allclose(forced.token_logp, one.token_logp, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_neighbors_and_devices_change_nothing(compute):
+    name, found = "monotonic, first order, gru, embeddings", []
+    decoding = DecodingConfig(beam_size=3, compute=compute, rows=2)
+    lines = ["ab", "ba", "b a", "aab", "bbbb", "a"]
+    made = make_model(replace(CONFIGS[name], compute=compute), VOCAB, VOCAB)
+    for devices, order in ((1, lines), (8, lines), (1, lines[::-1])):
+        translator = Translator([made], vocabularies(), decoding, parallel.make_devices(devices, {}))
+        given = dict(zip(order, translator(translator.lay_out([draw_params(name)]), order), strict=True))
+        found.append([(given[line].ids, given[line].logp, given[line].token_logp) for line in lines])
+    assert found[0] == found[1] == found[2]
+
+
+def test_what_a_shortlist_does_not_hold_is_never_said():
+    """Not where nothing else is left either."""
+    name = "hard"
+    short = Shortlist(np.zeros((VOCAB, 4), np.int32), np.zeros((VOCAB, 4), np.float32), 16)  # the special tokens alone
+    made = Translator(
+        [model(name)],
+        vocabularies(),
+        DecodingConfig(beam_size=2, compute="float32", rows=2, min_tokens=2),
+        parallel.make_devices(1, {}),
+        shortlist=short,
+    )
+    (found,) = made(made.lay_out([draw_params(name)]), ["ab"])
+    assert (found.text, found.reason) == ("", "impossible")
 
 
 @pytest.mark.parametrize(
