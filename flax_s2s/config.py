@@ -35,7 +35,7 @@ class Failure(Exception):  # noqa: N818  # not the program's error, nor the user
     """Something outside failed (a peer, a network): printed as one message, exit code 1, worth trying again."""
 
 
-Metric: TypeAlias = Literal["bleu", "chrf", "exact_match", "wer", "cer", "ter", "per", "ser", "rouge1", "rouge2", "rougeL"]
+Metric: TypeAlias = Literal["bleu", "chrf", "chrf++", "exact_match", "wer", "cer", "ter", "per", "ser", "rouge1", "rouge2", "rougeL"]
 
 
 class MetricTraits(NamedTuple):
@@ -53,6 +53,7 @@ class MetricTraits(NamedTuple):
 METRICS: Mapping[Metric, MetricTraits] = {
     "bleu": MetricTraits(0.0, needs="tokenizer"),
     "chrf": MetricTraits(0.0),
+    "chrf++": MetricTraits(0.0),
     "exact_match": MetricTraits(0.0, any_right=True),
     "wer": MetricTraits(math.inf, any_right=True),
     "cer": MetricTraits(math.inf, any_right=True),
@@ -384,7 +385,7 @@ class EvaluationConfig:
     """What is measured on translations."""
 
     metrics: tuple[Metric, ...] = operational(("bleu", "chrf", "exact_match"))
-    """Metrics that are computed. wer: edits over words; cer, per: the same, of characters and phones; ser: share of wrong lines. bleu, ter and rouge need the target's
+    """Metrics that are computed. wer: edits over words; cer, per: the same, of characters (grapheme clusters) and phones; chrf++: with words; ser: share of wrong lines. bleu, ter and rouge need the target's
     language; rouge is the reference implementation's for English, elsewhere of BLEU's words."""
     language: str = operational("")
     """Language of the target (ISO 639 or BCP 47), where its name does not say it; empty: data.target."""

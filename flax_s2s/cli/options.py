@@ -146,6 +146,7 @@ class Evaluate:
       --checkpoint last        another checkpoint than the best one
       --data-folder DIR        where the corpus has moved to
       --calibration FILE       how sure the model is, as a picture
+      --macro                  each run by itself, and the mean
     """
 
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")]
@@ -153,6 +154,8 @@ class Evaluate:
     """Checkpoint to use: best, last, or a step."""
     split: Literal["train", "valid", "test"] = "test"
     """Split to translate."""
+    macro: bool = False
+    """Evaluate each run by itself on its own split, such as a run a language: a row for each, and the mean."""
     data_folder: str = ""
     """Folder of the corpus, where it has moved; empty: as configured."""
     samples: int = 0

@@ -251,10 +251,10 @@ def _evaluate(arguments: list[str]) -> int:
     run_dirs, options, config = _runs(arguments, "evaluate")
     measured = {name: getattr(config.evaluation, name) for name in ("language", "tokenizer")}
     given = _parse(Evaluate, "evaluate RUN_DIR...", options, Evaluate(decoding=config.decoding, **measured))
-    from flax_s2s.commands import evaluate
+    from flax_s2s.commands import evaluate, macro
 
     chosen = evaluate.Options(**{name: getattr(given, name) for name in evaluate.Options._fields})
-    return evaluate.run(run_dirs, given.checkpoint, given.decoding, chosen)
+    return (macro if given.macro else evaluate).run(run_dirs, given.checkpoint, given.decoding, chosen)
 
 
 def _compare(arguments: list[str]) -> int:

@@ -6,10 +6,11 @@ sentence, or the `Score` that follows from their sums.
 | metric | percent of | several references |
 |---|---|---|
 | bleu, chrf, ter | as sacreBLEU defines them | as there: n-grams of all, the best one, the fewest edits over the mean length |
+| chrf++ | chrF that counts words and pairs of words, too, as sacreBLEU defines it | as chrf |
 | exact_match | lines equal to a reference, white space around them aside | any |
 | ser | lines equal to none: the sentence error rate, which pronunciation tasks call word error rate (WER), a line being a word | any |
 | wer | edits (Levenshtein) over reference words, words being what white space separates | the nearest |
-| cer | the same over characters, those between words among them: the character error rate | the nearest |
+| cer | the same over characters (extended grapheme clusters), those between words among them: the character error rate | the nearest |
 | per | the same where what white space separates are phones: the phone error rate | the nearest |
 | rouge1, rouge2, rougeL | F1 of words, of pairs of words, of the longest common subsequence (Lin 2004), each line's by itself, then the mean | the best |
 
@@ -185,8 +186,8 @@ def measure(
             tokenizer = tokenizer_for(config, target)
             open_tokenizer(tokenizer)
             return _sacrebleu("BLEU", pairs, tokenize=tokenizer)
-        case "chrf":
-            return _sacrebleu("CHRF", pairs)
+        case "chrf" | "chrf++":
+            return _sacrebleu("CHRF", pairs, word_order=2 if name == "chrf++" else 0)
         case "ter":
             return _ter(pairs, _spacing(config, target))
         case "rouge1" | "rouge2" | "rougeL":
@@ -199,7 +200,7 @@ def measure(
         case "wer" | "per":
             return _error_rate(pairs, "char" if name == "wer" and _spacing(config, target) != "words" else "space")
         case "cer":
-            return _error_rate(pairs, "every-char")
+            return _error_rate(pairs, "grapheme")
         case _:
             assert_never(name)
 
@@ -225,8 +226,16 @@ def _ter(pairs: Sequence[tuple[str, Sequence[str]]], spacing: languages.Spacing)
     return measured._replace(signature=measured.signature.replace("|tok:tercom|", "|tok:char|"))
 
 
-# How the lines of an error rate are taken apart: at white space; into characters without it; or into all characters but at the edges.
-_APART: dict[str, Callable[[str], list[str]]] = {"space": str.split, "char": _characters, "every-char": lambda line: list(line.strip())}
+def _graphemes(line: str) -> list[str]:
+    """What readers take for its characters, but white space at the edges."""
+    import regex  # here as sacreBLEU is
+
+    found: list[str] = regex.findall(r"\X", line.strip())
+    return found
+
+
+# How the lines of an error rate are taken apart: at white space; into characters without it; or into all that readers take for one.
+_APART: dict[str, Callable[[str], list[str]]] = {"space": str.split, "char": _characters, "grapheme": _graphemes}
 
 
 def _error_rate(pairs: Sequence[tuple[str, Sequence[str]]], tokens: str) -> Measured:

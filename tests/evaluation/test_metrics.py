@@ -15,7 +15,7 @@ from flax_s2s.evaluation import metrics
 from flax_s2s.evaluation.metrics import check_metrics, measure, tokenizer_for
 from flax_s2s.evaluation.metrics import score as score_any
 
-EVERY = EvaluationConfig(metrics=("bleu", "chrf", "ter", "exact_match", "ser", "wer", "cer", "per"))
+EVERY = EvaluationConfig(metrics=("bleu", "chrf", "chrf++", "ter", "exact_match", "ser", "wer", "cer", "per"))
 CORPORA = {
     "de": (
         ["Ein Hund rennt.", "Zwei Katzen schlafen im Haus.", "Ja!"],
@@ -55,6 +55,8 @@ def test_bleu_and_chrf_are_those_of_sacrebleu(language):
     version = sacrebleu.__version__
     assert found["bleu"].signature == f"nrefs:1|case:mixed|eff:no|tok:{tokenizer}|smooth:exp|version:{version}"
     assert found["chrf"].signature == f"nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:{version}"
+    assert found["chrf++"].score == sacrebleu.corpus_chrf(hypotheses, [references], word_order=2).score != chrf.score
+    assert found["chrf++"].signature == f"nrefs:1|case:mixed|eff:yes|nc:6|nw:2|space:no|version:{version}"
 
 
 @pytest.mark.parametrize(
@@ -210,10 +212,13 @@ def test_character_errors_count_spaces_between_words_and_take_the_nearest_refere
     hypotheses, many = [" ab cd", "猫", "", "xyz"], [["ab  cd "], ["大猫", "猫が"], ["ab"], ["abc", "xyab"]]
     found = score_any(hypotheses, many, EvaluationConfig(metrics=("cer",)), "en")["cer"]
     assert found.score == pytest.approx(100 * (1 + 1 + 2 + 2) / (6 + 2 + 2 + 4))
-    assert found.signature == "nrefs:var|case:mixed|tok:every-char|edits:levenshtein"
+    assert found.signature == "nrefs:var|case:mixed|tok:grapheme|edits:levenshtein"
     hypotheses, references = draw_lines(5, 40, length=6)
     wanted = 100 * sum(map(edits, hypotheses, references)) / sum(map(len, references))
     assert score(hypotheses, references, EvaluationConfig(metrics=("cer",)), "en")["cer"].score == pytest.approx(wanted)
+    # A letter with its signs is one character, of Unicode's five code points here: one of two is wrong.
+    assert score(["हि दो"], ["हि दे"], EvaluationConfig(metrics=("cer",)), "hi")["cer"].score == pytest.approx(100 / 3)
+    assert score(["e\u0331x"], ["ex"], EvaluationConfig(metrics=("cer",)), "en")["cer"].score == pytest.approx(50)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +234,9 @@ def test_the_configured_metrics_and_no_others(metrics):
 def test_right_translations_are_perfect(language):
     references = CORPORA[language][1]
     found = {name: value.score for name, value in score(references, references, EVERY, language).items()}
-    assert found == pytest.approx({"bleu": 100, "chrf": 100, "ter": 0, "exact_match": 100, "ser": 0, "wer": 0, "cer": 0, "per": 0})
+    assert found == pytest.approx(
+        {"bleu": 100, "chrf": 100, "ter": 0, "exact_match": 100, "ser": 0, "wer": 0, "cer": 0, "per": 0, "chrf++": 100}
+    )
 
 
 def test_without_pairs_every_metric_is_zero():
