@@ -35,7 +35,7 @@ def config() -> Config:
             embedding_size=128,
             hidden_size=256,
             attention="general",
-            input_feeding=True,
+            alignment="monotonic",
             attend_embeddings=True,
             dropout=0.3,
         ),

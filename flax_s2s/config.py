@@ -167,10 +167,10 @@ class VocabConfig:
     """Unicode form that text is split in: given, as it is; NFC, composed; NFD, taken apart (accents, Hangul as jamo). Output is NFC then."""
     clusters: bool = newer(False)
     """With char: what readers take for one character (an extended grapheme cluster, such as a letter with its signs) is one token, not its code points; one that training lacks
-    is unknown."""
-    source_model: str = operational("")
-    """SentencePiece model of one's own, a file, in place of one that is trained; with joint of both sides. The run keeps what it is begun with."""
-    target_model: str = operational("")
+    is taken apart into them."""
+    source_model: str = newer("")
+    """SentencePiece model of one's own, a file, in place of one that is trained; with joint of both sides. The run keeps a copy."""
+    target_model: str = newer("")
     """The same of the target; not with joint."""
     symbols: tuple[str, ...] = newer(())
     """Texts that are one token wherever they stand, such as <2de> or <NUM>, on both sides but those whose tokens are words."""

@@ -194,6 +194,17 @@ def _check_vocab(vocab: VocabConfig) -> None:
         raise UserError(
             f"vocab.target_model={vocab.target_model} is of a vocabulary of its own and needs vocab.joint=False; or give vocab.source_model"
         )
+    if vocab.unicode_form != "given" and vocab.normalization != "identity":
+        raise UserError(
+            f"vocab.normalization={vocab.normalization} has a Unicode form of its own, got vocab.unicode_form={vocab.unicode_form}; use one of them"
+        )
+    own = {"source_model": vocab.source_model, "target_model": vocab.source_model if vocab.joint else vocab.target_model}
+    if all(own.values()):
+        for name in ("symbols", "clusters", "byte_fallback"):
+            if getattr(vocab, name):
+                raise UserError(
+                    f"vocab.{name}={getattr(vocab, name)} is of vocabularies that are trained, got vocab.source_model; leave one out"
+                )
     if vocab.clusters and "char" not in kinds:
         raise UserError(f"vocab.clusters keeps characters whole and needs vocab.kind=char, got {', '.join(sorted(kinds))}; leave it out")
     if vocab.symbols and kinds == {"word"}:

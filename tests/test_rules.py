@@ -206,6 +206,26 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"model.attention": "additive"},
     ),
     (
+        {"vocab.unicode_form": "NFD", "vocab.normalization": "nfkc"},
+        "vocab.normalization=nfkc has a Unicode form of its own, got vocab.unicode_form=NFD; use one of them",
+        {"vocab.normalization": "identity"},
+    ),
+    (
+        {"vocab.clusters": True, "vocab.kind": "bpe"},
+        "vocab.clusters keeps characters whole and needs vocab.kind=char, got bpe; leave it out",
+        {"vocab.kind": "char"},
+    ),
+    (
+        {"vocab.target_model": "b.model", "vocab.joint": True},
+        "vocab.target_model=b.model is of a vocabulary of its own and needs vocab.joint=False; or give vocab.source_model",
+        {"vocab.joint": False},
+    ),
+    (
+        {"vocab.source_model": "a.model", "vocab.byte_fallback": True},
+        "vocab.byte_fallback=True is of vocabularies that are trained, got vocab.source_model; leave one out",
+        {"vocab.byte_fallback": False},
+    ),
+    (
         {"model.alignment": "hard", "model.attention": "none"},
         "model.alignment=hard is attention, got model.attention=none; use general, or model.alignment=soft",
         {"model.attention": "general"},

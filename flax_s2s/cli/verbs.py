@@ -249,12 +249,22 @@ def _refuse_no_run(name: str, verb: str) -> None:
 
 def _evaluate(arguments: list[str]) -> int:
     run_dirs, options, config = _runs(arguments, "evaluate")
-    measured = {name: getattr(config.evaluation, name) for name in ("language", "tokenizer")}
-    given = _parse(Evaluate, "evaluate RUN_DIR...", options, Evaluate(decoding=config.decoding, **measured))
+
+    def read(config: Config) -> Evaluate:
+        """What is asked for of a run; where no option says, as it is configured."""
+        measured = {name: getattr(config.evaluation, name) for name in ("language", "tokenizer")}
+        return _parse(Evaluate, "evaluate RUN_DIR...", options, Evaluate(decoding=config.decoding, **measured))
+
+    given = read(config)
     from flax_s2s.commands import evaluate, macro
 
-    chosen = evaluate.Options(**{name: getattr(given, name) for name in evaluate.Options._fields})
-    return (macro if given.macro else evaluate).run(run_dirs, given.checkpoint, given.decoding, chosen)
+    def choose(given: Evaluate) -> evaluate.Options:
+        return evaluate.Options(**{name: getattr(given, name) for name in evaluate.Options._fields})
+
+    if given.macro:
+        each = [(run_dir, read(_read_run(run_dir))) for run_dir in run_dirs]
+        return macro.run([macro.Asked(run_dir, own.checkpoint, own.decoding, choose(own)) for run_dir, own in each])
+    return evaluate.run(run_dirs, given.checkpoint, given.decoding, choose(given))
 
 
 def _compare(arguments: list[str]) -> int:

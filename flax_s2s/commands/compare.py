@@ -45,7 +45,7 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, opti
             for run_dir in run_dirs
         ]
         chosen = _load(run_dirs, configs, options)
-        examples = make_examples(chosen.pairs, configs[0].evaluation.merge_sources)
+        examples = make_examples(chosen.pairs, configs[0].evaluation.merge_sources, form=configs[0].vocab.unicode_form)
         requests, translations, steps = [one.request for one in examples], [], []
         for number, run_dir in enumerate(run_dirs):  # one after the other: their vocabularies may differ, and memory holds one
             step, found = _translate(run_dir, checkpoint, decoding, requests, join=number == 0)

@@ -154,7 +154,9 @@ class _Answerer:
                 texts.append(text)
                 pairs.append(Pair(asked.request.source, reference, asked.request.features))
         config = _measuring(self._opened.config, self._options)
-        scores, lacks = score_defined(make_examples(pairs, merge=False), texts, config.evaluation, config.data.target)
+        scores, lacks = score_defined(
+            make_examples(pairs, False, form=config.vocab.unicode_form), texts, config.evaluation, config.data.target
+        )
         said |= {name: {"score": value.score, "signature": value.signature} for name, value in scores.items()}
         return said | ({"unscored": "; ".join(f"not scored by {name}: {why}" for name, why in lacks.items())} if lacks else {})
 

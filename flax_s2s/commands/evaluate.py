@@ -87,15 +87,17 @@ def _form(picture: str) -> str:
     return picture.rpartition(".")[2].lower()
 
 
-def evaluate(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig | None, options: Options, *, quiet: bool = False) -> Found:
-    """Translates and scores as `run` does, and prints none of it; what goes on is said unless it is to be quiet."""
+def evaluate(
+    run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig | None, options: Options, *, quiet: bool = False, join: bool = True
+) -> Found:
+    """Translates and scores as `run` does, and prints none of it; what goes on is said unless it is to be quiet; `join` as in `open_runs`."""
     # What is asked for is read first, since a mistake in it is soon said, and models are loaded for seconds.
     configured = choose(read_config(make_path(run_dirs[0])), options)
     with optional_file(options.calibration) as picture:
         _check_seeds(run_dirs, configured, options)
         chosen, examples = load_examples(configured, options)
         fitting = load_split(configured, "valid", options.data_folder) if picture else chosen
-        opened = open_runs(run_dirs, checkpoint, decoding)
+        opened = open_runs(run_dirs, checkpoint, decoding, join=join)
         opened = opened._replace(config=choose(opened.config, options))
         out = make_console(stderr=True, speaks=False) if quiet else console()
         found, translations = _evaluate(opened, run_dirs, chosen, examples, options, out)
@@ -251,7 +253,7 @@ def load_examples(config: Config, options: Options) -> tuple[corpus.Corpus, list
             raise UserError(
                 f"{name} has {len(lines)} lines; a file of references has a line for each of the {len(chosen.pairs)} pairs of {chosen.name}{left_out}"
             )
-    return chosen, make_examples(chosen.pairs, config.evaluation.merge_sources, chosen.families, others)
+    return chosen, make_examples(chosen.pairs, config.evaluation.merge_sources, chosen.families, others, config.vocab.unicode_form)
 
 
 def read_targets(name: str, pairs: Sequence[Pair], data: DataConfig) -> list[list[str]]:

@@ -2,53 +2,75 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.table import Table
 
 from flax_s2s.commands import evaluate
 from flax_s2s.commands.evaluate import Options
-from flax_s2s.commands.wiring import optional_file, write_json
-from flax_s2s.config import DecodingConfig, UserError
+from flax_s2s.commands.wiring import console, optional_file, write_json
+from flax_s2s.config import Config, DecodingConfig, UserError
 from flax_s2s.runs.rundir import make_path, read_config
 from flax_s2s.runtime.runlog import make_console
 
 
-def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, options: Options) -> int:
-    """Prints a table of scores, a row a run, and writes them as JSON where asked; all runs are decoded with the same settings.
+class Asked(NamedTuple):
+    """A run, and how it is evaluated: as it is configured where no option says otherwise."""
+
+    run_dir: str
+    checkpoint: str
+    decoding: DecodingConfig
+    options: Options
+
+
+def run(asked: Sequence[Asked]) -> int:
+    """Prints a table of scores, a row a run, and writes them as JSON where asked.
 
     Raises:
-        UserError: what `evaluate` raises; or runs are to be scored by different metrics, or calibrated.
+        UserError: what `evaluate` raises; or the runs are to be scored by different metrics, or something is asked for that is of one run.
     """
+    options = asked[0].options
     evaluate.check(options)
-    if options.calibration:
-        raise UserError(
-            f"--calibration {options.calibration} is of one model, and --macro evaluates each run by itself; leave one of them out"
-        )
-    for run_dir in run_dirs:
-        if run_dirs.count(run_dir) > 1:
-            raise UserError(f"{run_dir} is given twice, and would count twice in a macro-average; give it once")
-    measured = [evaluate.choose(read_config(make_path(run_dir)), options).evaluation.metrics for run_dir in run_dirs]
+    for name, value in (("--calibration", options.calibration), ("--references", " ".join(options.references))):
+        if value:
+            raise UserError(f"{name} {value} is of one run, and --macro evaluates each by itself; leave one of them out")
+    paths = [make_path(one.run_dir).resolve() for one in asked]
+    for one, path in zip(asked, paths, strict=True):
+        if paths.count(path) > 1:
+            raise UserError(f"{one.run_dir} is given twice, and would count twice in a macro-average; give it once")
+    configs = [evaluate.choose(read_config(path), one.options) for one, path in zip(asked, paths, strict=True)]
+    measured = [config.evaluation.metrics for config in configs]
     if other := next((place for place, metrics in enumerate(measured) if set(metrics) != set(measured[0])), 0):
         raise UserError(
-            f"{run_dirs[0]} is measured by {', '.join(measured[0])}, and {run_dirs[other]} by {', '.join(measured[other])}; say by which: --metrics"
+            f"{asked[0].run_dir} is measured by {', '.join(measured[0])}, and {asked[other].run_dir} by {', '.join(measured[other])}; say by "
+            "which: --metrics"
         )
+    apart, found = len({_find_data(config, options) for config in configs}) == len(configs), {}
     with optional_file(options.json) as file:
-        found = {run_dir: evaluate.evaluate([run_dir], checkpoint, decoding, options) for run_dir in run_dirs}
-        result = average({run_dir: one.result for run_dir, one in found.items()})
+        for number, one in enumerate(asked):  # one after the other: memory holds one
+            found[one.run_dir] = evaluate.evaluate([one.run_dir], one.checkpoint, one.decoding, one.options, join=number == 0)
+        result = average({run_dir: each.result for run_dir, each in found.items()}, apart)
         if file:
             write_json(file, {"split": options.split, **result})
+    for run_dir, each in found.items():
+        for said in (*each.samples, *(f"{run_dir}: {note}" for note in each.notes)):
+            console().print(said)
     _print(result)
-    for run_dir, one in found.items():
-        for note in one.notes:
-            make_console(stderr=False).print(f"{run_dir}: {note}")
     return 0
 
 
-def average(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _find_data(config: Config, options: Options) -> tuple[str, ...]:
+    """What tells the data of one run from those of another."""
+    data = config.data
+    return options.data_folder or data.folder, data.dataset, getattr(data, options.split), data.source, data.target, data.features
+
+
+def average(runs: dict[str, dict[str, Any]], apart: bool) -> dict[str, Any]:
     """The results of several runs, and of each metric the mean: what `evaluate` writes of each, under `runs` and `macro`.
 
-    Each run has data of its own, so that the confidence interval of their mean follows from theirs.
+    Args:
+        runs: their results.
+        apart: whether each has data of its own, so that the confidence interval of the mean follows from theirs; else the mean has none.
     """
     every = [one["metrics"] for one in runs.values()]
     macro = {}
@@ -58,7 +80,7 @@ def average(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
         macro[name] = {
             "score": math.fsum(scores) / len(scores),
             "signature": f"macro:{len(scores)}|{signatures.pop() if len(signatures) == 1 else 'various'}",
-            "ci": math.hypot(*widths) / len(widths),
+            "ci": math.hypot(*widths) / len(widths) if apart else 0.0,
         }
     return {"macro": macro, "runs": runs}
 
@@ -76,4 +98,4 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def _show(score: dict[str, Any]) -> str:
-    return f"{score['score']:.2f}" + (f" ± {score['ci']:.2f}" if score["ci"] or "|bs:" in score["signature"] else "")
+    return f"{score['score']:.2f}" + (f" ± {score['ci']:.2f}" if score["ci"] else "")

@@ -302,7 +302,11 @@ def _evaluations(config: Config, setup: _Setup, steps: Steps, devices: Devices) 
         longest = shapes[-1].src
         lengths = [*sorted({shape.src for shape in shapes}), *(length for length in SOURCE_LENGTHS if length > longest)]
         translator = Translator([setup.model], setup.ready.vocabularies, greedy, parallel.my_devices(devices), lengths=lengths)
-        evaluations.append(make_translation_evaluation(translator, setup.valid.pairs, config.evaluation, config.data.target, _poll))
+        evaluations.append(
+            make_translation_evaluation(
+                translator, setup.valid.pairs, config.evaluation, config.data.target, _poll, config.vocab.unicode_form
+            )
+        )
     return evaluations
 
 

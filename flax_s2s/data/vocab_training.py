@@ -7,6 +7,7 @@ import dataclasses
 import io
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -84,10 +85,10 @@ def adopt(file: str, config: VocabConfig) -> Vocabulary:
 
     Args:
         file: the model.
-        config: the Unicode form.
+        config: the Unicode form, and the kind that the model must be of.
 
     Raises:
-        UserError: it is not there, or is no such model.
+        UserError: it is not there, is no such model, is of another kind, or has a Unicode form of its own where one is asked for.
     """
     proto = _proto()
     try:
@@ -100,6 +101,16 @@ def adopt(file: str, config: VocabConfig) -> Vocabulary:
     except RuntimeError:
         raise UserError(f"{file} is no SentencePiece model; give the .model file that spm_train wrote, or leave the field out") from None
     model = proto.ModelProto.FromString(content)
+    kind = proto.TrainerSpec.ModelType.Name(model.trainer_spec.model_type).lower()
+    if kind != config.kind:
+        raise UserError(
+            f"{file} is a model of the kind {kind}, got {config.kind}; give --vocab.kind {kind}, or for the target --vocab.target-kind {kind}"
+        )
+    if config.unicode_form != "given" and model.normalizer_spec.precompiled_charsmap:
+        raise UserError(
+            f"{file} brings text into a form of its own ({model.normalizer_spec.name}), got vocab.unicode_form={config.unicode_form}; use given"
+        )
+    model.normalizer_spec.name = model.normalizer_spec.name.removesuffix(" NFC").removesuffix(" NFD")  # where it was a run's
     own = [piece for piece in model.pieces if piece.type in _OWN_TYPES]
     del model.pieces[:]
     model.pieces.extend(proto.ModelProto.SentencePiece(piece=piece, score=0, type=kind) for piece, kind in _SPECIAL_PIECES)
@@ -168,9 +179,14 @@ class _Seen:
 
 def _train_one(lines: Iterable[str], side: str, config: VocabConfig) -> Vocabulary:
     model = io.BytesIO()
+    symbols = [] if config.kind == "word" else [in_form(one, config.unicode_form) for one in config.symbols]  # words are whole already
     if config.clusters and config.kind == "char":
         lines = list(lines)
-        config = dataclasses.replace(config, symbols=(*config.symbols, *_find_clusters(lines, config)))
+        symbols += _find_clusters(lines, config)
+        if 0 < config.size <= len(symbols) + len(_SPECIAL_IDS):
+            raise UserError(
+                f"vocab.size={config.size} must hold {len(symbols):,} clusters and symbols of {side} beside others; use 0, or a larger one"
+            )
     seen = _Seen(lines, side, config.unicode_form)
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -179,7 +195,7 @@ def _train_one(lines: Iterable[str], side: str, config: VocabConfig) -> Vocabula
             model_type=config.kind,
             vocab_size=choose_size(config.kind, config.size),
             hard_vocab_limit=config.kind in ("unigram", "bpe"),
-            user_defined_symbols=[] if config.kind == "word" else list(config.symbols),  # words are whole already
+            user_defined_symbols=symbols,
             character_coverage=config.character_coverage,
             byte_fallback=config.byte_fallback,
             normalization_rule_name=config.normalization,
@@ -197,8 +213,16 @@ def _train_one(lines: Iterable[str], side: str, config: VocabConfig) -> Vocabula
 
 
 def _find_clusters(lines: Iterable[str], config: VocabConfig) -> list[str]:
-    """Extended grapheme clusters of more than one code point (Unicode Standard Annex 29), those that are text without white space."""
-    found = {one for line in lines for one in regex.findall(r"\X", in_form(line, config.unicode_form)) if len(one) > 1}
+    """Extended grapheme clusters of more than one code point (Unicode Standard Annex 29) that are text without white space.
+
+    As of code points the most frequent ones, so many as make up `vocab.character_coverage` of the text.
+    """
+    counts = Counter(one for line in lines for one in regex.findall(r"\X", in_form(line, config.unicode_form)))
+    left, found = counts.total() * (1 - config.character_coverage), set[str]()
+    for one, count in sorted(counts.items(), key=lambda each: (each[1], each[0])):  # the rarest first
+        left -= count
+        if left < 0 and len(one) > 1:
+            found.add(one)
     return sorted(one for one in found - {*config.symbols} if not re.search("[\\s\0\u2581\u2585\ud800-\udfff]", one))
 
 

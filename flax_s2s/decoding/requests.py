@@ -151,7 +151,7 @@ class Requests:
         """What keeps phrases out, as far as they fit."""
         fitting, left = [], _MOST_EXCLUDED_BYTES
         for phrase in phrases:
-            size = len(phrase.casefold().encode())
+            size = len(self.vocabularies.target.prepare(phrase).casefold().encode())
             if 0 < size <= left:
                 fitting.append(phrase)
                 left -= size
@@ -172,9 +172,9 @@ class Requests:
 
     def _held(self, text: str, phrases: Sequence[str]) -> list[str]:
         """The phrases that a text holds, whatever its case."""
-        prepare = self.vocabularies.target.prepare
-        folded = prepare(text).casefold()
-        return [phrase for phrase in phrases if prepare(phrase).casefold() in folded]
+        finish = self.vocabularies.target.finish
+        folded = finish(text).casefold()
+        return [phrase for phrase in phrases if finish(phrase).casefold() in folded]
 
     def _spell(self, texts: Sequence[str], source: str) -> list[str]:
         """Texts as their tokens write them; nothing where some are unknown."""
@@ -190,14 +190,15 @@ class Requests:
         if one.candidates is not None and self._shortlist is not None:
             many = len(one.candidates)
             candidates = self._shortlist.size if many <= self._shortlist.size else _padded(many)
+        src = padded_length(len(one.src), self._lengths)
         return Shape(
-            padded_length(len(one.src), self._lengths),
+            src,
             _padded(len(one.prefix)),
             _padded(len(one.include)),
             _padded(longest),
             states,
             candidates,
-            _padded(len(one.lacking)) if self._blocked else 0,
+            min(_padded(len(one.lacking)), src) if self._blocked else 0,
         )
 
     def sentences(self, shape: Shape, ready: Sequence[Ready], rows: int) -> Sentences:

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from flax_s2s.config import METRICS, DecodingConfig, EvaluationConfig, Metric, UserError
+from flax_s2s.config import METRICS, DecodingConfig, EvaluationConfig, Metric, UnicodeForm, UserError
 from flax_s2s.data import features
 from flax_s2s.data.corpus import Pair
+from flax_s2s.data.vocab import in_form
 from flax_s2s.decoding.requests import Request
 from flax_s2s.decoding.translate import Translation, Translator
 from flax_s2s.evaluation.metrics import Measured, Score, measure
@@ -35,7 +36,11 @@ class Example(NamedTuple):
 
 
 def make_examples(
-    pairs: Sequence[Pair], merge: bool, families: Sequence[str] = (), others: Sequence[Sequence[Sequence[str]]] = ()
+    pairs: Sequence[Pair],
+    merge: bool,
+    families: Sequence[str] = (),
+    others: Sequence[Sequence[Sequence[str]]] = (),
+    form: UnicodeForm = "given",
 ) -> list[Example]:
     """What is translated and scored: each pair, or each source once with all its targets.
 
@@ -44,8 +49,11 @@ def make_examples(
         merge: whether pairs with the same source, and the same features, are one.
         families: of each pair of phrases.
         others: further references, of each file and pair some; a blank one is none.
+        form: `vocab.unicode_form`: where that is not `given`, translations are composed, and references are compared so.
     """
-    own = [(pair.target, *(line for of_pairs in others for line in of_pairs[i] if line.strip())) for i, pair in enumerate(pairs)]
+    as_translated: UnicodeForm = "given" if form == "given" else "NFC"
+    given = [(pair.target, *(line for of_pairs in others for line in of_pairs[i] if line.strip())) for i, pair in enumerate(pairs)]
+    own = [tuple(in_form(line, as_translated) for line in lines) for lines in given]
     gathered: dict[tuple[str, str], dict[str, None]] = {}
     for pair, found in zip(pairs, own, strict=True):
         gathered.setdefault((pair.source, pair.features), {}).update(dict.fromkeys(found))
@@ -117,6 +125,7 @@ def make_translation_evaluation(
     config: EvaluationConfig,
     target: str,
     on_part: Callable[[], None] = lambda: None,
+    form: UnicodeForm = "given",
 ) -> Callable[[Any, int], Report]:
     """Translates the pairs' sources, each process its part, scores them, and shows a few next to their references.
 
@@ -126,8 +135,9 @@ def make_translation_evaluation(
         config: the metrics, and how many pairs.
         target: the name of the target's side.
         on_part: called by all processes alike, after each part of the pairs.
+        form: see `make_examples`.
     """
-    examples = make_examples(pairs, config.merge_sources)
+    examples = make_examples(pairs, config.merge_sources, form=form)
     examples = [examples[i] for i in spread(len(examples), config.valid_pairs)]
 
     def evaluate(params: Any, step: int) -> Report:

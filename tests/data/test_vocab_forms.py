@@ -1,7 +1,6 @@
 """Tokens as given: Unicode forms, grapheme clusters, and SentencePiece models of one's own."""
 
 import io
-import json
 import unicodedata
 from pathlib import Path
 
@@ -9,11 +8,13 @@ import pytest
 import sentencepiece
 from tiny import DEBUG
 
+import flax_s2s
 from flax_s2s.cli.verbs import main
 from flax_s2s.config import BOS, EOS, PAD, UNK, UserError, VocabConfig
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.vocab import Vocabulary, load, save
 from flax_s2s.data.vocab_training import train
+from flax_s2s.evaluation.evaluate import make_examples
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 KOREAN = ["되다 국어", "한국", "새로운 낱말", "값이", "닭고기"]
@@ -88,7 +89,7 @@ def own_model(file, **options):
 )
 def test_a_model_of_ones_own_splits_as_it_does(tmp_path, options):
     processor = own_model(tmp_path / "mine.model", **options)
-    config = VocabConfig(joint=False, kind="bpe", size=30, source_model=str(tmp_path / "mine.model"))
+    config = VocabConfig(joint=False, kind=options.get("model_type", "bpe"), size=24, source_model=str(tmp_path / "mine.model"))
     made = train([Pair("hello", f"ein anderer Text {i}") for i in range(9)], config)
     lines = ["hello world", "my own pieces <2de> few", "this is it"]
     ours, theirs = made.source.encode(lines), processor.encode(lines, out_type=str)
@@ -99,6 +100,42 @@ def test_a_model_of_ones_own_splits_as_it_does(tmp_path, options):
     assert made.source.pieces([PAD, BOS, EOS, UNK]) == ["<pad>", "<s>", "</s>", "<unk>"]
     assert not any(i in (PAD, BOS, EOS) for row in ours for i in row)
     assert made.target.model != made.source.model
+
+
+def test_a_model_that_does_not_go_with_the_configuration_is_refused(tmp_path):
+    own_model(tmp_path / "mine.model")
+    pairs, own = [Pair("hello", "hello")], {"source_model": str(tmp_path / "mine.model"), "joint": True}
+    with pytest.raises(UserError, match=r"mine\.model is a model of the kind bpe, got char; give --vocab\.kind bpe"):
+        train(pairs, VocabConfig(kind="char", **own))
+    with pytest.raises(UserError, match=r"brings text into a form of its own \(nmt_nfkc\), got vocab\.unicode_form=NFD; use given"):
+        train(pairs, VocabConfig(kind="bpe", unicode_form="NFD", **own))
+    own_model(tmp_path / "plain.model", normalization_rule_name="identity")
+    first = train(pairs, VocabConfig(kind="bpe", unicode_form="NFD", joint=True, source_model=str(tmp_path / "plain.model"))).source
+    (tmp_path / "again.model").write_bytes(first.model)
+    for form in ("NFD", "given"):  # a run's own model, taken over once more
+        again = train(pairs, VocabConfig(kind="bpe", unicode_form=form, joint=True, source_model=str(tmp_path / "again.model"))).source
+        assert (again.model == first.model) == (form == "NFD")
+        assert again.encode(["hello"]) == first.encode(["hello"])
+
+
+def test_symbols_and_clusters_stand_in_the_form_of_the_text_and_fit(tmp_path):
+    made = of_lines(["\u00e9t\u00e9 a"], unicode_form="NFD", symbols=("\u00e9t",))
+    assert made.pieces(made.encode(["\u00e9t\u00e9"])[0]) == ["\u2581", "e\u0301t", "e", "\u0301"]
+    lines = ["हिन्दी नमस्ते दुनिया"] * 50 + ["x\u0331"]
+    rare = of_lines(lines, clusters=True, character_coverage=0.99)
+    assert "x\u0331" not in rare.pieces(range(len(rare)))
+    assert "x\u0331" in of_lines(lines, clusters=True).pieces(range(len(of_lines(lines, clusters=True))))
+    with pytest.raises(UserError, match=r"vocab\.size=8 must hold \d clusters and symbols of the text beside others; use 0"):
+        of_lines(lines, clusters=True, size=8)
+
+
+def test_references_are_compared_as_translations_are_written():
+    pairs = [Pair("a", "e\u0301"), Pair("b", "\u0958")]  # the second is excluded from composition
+    composed = make_examples(pairs, False, form="NFD")
+    assert [one.references for one in composed] == [("\u00e9",), ("\u0915\u093c",)]
+    assert [one.references for one in make_examples(pairs, False)] == [("e\u0301",), ("\u0958",)]
+    made = train(pairs, VocabConfig(kind="char", unicode_form="NFD")).source
+    assert made.decode(made.encode(["e\u0301", "\u0958"])) == ["\u00e9", "\u0915\u093c"]
 
 
 @pytest.mark.parametrize("content", [b"", b"no model at all", None], ids=["empty", "text", "missing"])
@@ -120,21 +157,31 @@ def test_a_run_is_trained_with_it_and_keeps_it(tmp_path, capsys):
         --data.max-train-pairs=0 --data.held-out-pairs=4 --vocab.kind=char --vocab.unicode-form=NFD --evaluation.metrics exact_match""".split()
     run = ["train", DEBUG, "--run-dir", str(tmp_path / "run"), *options]
     assert main([*run, "--training.steps=3"]) == 0
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"source": word, "exclude": ["국"], "prefix": "가"}) + "\n" for word in KOREAN))
-    asked = ["decode", str(tmp_path / "run"), "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
-    assert main(asked) == 0
-    for line in (tmp_path / "out.jsonl").read_text().splitlines():
-        found = json.loads(line)
-        assert found["text"] == unicodedata.normalize("NFC", found["text"])
-        assert found["text"].startswith("가") != ("가" in found.get("unmet", []))
-        assert "국" not in found["text"]
+    model = flax_s2s.load(tmp_path / "run")
+    for word in KOREAN:
+        begun = model.translate(word, prefix="국가")
+        assert begun.text.startswith("국가")
+        assert begun.text == unicodedata.normalize("NFC", begun.text)
+        assert begun.unmet == ()
+        free = model.translate(word, prefix="국")
+        blocked = model.translate(word, prefix="국", exclude=[free.text[1:3]]) if len(free.text) > 2 else free
+        assert blocked is free or free.text[1:3] not in blocked.text
+        assert model.translate(word, include=["낱말"]).unmet == ()
     own_model(tmp_path / "mine.model")
-    run = ["train", DEBUG, "--run-dir", str(tmp_path / "own"), f"--vocab.source-model={tmp_path / 'mine.model'}", "--vocab.joint"]
+    run = [
+        "train",
+        DEBUG,
+        "--run-dir",
+        str(tmp_path / "own"),
+        f"--vocab.source-model={tmp_path / 'mine.model'}",
+        "--vocab.joint",
+        "--vocab.kind=bpe",
+    ]
     few = ["--training.steps=2", "--data.max-train-pairs=40", "--data.held-out-pairs=4"]
     assert main([*run, *few]) == 0
     (tmp_path / "mine.model").unlink()
     assert main([*run, *few, "--training.steps=3"]) == 0
     assert main(["inspect", str(tmp_path / "own")]) == 0
     capsys.readouterr()
-    assert main(["inspect", DEBUG, f"--vocab.source-model={tmp_path / 'mine.model'}", "--vocab.joint"]) == 2
+    assert main(["inspect", DEBUG, f"--vocab.source-model={tmp_path / 'mine.model'}", "--vocab.joint", "--vocab.kind=bpe"]) == 2
     assert "mine.model cannot be read: No such file or directory; give a SentencePiece model" in " ".join(capsys.readouterr().err.split())

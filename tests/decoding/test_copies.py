@@ -310,6 +310,14 @@ def test_what_is_asked_for_may_hold_symbols_that_no_vocabulary_has(with_shortlis
             assert one == translate([line], params, blocklist=blocked, **how)[0]
 
 
+def test_a_blocklist_knows_of_as_many_symbols_as_a_source_may_lack():
+    lines = ["ŋʃɓɗɲʘǁɸβð", "ab", "ŋŋ", "ŋʃɓɗɲʘǁɸβðθχʁħʕɦɬɮ日本人大小"]
+    for line, one in zip(lines, translate(lines, [draw_params(6, 8.0)], blocklist=["ŋ", "ð", "a"]), strict=True):
+        assert not set(one.text) & set("ŋða")
+        assert one.unmet == ()
+        assert one == translate([line], [draw_params(6, 8.0)], blocklist=["ŋ", "ð", "a"])[0]
+
+
 @pytest.mark.parametrize(
     "settings",
     [
