@@ -157,8 +157,9 @@ def yoyodyne(python: str, work: Path) -> dict[str, float]:
     options = {
         "data.train": work / "train.tsv", "data.val": work / "valid.tsv", "data.model_dir": work / "yoyodyne", "data.target_sep": " ",
         "data.batch_size": 93, "trainer.max_epochs": 2, "trainer.accelerator": "cpu", "trainer.default_root_dir": work / "yoyodyne",
-        "model": "yoyodyne.models.AttentiveRNNModel", "model.source_encoder": "yoyodyne.models.modules.LSTMEncoder",
-        "model.embedding_size": 128, "model.encoder_hidden_size": 512, "model.decoder_hidden_size": 512, "model.encoder_layers": 2,
+        "model": "yoyodyne.models.SoftAttentionLSTMModel", "model.source_encoder": "yoyodyne.models.modules.LSTMEncoder",
+        "model.source_encoder.init_args.embedding_size": 128, "model.source_encoder.init_args.hidden_size": 512,
+        "model.source_encoder.init_args.layers": 2, "model.decoder_hidden_size": 512, "model.embedding_size": 128, "model.decoder_layers": 2,
     }  # fmt: skip
     command = [str(Path(python).parent / "yoyodyne"), "fit", *(f"--{name}={value}" for name, value in options.items())]
     return measured(command, dict(os.environ), work)
