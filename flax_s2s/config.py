@@ -173,7 +173,8 @@ class VocabConfig:
     target_model: str = newer("")
     """The same of the target; not with joint."""
     symbols: tuple[str, ...] = newer(())
-    """Texts that are one token wherever they stand, such as <2de> or <NUM>, on both sides but those whose tokens are words."""
+    """Texts that are one token wherever they stand, such as <2de> or <NUM>, on both sides but those whose tokens are words or that have a model
+    of their own."""
     character_coverage: float = identity(1.0)
     """Share of the training text's characters that get a token of their own (0.98 to 1)."""
     byte_fallback: bool = identity(False)

@@ -200,11 +200,14 @@ def _check_vocab(vocab: VocabConfig) -> None:
         )
     own = {"source_model": vocab.source_model, "target_model": vocab.source_model if vocab.joint else vocab.target_model}
     if all(own.values()):
-        for name in ("symbols", "clusters", "byte_fallback"):
-            if getattr(vocab, name):
+        usual = VocabConfig()
+        for name in ("symbols", "clusters", "byte_fallback", "normalization", "size", "character_coverage"):
+            if (value := getattr(vocab, name)) != getattr(usual, name):
                 raise UserError(
-                    f"vocab.{name}={getattr(vocab, name)} is of vocabularies that are trained, got vocab.source_model; leave one out"
+                    f"vocab.{name}={value} is of vocabularies that are trained, got vocab.source_model; leave it at {getattr(usual, name)}"
                 )
+    if vocab.clusters and vocab.normalization != "identity":
+        raise UserError(f"vocab.clusters are those of the text as it is, got vocab.normalization={vocab.normalization}; use identity")
     if vocab.clusters and "char" not in kinds:
         raise UserError(f"vocab.clusters keeps characters whole and needs vocab.kind=char, got {', '.join(sorted(kinds))}; leave it out")
     if vocab.symbols and kinds == {"word"}:

@@ -216,13 +216,23 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"vocab.kind": "char"},
     ),
     (
+        {"vocab.clusters": True, "vocab.kind": "char", "vocab.normalization": "nfkc"},
+        "vocab.clusters are those of the text as it is, got vocab.normalization=nfkc; use identity",
+        {"vocab.normalization": "identity"},
+    ),
+    (
+        {"vocab.source_model": "a.model", "vocab.size": 8000},
+        "vocab.size=8000 is of vocabularies that are trained, got vocab.source_model; leave it at 0",
+        {"vocab.size": 0},
+    ),
+    (
         {"vocab.target_model": "b.model", "vocab.joint": True},
         "vocab.target_model=b.model is of a vocabulary of its own and needs vocab.joint=False; or give vocab.source_model",
         {"vocab.joint": False},
     ),
     (
         {"vocab.source_model": "a.model", "vocab.byte_fallback": True},
-        "vocab.byte_fallback=True is of vocabularies that are trained, got vocab.source_model; leave one out",
+        "vocab.byte_fallback=True is of vocabularies that are trained, got vocab.source_model; leave it at False",
         {"vocab.byte_fallback": False},
     ),
     (

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from flax_s2s.commands.wiring import choose_metrics, console, load_split, make_translator, open_runs, optional_file, write_json
-from flax_s2s.config import Config, DecodingConfig, EvaluationConfig, Metric, Tokenizer, UserError
+from flax_s2s.config import Config, DecodingConfig, EvaluationConfig, Metric, Tokenizer, UnicodeForm, UserError
 from flax_s2s.data import corpus
+from flax_s2s.data.vocab import in_form
 from flax_s2s.decoding.requests import Request
 from flax_s2s.decoding.translate import Translation
 from flax_s2s.evaluation.compare import bucket_frequencies, bucket_lengths, count_words, most_different, pair
@@ -45,7 +46,7 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, opti
             for run_dir in run_dirs
         ]
         chosen = _load(run_dirs, configs, options)
-        examples = make_examples(chosen.pairs, configs[0].evaluation.merge_sources, form=configs[0].vocab.unicode_form)
+        examples = make_examples(chosen.pairs, configs[0].evaluation.merge_sources, form=_find_form(configs))
         requests, translations, steps = [one.request for one in examples], [], []
         for number, run_dir in enumerate(run_dirs):  # one after the other: their vocabularies may differ, and memory holds one
             step, found = _translate(run_dir, checkpoint, decoding, requests, join=number == 0)
@@ -55,7 +56,8 @@ def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, opti
             translations.append(found)
             steps.append(step)
         with console().status("comparing"):
-            result = _compare(configs[0], examples, [[one.text for one in found] for found in translations], options)
+            texts = [[in_form(one.text, _find_form(configs)) for one in found] for found in translations]
+            result = _compare(configs[0], examples, texts, options, _find_form(configs))
         cuts = [count_cuts(found) for found in translations]
         result = {
             "runs": list(run_dirs),
@@ -96,6 +98,11 @@ def _load(run_dirs: Sequence[str], configs: Sequence[Config], options: Options) 
     return first
 
 
+def _find_form(configs: Sequence[Config]) -> UnicodeForm:
+    """The form that references and translations are compared in: composed where a run's translations are."""
+    return "NFC" if any(config.vocab.unicode_form != "given" for config in configs) else "given"
+
+
 def _translate(
     run_dir: str, checkpoint: str, decoding: DecodingConfig, requests: Sequence[Request], join: bool
 ) -> tuple[int, list[Translation]]:
@@ -105,7 +112,9 @@ def _translate(
     return opened.steps[0], found
 
 
-def _compare(config: Config, examples: Sequence[Example], texts: Sequence[Sequence[str]], options: Options) -> dict[str, Any]:
+def _compare(
+    config: Config, examples: Sequence[Example], texts: Sequence[Sequence[str]], options: Options, form: UnicodeForm
+) -> dict[str, Any]:
     evaluation, data = config.evaluation, config.data
     names: dict[Metric, None] = dict.fromkeys((*evaluation.metrics, "chrf"))
     systems: list[dict[str, Measured]] = [
@@ -118,7 +127,7 @@ def _compare(config: Config, examples: Sequence[Example], texts: Sequence[Sequen
     wanted = {word for lines in words for line in lines for word in line}
     if options.data_folder:
         data = dataclasses.replace(data, folder=options.data_folder)
-    frequency = count_words((one.target for one in corpus.Reader(data, "train", config.seed)), split, wanted)
+    frequency = count_words((in_form(one.target, form) for one in corpus.Reader(data, "train", config.seed)), split, wanted)
     chrf = [one["chrf"].each() for one in systems]
     better = most_different(chrf[0], chrf[1], options.samples)
 

@@ -1,6 +1,7 @@
 """Several runs, each evaluated by itself on its own split, such as a run a language: a row for each, and the mean (macro-average)."""
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from rich.table import Table
 from flax_s2s.commands import evaluate
 from flax_s2s.commands.evaluate import Options
 from flax_s2s.commands.wiring import console, optional_file, write_json
-from flax_s2s.config import Config, DecodingConfig, UserError
+from flax_s2s.config import DecodingConfig, UserError
 from flax_s2s.runs.rundir import make_path, read_config
 from flax_s2s.runtime.runlog import make_console
 
@@ -34,35 +35,31 @@ def run(asked: Sequence[Asked]) -> int:
     for name, value in (("--calibration", options.calibration), ("--references", " ".join(options.references))):
         if value:
             raise UserError(f"{name} {value} is of one run, and --macro evaluates each by itself; leave one of them out")
-    paths = [make_path(one.run_dir).resolve() for one in asked]
+    paths = [one.run_dir if "://" in one.run_dir else os.path.realpath(one.run_dir) for one in asked]
     for one, path in zip(asked, paths, strict=True):
         if paths.count(path) > 1:
             raise UserError(f"{one.run_dir} is given twice, and would count twice in a macro-average; give it once")
-    configs = [evaluate.choose(read_config(path), one.options) for one, path in zip(asked, paths, strict=True)]
+    configs = [evaluate.choose(read_config(make_path(one.run_dir)), one.options) for one in asked]
     measured = [config.evaluation.metrics for config in configs]
     if other := next((place for place, metrics in enumerate(measured) if set(metrics) != set(measured[0])), 0):
         raise UserError(
             f"{asked[0].run_dir} is measured by {', '.join(measured[0])}, and {asked[other].run_dir} by {', '.join(measured[other])}; say by "
             "which: --metrics"
         )
-    apart, found = len({_find_data(config, options) for config in configs}) == len(configs), {}
+    data = {frozenset(evaluate.load_examples(config, options)[0].pairs) for config in configs}
+    apart, found = len(data) == len(configs), {}
     with optional_file(options.json) as file:
         for number, one in enumerate(asked):  # one after the other: memory holds one
             found[one.run_dir] = evaluate.evaluate([one.run_dir], one.checkpoint, one.decoding, one.options, join=number == 0)
         result = average({run_dir: each.result for run_dir, each in found.items()}, apart)
         if file:
             write_json(file, {"split": options.split, **result})
-    for run_dir, each in found.items():
-        for said in (*each.samples, *(f"{run_dir}: {note}" for note in each.notes)):
-            console().print(said)
+    for sample in (sample for each in found.values() for sample in each.samples):
+        console().print(sample)
     _print(result)
+    for run_dir, note in ((run_dir, note) for run_dir, each in found.items() for note in each.notes):
+        make_console(stderr=False).print(f"{run_dir}: {note}")
     return 0
-
-
-def _find_data(config: Config, options: Options) -> tuple[str, ...]:
-    """What tells the data of one run from those of another."""
-    data = config.data
-    return options.data_folder or data.folder, data.dataset, getattr(data, options.split), data.source, data.target, data.features
 
 
 def average(runs: dict[str, dict[str, Any]], apart: bool) -> dict[str, Any]:
@@ -80,7 +77,7 @@ def average(runs: dict[str, dict[str, Any]], apart: bool) -> dict[str, Any]:
         macro[name] = {
             "score": math.fsum(scores) / len(scores),
             "signature": f"macro:{len(scores)}|{signatures.pop() if len(signatures) == 1 else 'various'}",
-            "ci": math.hypot(*widths) / len(widths) if apart else 0.0,
+            "ci": math.hypot(*widths) / len(widths) if apart else None,
         }
     return {"macro": macro, "runs": runs}
 

@@ -164,6 +164,8 @@ def warn_of_tokens(config: Config, ready: Ready, valid: Sequence[Pair]) -> list[
 
 def _remedy(config: VocabConfig, kind: str, vocabulary: vocab.Vocabulary, in_training: float) -> str:
     """What makes unknown tokens fewer."""
+    if config.source_model or config.target_model:
+        return f"a model of your own ({config.source_model or config.target_model}) says which there are: train one of this text"
     if in_training > _MOST_UNKNOWN and kind in ("char", "word") and len(vocabulary) == config.size:
         return f"vocab.size={config.size} is too small: --vocab.size 0 holds all of them"
     if in_training > _MOST_UNKNOWN and config.character_coverage < 1:

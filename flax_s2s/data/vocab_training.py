@@ -72,7 +72,10 @@ def planned_sizes(config: VocabConfig) -> tuple[int, int] | None:
     """The tokens of source and target where no text is at hand; None where they are all that the text has."""
     kinds = (config.kind, config.kind if config.target_kind == "same" else config.target_kind)
     files = (config.source_model, config.source_model if config.joint else config.target_model)
-    sizes = [len(adopt(file, config)) if file else choose_size(kind, config.size) for kind, file in zip(kinds, files, strict=True)]
+    sizes = [
+        len(adopt(file, dataclasses.replace(config, kind=kind))) if file else choose_size(kind, config.size)
+        for kind, file in zip(kinds, files, strict=True)
+    ]
     return None if _EVERYTHING in sizes else (sizes[0], sizes[1])
 
 
@@ -110,7 +113,10 @@ def adopt(file: str, config: VocabConfig) -> Vocabulary:
         raise UserError(
             f"{file} brings text into a form of its own ({model.normalizer_spec.name}), got vocab.unicode_form={config.unicode_form}; use given"
         )
-    model.normalizer_spec.name = model.normalizer_spec.name.removesuffix(" NFC").removesuffix(" NFD")  # where it was a run's
+    name, _, form = model.normalizer_spec.name.partition(" ")
+    if form and form != config.unicode_form:
+        raise UserError(f"{file} is of a run with vocab.unicode_form={form}, got {config.unicode_form}; give --vocab.unicode-form {form}")
+    model.normalizer_spec.name = name
     own = [piece for piece in model.pieces if piece.type in _OWN_TYPES]
     del model.pieces[:]
     model.pieces.extend(proto.ModelProto.SentencePiece(piece=piece, score=0, type=kind) for piece, kind in _SPECIAL_PIECES)
@@ -179,10 +185,11 @@ class _Seen:
 
 def _train_one(lines: Iterable[str], side: str, config: VocabConfig) -> Vocabulary:
     model = io.BytesIO()
-    symbols = [] if config.kind == "word" else [in_form(one, config.unicode_form) for one in config.symbols]  # words are whole already
+    formed = dict.fromkeys(in_form(one, config.unicode_form) for one in config.symbols)
+    symbols = [] if config.kind == "word" else list(formed)  # words are whole already
     if config.clusters and config.kind == "char":
         lines = list(lines)
-        symbols += _find_clusters(lines, config)
+        symbols += [one for one in _find_clusters(lines, config) if one not in symbols]
         if 0 < config.size <= len(symbols) + len(_SPECIAL_IDS):
             raise UserError(
                 f"vocab.size={config.size} must hold {len(symbols):,} clusters and symbols of {side} beside others; use 0, or a larger one"
@@ -223,7 +230,7 @@ def _find_clusters(lines: Iterable[str], config: VocabConfig) -> list[str]:
         left -= count
         if left < 0 and len(one) > 1:
             found.add(one)
-    return sorted(one for one in found - {*config.symbols} if not re.search("[\\s\0\u2581\u2585\ud800-\udfff]", one))
+    return sorted(one for one in found if not re.search("[\\s\0\u2581\u2585\ud800-\udfff]", one))
 
 
 def _explain(error: Exception, config: VocabConfig, seen: _Seen) -> UserError:

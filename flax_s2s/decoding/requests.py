@@ -4,7 +4,7 @@ Enters: `Request`s. Leaves: `Sentences` for the search, rows of one shape.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -136,7 +136,7 @@ class Requests:
         for phrase in request.include:
             variants = self._variants(phrase, lacking)
             shortest = min(map(len, variants), default=0)
-            if variants and shortest <= left and not self._held(phrase, excluded):
+            if variants and shortest <= left and not _held(phrase, excluded, self.vocabularies.target.prepare):
                 found.append(variants)
                 left -= shortest
         return found
@@ -168,13 +168,8 @@ class Requests:
         spelled = dict(zip(wanted := (request.prefix, *request.include), self._spell(wanted, request.source), strict=True))
         missing = [phrase for phrase in request.include if not spelled[phrase] or spelled[phrase] not in f" {text} "]
         prefix = [request.prefix] if request.prefix and not (spelled[request.prefix] and text.startswith(spelled[request.prefix])) else []
-        return (*prefix, *missing, *self._held(text, (*request.exclude, *self._blocked)))
-
-    def _held(self, text: str, phrases: Sequence[str]) -> list[str]:
-        """The phrases that a text holds, whatever its case."""
-        finish = self.vocabularies.target.finish
-        folded = finish(text).casefold()
-        return [phrase for phrase in phrases if finish(phrase).casefold() in folded]
+        target = self.vocabularies.target
+        return (*prefix, *missing, *_held(text, (*request.exclude, *self._blocked), lambda one: target.finish(target.prepare(one))))
 
     def _spell(self, texts: Sequence[str], source: str) -> list[str]:
         """Texts as their tokens write them; nothing where some are unknown."""
@@ -251,6 +246,12 @@ class Requests:
 
 def _make_automaton(phrases: Sequence[str], tokens: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return make_automaton([phrase.casefold().encode() for phrase in phrases], tokens)
+
+
+def _held(text: str, phrases: Sequence[str], form: Callable[[str], str]) -> list[str]:
+    """The phrases that a text holds, whatever its case, once all are in the same form."""
+    folded = form(text).casefold()
+    return [phrase for phrase in phrases if form(phrase).casefold() in folded]
 
 
 def draw_seed(seed: int, request: Request) -> int:

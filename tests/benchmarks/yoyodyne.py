@@ -20,6 +20,7 @@ corpora, and its documentation's 0.001: --rate.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -45,6 +46,13 @@ def measured(command: Sequence[str], log: Path, env: dict[str, str]) -> dict[str
     return {"cpu": usage.ru_utime + usage.ru_stime, "secs": time.perf_counter() - begin, "mb": usage.ru_maxrss / 1024}
 
 
+def start(folder: Path) -> Path:
+    """An empty folder: what a run left that was broken off goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
 def read_targets(task: str, language: str) -> list[str]:
     return [line.split("\t")[1] for line in (DATA / task / f"{language}.test.tsv").read_text().splitlines()]
 
@@ -60,12 +68,11 @@ def share_right(found: Sequence[str], task: str, language: str) -> float:
 
 
 def ours(task: str, language: str, seed: int, work: Path, options: Sequence[str]) -> dict[str, Any]:
-    folder = work / f"ours-{task}-{language}-{seed}"
+    folder = start(work / "-".join(["ours", task, language, str(seed), *(option.lstrip("-").replace("/", "_") for option in options)]))
     rest = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_", "GLIBC_"))}
     env = {**rest, "PYTHONPATH": str(HERE.parents[2]), "XDG_CACHE_HOME": str(folder / "caches")}
     splits = [f"--data.{split}={language}.{split}" for split in ("train", "valid", "test")]
     train = ["train", str(HERE.parents[2] / f"configs/{task}.py"), "--run-dir", str(folder / "run"), f"--seed={seed}", *splits, *options]
-    folder.mkdir(parents=True)
     program = [sys.executable, "-m", "flax_s2s"]
     training = measured([*program, *train, f"--data.folder={DATA / task}"], folder / "log", env)
     decode = ["decode", str(folder / "run"), "--input", str(DATA / task / f"{language}.test.tsv"), "--output", str(folder / "out")]
@@ -117,8 +124,7 @@ def config_of(model: str, task: str, language: str, seed: int, folder: Path, rat
 
 
 def theirs(model: str, task: str, language: str, seed: int, work: Path, python: str, rate: float, epochs: int) -> dict[str, Any]:
-    folder = work / f"{model}-{rate}-{task}-{language}-{seed}"
-    folder.mkdir(parents=True)
+    folder = start(work / f"{model}-{rate}-{epochs}-{task}-{language}-{seed}")
     config = config_of(model, task, language, seed, folder, rate, epochs)
     (folder / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
     beam = config | {
@@ -142,7 +148,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--rate", type=float, default=0.001)
     parser.add_argument("--epochs", type=int, default=50, help="theirs at most")
-    parser.add_argument("--options", nargs="*", default=[], help="further options of ours, such as --model.copy")
+    parser.add_argument("--option", action="append", default=[], dest="options", help="a further option of ours: --option=--model.copy")
     parser.add_argument("--work", type=Path, required=True)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
@@ -152,7 +158,7 @@ def main() -> None:
         for language in given.languages or LANGUAGES[given.task]:
             for system in given.systems:
                 what = {"task": given.task, "language": language, "system": system, "seed": seed}
-                what |= {"options": given.options} if system == "ours" else {"rate": given.rate}
+                what |= {"options": given.options} if system == "ours" else {"rate": given.rate, "epochs": given.epochs}
                 if any(all(one.get(name) == value for name, value in what.items()) for one in done):
                     continue
                 if system == "ours":
