@@ -198,8 +198,7 @@ def _check_vocab(vocab: VocabConfig) -> None:
         raise UserError(
             f"vocab.normalization={vocab.normalization} has a Unicode form of its own, got vocab.unicode_form={vocab.unicode_form}; use one of them"
         )
-    own = {"source_model": vocab.source_model, "target_model": vocab.source_model if vocab.joint else vocab.target_model}
-    if all(own.values()):
+    if vocab.source_model and (vocab.joint or vocab.target_model):
         usual = VocabConfig()
         for name in ("symbols", "clusters", "byte_fallback", "normalization", "size", "character_coverage"):
             if (value := getattr(vocab, name)) != getattr(usual, name):

@@ -18,6 +18,11 @@ def error(got, want):
     return np.abs(got - want).max(initial=0.0) / (scale if scale > 0 else 1.0)
 
 
+def wide(tree):
+    """Parameters in float64."""
+    return {name: wide(part) if isinstance(part, dict) else np.asarray(part, np.float64) for name, part in tree.items()}
+
+
 def gradients(fn, arrays, step=1e-5):
     """Central differences of a scalar `fn(**arrays)` with respect to each entry of each array; its own error is near 1e-10."""
     found = {}

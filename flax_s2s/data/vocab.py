@@ -47,7 +47,7 @@ class Vocabulary:
         proto: Any = sentencepiece_model_pb2
         spec = proto.ModelProto.FromString(model)
         self._is_of_words = bool(spec.trainer_spec.model_type == proto.TrainerSpec.WORD)
-        self._form: UnicodeForm = next((form for form in _FORMS if spec.normalizer_spec.name.endswith(f" {form}")), "given")
+        self.form: UnicodeForm = next((form for form in _FORMS if spec.normalizer_spec.name.endswith(f" {form}")), "given")
         self._size = int(self._processor.get_piece_size())
         self._inside: Any = None
         self._ids: dict[str, int] | None = None  # of the pieces, as they are written
@@ -68,11 +68,11 @@ class Vocabulary:
 
     def prepare(self, text: str) -> str:
         """Text as it is split: in the Unicode form of `vocab.unicode_form`; a line break, which no training text has, is a space."""
-        return in_form(_BREAKS.sub(" ", text), self._form)
+        return in_form(_BREAKS.sub(" ", text), self.form)
 
     def finish(self, text: str) -> str:
         """Text as it is given out: composed, where it is split in a Unicode form."""
-        return text if self._form == "given" else in_form(text, "NFC")
+        return text if self.form == "given" else in_form(text, "NFC")
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """`["Two dogs."]` -> `[[412, 1033, 7]]`; neither BOS nor EOS is added."""

@@ -113,10 +113,9 @@ def adopt(file: str, config: VocabConfig) -> Vocabulary:
         raise UserError(
             f"{file} brings text into a form of its own ({model.normalizer_spec.name}), got vocab.unicode_form={config.unicode_form}; use given"
         )
-    name, _, form = model.normalizer_spec.name.partition(" ")
-    if form and form != config.unicode_form:
+    form = Vocabulary(content).form
+    if form not in ("given", config.unicode_form):
         raise UserError(f"{file} is of a run with vocab.unicode_form={form}, got {config.unicode_form}; give --vocab.unicode-form {form}")
-    model.normalizer_spec.name = name
     own = [piece for piece in model.pieces if piece.type in _OWN_TYPES]
     del model.pieces[:]
     model.pieces.extend(proto.ModelProto.SentencePiece(piece=piece, score=0, type=kind) for piece, kind in _SPECIAL_PIECES)
@@ -137,7 +136,7 @@ def _special_tokens() -> dict[str, Any]:
 def _in_form(model: Any, config: VocabConfig) -> Any:
     """A model that says which Unicode form its text is split in."""
     if config.unicode_form != "given":
-        model.normalizer_spec.name += f" {config.unicode_form}"
+        model.normalizer_spec.name = f"{model.normalizer_spec.name.removesuffix(f' {config.unicode_form}')} {config.unicode_form}"
     return model
 
 

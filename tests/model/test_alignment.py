@@ -52,10 +52,6 @@ def draw_params(name):
     return jax.tree.map(lambda leaf: rng.uniform(-1.5, 1.5, leaf.shape).astype(np.float32), shapes)
 
 
-def wide(tree):
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
-
-
 def model(name):
     return make_model(CONFIGS[name], VOCAB, VOCAB)
 
@@ -74,7 +70,7 @@ def gradients_of(name):
 @pytest.mark.parametrize("seed", range(3))
 def test_the_loss_is_the_sum_over_every_alignment(name, seed):
     batch = draw_ids(seed)
-    want = reference.alignment_loss(CONFIGS[name], wide(draw_params(name)), *batch, 0.1)
+    want = reference.alignment_loss(CONFIGS[name], reference.wide(draw_params(name)), *batch, 0.1)
     np.testing.assert_allclose(np.array(gradients_of(name)(draw_params(name), batch)[1]), want, rtol=1e-5)
 
 
@@ -85,7 +81,7 @@ def test_far_positions_are_told_apart_no_more(name):
     src_ids = np.array([[*rng.integers(UNK, VOCAB, 8), EOS], [*rng.integers(UNK, VOCAB, 6), EOS, PAD, PAD]], np.int32)
     batch = src_ids, np.array([[4, 5, EOS], [6, 4, EOS]], np.int32)
     assert src_ids.shape[1] > REACH + 2
-    want = reference.alignment_loss(CONFIGS[name], wide(draw_params(name)), *batch, 0.1)
+    want = reference.alignment_loss(CONFIGS[name], reference.wide(draw_params(name)), *batch, 0.1)
     np.testing.assert_allclose(np.array(gradients_of(name)(draw_params(name), batch)[1]), want, rtol=1e-5)
 
 
@@ -136,7 +132,7 @@ def test_bfloat16_is_near_float32_and_dropout_is_drawn_once_a_token():
 
 def literal(name, source, target):
     """Log-probability of each token given those before: the sum over alignments of the beginning with it, over that without it."""
-    moves, said = reference.hard_said(CONFIGS[name], wide(draw_params(name)), source, target)
+    moves, said = reference.hard_said(CONFIGS[name], reference.wide(draw_params(name)), source, target)
     forward, found = np.eye(len(source))[0], []
     for t, token in enumerate(target):
         forward = forward @ moves[t] * said[t, :, token]

@@ -64,15 +64,11 @@ def gradients_of(name):
     return run
 
 
-def wide(tree):
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("seed", range(3))
 def test_the_loss_is_that_of_the_literal_model(name, seed):
     batch = draw_ids(seed)
-    want = reference.copying_loss(CONFIGS[name], wide(draw_params(name)), *batch, 0.1)
+    want = reference.copying_loss(CONFIGS[name], reference.wide(draw_params(name)), *batch, 0.1)
     np.testing.assert_allclose(np.array(gradients_of(name)(draw_params(name), batch)[1]), want, rtol=1e-5)
 
 
