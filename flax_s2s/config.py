@@ -222,6 +222,8 @@ class ModelConfig:
     """Feed the attentional state into the next step (Luong et al. 2015); slower: attention runs inside the loop."""
     attend_embeddings: bool = identity(False)
     """Attention reads each source token's embedding beside the encoder's output (Kuang et al. 2018, source-side bridging)."""
+    coverage: bool = newer(False)
+    """Attention knows how much it has looked at each position before (See et al. 2017), so that nothing is said twice or left out; needs input_feeding."""
     copy: bool = newer(False)
     """Copy symbols of the source (pointer-generator, See et al. 2017), those too that the vocabulary lacks: let it lack rare ones
     (vocab.character_coverage below 1, of words a vocab.size), so that this is learned. Needs attention and vocab.joint."""
@@ -286,6 +288,8 @@ class OptimizerConfig:
     """Largest global norm of the gradient of the loss per token; 0: no clipping."""
     label_smoothing: float = identity(0.1)
     """Probability mass spread evenly over the vocabulary (Szegedy et al. 2016)."""
+    coverage_loss: float = newer(0.0)
+    """Weight of attention that lies where it lay before, added to the loss of each token (See et al. 2017, equation 12); needs model.coverage; 0: none."""
     scheduled_sampling: float = identity(0.0)
     """Probability that the decoder reads the token it finds likeliest instead of the right one (Bengio et al. 2015); costs a pass more."""
     scheduled_sampling_steps: int = identity(0)

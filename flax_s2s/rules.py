@@ -69,7 +69,7 @@ def check(config: Config, *, measures: bool = True) -> Config:
     _check_vocab(config.vocab)
     _check_model(config.model, config.vocab)
     config = _with_decay(config)
-    _check_optimizer(config.optimizer)
+    _check_optimizer(config.optimizer, config.model)
     if config.model.alignment == "monotonic" and config.data.features:
         raise UserError(
             f"model.alignment=monotonic cannot go back to features, which stand before the text, got data.features={config.data.features!r}; use hard, "
@@ -230,6 +230,8 @@ def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
         raise UserError("model.attention=none with model.bridge=zero shows the decoder nothing of the source; use model.bridge=copy")
     if model.input_feeding and model.attention == "none":
         raise UserError("model.input_feeding needs attention, got model.attention=none; use general")
+    if model.coverage and not model.input_feeding:
+        raise UserError("model.coverage needs attention step after step, and so model.input_feeding; add --model.input-feeding")
     if model.attend_embeddings and model.attention in ("none", "dot"):
         raise UserError(f"model.attend_embeddings needs a score with parameters, got model.attention={model.attention}; use general")
     if model.hard:
@@ -265,7 +267,7 @@ def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
         raise UserError(f"model.attention=dot needs states of one size, got {model.hidden_size} and {both}; use general")
 
 
-def _check_optimizer(optimizer: OptimizerConfig) -> None:
+def _check_optimizer(optimizer: OptimizerConfig, model: ModelConfig) -> None:
     needs = {"inverse_sqrt": "warmup_steps", "halving": "halve_every_steps"}
     name = needs.get(optimizer.schedule)
     if name and getattr(optimizer, name) == 0:
@@ -279,6 +281,8 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
             f"optimizer.scheduled_sampling_steps={optimizer.scheduled_sampling_steps} needs optimizer.scheduled_sampling greater than 0; "
             "give the probability that it rises to, for example 0.2"
         )
+    if optimizer.coverage_loss and not model.coverage:
+        raise UserError(f"optimizer.coverage_loss={optimizer.coverage_loss} needs model.coverage; add --model.coverage, or use 0")
     if optimizer.weight_decay and optimizer.name != "adamw":
         raise UserError(f"optimizer.weight_decay needs optimizer.name=adamw, got {optimizer.name}")
 

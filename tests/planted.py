@@ -23,9 +23,9 @@ def mark(batch, kind="loss"):
     return type(batch)(src_ids, tgt_ids) if hasattr(batch, "_fields") else (src_ids, tgt_ids)
 
 
-def planted(model, params, batch, smoothing, keys=None, inputs=None):
+def planted(model, params, batch, smoothing, *rest):
     """`batch_loss`, but of a marked batch: NaN; or a finite loss whose gradient is NaN; or 50 times the loss."""
-    loss = _real(model, params, batch, smoothing, keys, inputs)
+    loss = _real(model, params, batch, smoothing, *rest)
     bad, steep, spike = ((batch[0] == MARKS[kind]).all(axis=1).any() for kind in ("loss", "gradient", "spike"))
     one = jnp.where(steep, 0.0, 1.0)  # the root's slope at 0 is infinite, and times 0 it is NaN
     factor = jnp.where(bad, jnp.nan, jnp.where(spike, 50.0, 1.0))

@@ -128,24 +128,25 @@ def layer(inputs, hidden, cell, mask=None, reverse=False, keep=None, kind="lstm"
     return outputs, hidden, cell
 
 
-def attention_score(score, query, memory, kernel_key=None, kernel_query=None, vector=None):
-    """Between one query and one source position."""
+def attention_score(score, query, memory, kernel_key=None, kernel_query=None, vector=None, cover=0.0, seen=0.0):
+    """Between one query and one source position, at which earlier queries have looked so much as `seen`."""
     if score == "dot":
-        return query @ memory
+        return query @ (memory + seen * cover)
     if score == "general":
-        return query @ (memory @ kernel_key)
+        return query @ (memory @ kernel_key + seen * cover)
     assert score == "additive", f"tests/reference.py: attention_score has no {score}"
-    return vector @ np.tanh(query @ kernel_query + memory @ kernel_key)
+    return vector @ np.tanh(query @ kernel_query + memory @ kernel_key + seen * cover)
 
 
-def attention(score, queries, memory, mask, **weights):
-    """Contexts [batch tgt hid] and weights [batch tgt src]; a row without real positions keeps its zeros."""
+def attention(score, queries, memory, mask, seen=None, **weights):
+    """Contexts [batch tgt hid] and weights [batch tgt src]; a row without real positions keeps its zeros. `seen` [src], of one row, see `attention_score`."""
     rows, tgt, src = queries.shape[0], queries.shape[1], memory.shape[1]
     contexts, shares = np.zeros((rows, tgt, memory.shape[2])), np.zeros((rows, tgt, src))
     for row in range(rows):
         real = [s for s in range(src) if mask[row, s]]
         for t in range(tgt):
-            scores = {s: attention_score(score, queries[row, t], memory[row, s], **weights) for s in real}
+            looked = np.zeros(src) if seen is None else seen
+            scores = {s: attention_score(score, queries[row, t], memory[row, s], seen=looked[s], **weights) for s in real}
             total = sum(np.exp(value) for value in scores.values())
             for s in real:
                 shares[row, t, s] = np.exp(scores[s]) / total
@@ -211,9 +212,9 @@ def sentence(config, params, source, inputs, masks):
         states.append((hidden, cell))
 
     def context(query):
-        contexts, weights = attention(
-            config.attention, query[None, None], memory[None], np.ones((1, len(memory))), **decoder.get("attention", {})
-        )
+        before = np.sum(looks, axis=0) if looks else np.zeros(len(memory))
+        real, weights = np.ones((1, len(memory))), decoder.get("attention", {})
+        contexts, weights = attention(config.attention, query[None, None], memory[None], real, before, **weights)
         looks.append(weights[0, 0])
         return contexts[0, 0]
 
@@ -238,6 +239,11 @@ def sentence(config, params, source, inputs, masks):
         feed = kept(readout if config.attention == "none" else np.tanh(readout), 200, t)
         readouts.append(feed)
     return np.stack(readouts), np.array(looks)
+
+
+def looked_again(looks):
+    """Of one sentence, of each step, how much of its attention lies where it lay before (See et al. 2017, equation 12)."""
+    return np.array([sum(min(looks[t, s], looks[:t, s].sum()) for s in range(looks.shape[1])) for t in range(len(looks))])
 
 
 def said(config, params, source, inputs, symbols, unk=3):

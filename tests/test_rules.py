@@ -263,6 +263,16 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"optimizer.scheduled_sampling": 0.0},
     ),
     (
+        {"model.coverage": True},
+        "model.coverage needs attention step after step, and so model.input_feeding; add --model.input-feeding",
+        {"model.input_feeding": True},
+    ),
+    (
+        {"optimizer.coverage_loss": 0.5},
+        "optimizer.coverage_loss=0.5 needs model.coverage; add --model.coverage, or use 0",
+        {"optimizer.coverage_loss": 0.0},
+    ),
+    (
         {"model.copy": True, "model.attention": "none"},
         "model.copy copies what attention looks at, got model.attention=none; use general",
         {"model.attention": "general"},

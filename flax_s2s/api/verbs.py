@@ -91,6 +91,8 @@ def evaluate(
     references: Sequence[Path] = (),
     resamples: int = 1000,
     calibration: Path = "",
+    by: Sequence[str] = (),
+    gain: bool = False,
     progress: bool = False,
     **settings: Unpack[Settings],
 ) -> Evaluation:
@@ -109,6 +111,8 @@ def evaluate(
         references: files of further references.
         resamples: bootstrap resamples for the confidence intervals; 0: no intervals.
         calibration: picture (.png, .pdf or .svg) of how often the model is right at a given confidence; its numbers are in `result`.
+        by: what parts of the split are made by, each with scores of its own in `result`: length, seen, features, or a column.
+        gain: whether `result` has what the sources would score as they are.
         progress: whether it is said on stderr what goes on.
         **settings: fields of `DecodingConfig`, where they are to differ from the first run's.
 
@@ -120,7 +124,7 @@ def evaluate(
         run_dirs = find_names(run_dir)
         if split not in get_args(Split):
             raise UserError(f"there is no split {split!r}; splits: {', '.join(get_args(Split))}")
-        for name, value in (("metrics", metrics), ("references", references)):
+        for name, value in (("metrics", metrics), ("references", references), ("by", by)):
             if isinstance(value, str):
                 raise UserError(f"{name} must be a list, such as [{value!r}], got a string")
         measured = read_config(make_path(run_dirs[0])).evaluation
@@ -136,6 +140,8 @@ def evaluate(
             resamples,
             os.fspath(calibration),
             json="",
+            by=tuple(by),
+            gain=gain,
         )
         evaluating.check(options)
         found = evaluating.evaluate(run_dirs, str(checkpoint), settle(run_dirs, settings), options, quiet=not progress)

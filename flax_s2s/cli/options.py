@@ -147,6 +147,7 @@ class Evaluate:
       --data-folder DIR        where the corpus has moved to
       --calibration FILE       how sure the model is, as a picture
       --macro                  each run by itself, and the mean
+      --by length              scores of parts of the split
     """
 
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")]
@@ -176,6 +177,11 @@ class Evaluate:
     calibration: str = ""
     """Picture (.png, .pdf or .svg) of how often the model is right at a given confidence, for which a temperature is fitted on the
     validation split; it is also printed, and written to --json. Empty: none."""
+    by: tuple[str, ...] = ()
+    """Scores of each part of the split: by length (tokens of the source), seen (whether source and features are in the training pairs), features, or a
+    column of the corpus, named like data.source, such as a category."""
+    gain: bool = False
+    """Say too what the sources would score as they are, and the gain over that (OCR, spelling)."""
     json: str = ""
     """File that the scores are written to; empty: none."""
 

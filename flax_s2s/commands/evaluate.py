@@ -1,5 +1,6 @@
 """`evaluate RUN_DIR`: decodes a split and scores it."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,30 +11,31 @@ from rich.table import Table
 from flax_s2s.answers import layout as layouts
 from flax_s2s.answers.files import Files, ending
 from flax_s2s.commands.wiring import Opened, choose_metrics, console, load_split, make_translator, open_runs, optional_file, write_json
-from flax_s2s.config import Config, DataConfig, DecodingConfig, Metric, Tokenizer, UserError
+from flax_s2s.config import FORMATS, METRICS, Config, DataConfig, DecodingConfig, Metric, Tokenizer, UserError, nearest
 from flax_s2s.data import corpus, rows
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.files import read_lines
 from flax_s2s.decoding.translate import Translation
-from flax_s2s.evaluation import reliability
+from flax_s2s.evaluation import compare, parts, reliability
 from flax_s2s.evaluation.calibration import Forecaster, Group, Reliability, calibrate, group_by_confidence, spearman
 from flax_s2s.evaluation.evaluate import (
     Example,
     count_cuts,
     explain_cuts,
     family_scores,
-    feature_scores,
     make_examples,
+    measure_all,
     measure_examples,
-    score_examples,
     show,
     spread,
     translate_together,
 )
+from flax_s2s.evaluation.metrics import Measured
 from flax_s2s.runs.rundir import make_path, read_config
 from flax_s2s.runtime.runlog import make_console
 
-_MOST_FEATURES = 20  # shown of those that the sources have
+_MOST_PARTS = 20  # shown of those that a split has
+_EDITS: tuple[Metric, ...] = ("wer", "cer", "per")  # edits over tokens, whose mean over lines is a number of its own
 
 
 class Options(NamedTuple):
@@ -50,6 +52,8 @@ class Options(NamedTuple):
     resamples: int
     calibration: str
     json: str
+    by: tuple[str, ...] = ()
+    gain: bool = False
 
 
 def run(run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig, options: Options) -> int:
@@ -79,6 +83,9 @@ def check(options: Options) -> None:
     """
     if options.resamples < 0:
         raise UserError(f"--resamples {options.resamples} must be 0 (no confidence intervals) or more, for example 1000")
+    for name in options.by:
+        if not name or options.by.count(name) > 1:
+            raise UserError(f"--by {' '.join(options.by)} must name each column, or {', '.join(parts.NAMES)}, once; got {name!r}")
     if options.calibration and _form(options.calibration) not in ("png", "pdf", "svg"):
         raise UserError(f"--calibration {options.calibration} must be a picture; end its name with .png, .pdf or .svg")
 
@@ -96,11 +103,14 @@ def evaluate(
     with optional_file(options.calibration) as picture:
         _check_seeds(run_dirs, configured, options)
         chosen, examples = load_examples(configured, options)
+        if "features" in options.by and not configured.data.features:
+            raise UserError("--by features is for runs that were trained with data.features; name a column, length, or seen")
+        columns = {name: _read_column(name, configured, chosen, options) for name in options.by if name not in parts.NAMES}
         fitting = load_split(configured, "valid", options.data_folder) if picture else chosen
         opened = open_runs(run_dirs, checkpoint, decoding, join=join)
         opened = opened._replace(config=choose(opened.config, options))
         out = make_console(stderr=True, speaks=False) if quiet else console()
-        found, translations = _evaluate(opened, run_dirs, chosen, examples, options, out)
+        found, translations = _evaluate(opened, run_dirs, chosen, examples, options, columns, out)
         if picture:
             with out.status("calibrating"):
                 calibration = _calibrate(opened, fitting.pairs, chosen.pairs, examples, translations)
@@ -125,7 +135,13 @@ def _check_seeds(run_dirs: Sequence[str], config: Config, options: Options) -> N
 
 
 def _evaluate(
-    opened: Opened, run_dirs: Sequence[str], chosen: corpus.Corpus, examples: Sequence[Example], options: Options, out: Console
+    opened: Opened,
+    run_dirs: Sequence[str],
+    chosen: corpus.Corpus,
+    examples: Sequence[Example],
+    options: Options,
+    columns: dict[str, list[str]],
+    out: Console,
 ) -> tuple[Found, list[Translation]]:
     config = opened.config
     runs = ", ".join(f"step {step} of {run_dir}" for step, run_dir in zip(opened.steps, run_dirs, strict=True))
@@ -137,7 +153,12 @@ def _evaluate(
         found = translate_together(translator, opened.params, [one.request for one in examples])
     texts = [translation.text for translation in found]
     with out.status("scoring"):
-        scores = score_examples(examples, texts, config.evaluation, config.data.target, options.resamples)
+        measured = measure_all(examples, texts, config.evaluation, config.data.target)
+        scores = {name: one.score(options.resamples) for name, one in measured.items()}
+        found_by = {}
+        for name in options.by:
+            of_name = _find_parts(name, opened, chosen, examples, options, columns.get(name, []))
+            found_by[name] = {part: _score_part(measured, members, options.resamples) for part, members in of_name.items()}
     families, cuts = family_scores(examples, texts), count_cuts(found)
     result: dict[str, Any] = {
         "split": options.split,
@@ -149,10 +170,74 @@ def _evaluate(
         "families": {name: value.score for name, value in families.items()},
         **cuts,
     }
-    if by_feature := feature_scores(examples, texts):
-        result["features"] = {name: {"exact_match": value, "sources": count} for name, (value, count) in by_feature.items()}
+    if mean_edits := {name: measured[name].statistics[:, 0].sum() / len(examples) for name in _EDITS if name in measured}:
+        result["mean_edits"] = mean_edits
+    if by_feature := parts.by_features(examples):
+        right = measure_examples("exact_match", examples, texts, config.evaluation, config.data.target)
+        result["features"] = {name: {"exact_match": right.of(members), "sources": len(members)} for name, members in by_feature.items()}
+    if found_by:
+        result["by"] = found_by
+    if options.gain:
+        copied = measure_all(examples, [one.source for one in examples], config.evaluation, config.data.target)
+        result["gain"] = {name: _gain(name, copied[name], measured[name], options.resamples) for name in measured}
     samples = [show(examples[i], texts[i]) for i in spread(len(found), options.samples)]
     return Found(result, samples, explain_cuts(cuts, len(found), config.decoding)), found
+
+
+def _read_column(name: str, config: Config, chosen: corpus.Corpus, options: Options) -> list[str]:
+    """What a column of the split, which is neither source nor target, holds beside each pair.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    data = config.data
+    if FORMATS[data.format] == "generated":
+        raise UserError(f"--by {name} names no column, which data.format={data.format} has none of; use {', '.join(parts.NAMES)}")
+    if name in (data.target, data.source, *rows.parts(data.source)):
+        raise UserError(f"--by {name} is the source or the target; name a column beside them, or {', '.join(parts.NAMES)}")
+    beside = dataclasses.replace(config, data=dataclasses.replace(data, features=name))
+    try:
+        found = load_split(beside, options.split, options.data_folder).pairs
+    except UserError as error:
+        raise UserError(f"--by {name}, which is no column{nearest(name, parts.NAMES)}: {error}") from None
+    if [pair[:2] for pair in found] != [pair[:2] for pair in chosen.pairs]:
+        raise UserError(f"--by {name}: {chosen.name} has changed while it was read; run it again")
+    return [pair.features for pair in found]
+
+
+def _find_parts(
+    name: str, opened: Opened, chosen: corpus.Corpus, examples: Sequence[Example], options: Options, column: Sequence[str]
+) -> parts.Parts:
+    """The parts of the examples by one of `parts.NAMES`, or by a column of the pairs."""
+    config = opened.config
+    if name == "features":
+        return parts.by_features(examples)
+    if name == "length":
+        sources = [one.source for one in examples]
+        return parts.by_length([len(ids) for ids in opened.vocabularies.encode_sources(sources, [""] * len(sources))])
+    if name == "seen":
+        data = dataclasses.replace(config.data, folder=options.data_folder) if options.data_folder else config.data
+        return parts.by_seen(examples, corpus.Reader(data, "train", config.seed))
+    if not config.evaluation.merge_sources:
+        return parts.by_values([[value] for value in column])
+    values: dict[tuple[str, str], list[str]] = {}
+    for pair, value in zip(chosen.pairs, column, strict=True):
+        values.setdefault((pair.source, pair.features), []).append(value)
+    return parts.by_values([values[one.source, one.features] for one in examples])
+
+
+def _score_part(measured: dict[Metric, Measured], members: Sequence[int], resamples: int) -> dict[str, Any]:
+    return {"sources": len(members), "metrics": {name: one.part(members).score(resamples)._asdict() for name, one in measured.items()}}
+
+
+def _gain(name: Metric, copied: Measured, measured: Measured, resamples: int) -> dict[str, float]:
+    """What the sources as they are would score, and how much better the translations are."""
+    sign = -1 if METRICS[name].worst else 1  # of those whose worst is above 0, lower is better
+    if not resamples:
+        before, after = copied.score().score, measured.score().score
+        return {"source": before, "gain": sign * (after - before)}
+    both = compare.pair(copied, measured, resamples)
+    return {"source": both.first, "gain": sign * both.difference, "p_value": both.p_value}
 
 
 class Calibration(NamedTuple):
@@ -199,9 +284,16 @@ def print_found(found: Found) -> None:
         table.add_row(name, f"{value['score']:.2f}{interval}", value["signature"])
     for name, value in result["families"].items():
         table.add_row(f"  {name}", f"{value:.2f}", "exact match of the family")
+    for name, value in result.get("mean_edits", {}).items():
+        table.add_row(f"  {name}", f"{value:.2f}", "edits a line")
+    for name, value in result.get("gain", {}).items():
+        chance = f", p = {value['p_value']:.3f}" if "p_value" in value else ""
+        table.add_row(f"  {name}", f"{value['gain']:+.2f}", f"gain over the source as it is, {value['source']:.2f}{chance}")
     out.print(table)
-    if "features" in result:
+    if "features" in result and "features" not in result.get("by", {}):
         _print_features(out, result["features"])
+    for name, found_by in result.get("by", {}).items():
+        _print_parts(out, name, found_by)
     for note in found.notes:
         out.print(note)
     if "calibration" in result:
@@ -211,12 +303,26 @@ def print_found(found: Found) -> None:
 def _print_features(out: Console, features: dict[str, Any]) -> None:
     """Those that most sources have."""
     table = Table("feature", "sources", "exact match", box=None)
-    for name, found in list(features.items())[:_MOST_FEATURES]:
+    for name, found in list(features.items())[:_MOST_PARTS]:
         table.add_row(name, f"{found['sources']:,}", f"{found['exact_match']:.2f}")
-    more = len(features) - _MOST_FEATURES
+    more = len(features) - _MOST_PARTS
     out.print(table)
     if more > 0:
         out.print(f"and {more:,} rarer features, which --json has")
+
+
+def _print_parts(out: Console, name: str, found_by: dict[str, Any]) -> None:
+    """A row for each part, of which a column may have many."""
+    names = list(next(iter(found_by.values()))["metrics"]) if found_by else []
+    table = Table(f"by {name}", "sources", *names, box=None)
+    for part, found in list(found_by.items())[:_MOST_PARTS]:
+        scores = (found["metrics"][one] for one in names)
+        shown = (f"{one['score']:.2f}" + (f" ± {one['ci']:.2f}" if "|bs:" in one["signature"] else "") for one in scores)
+        table.add_row(part or "(none)", f"{found['sources']:,}", *shown)
+    more = len(found_by) - _MOST_PARTS
+    out.print(table)
+    if more > 0:
+        out.print(f"and {more:,} rarer ones, which --json has")
 
 
 def _print_calibration(out: Console, calibration: dict[str, Any]) -> None:

@@ -32,7 +32,8 @@ def run(asked: Sequence[Asked]) -> int:
     """
     options = asked[0].options
     evaluate.check(options)
-    for name, value in (("--calibration", options.calibration), ("--references", " ".join(options.references))):
+    of_one = {"--calibration": options.calibration, "--references": " ".join(options.references), "--by": " ".join(options.by)}
+    for name, value in of_one.items():
         if value:
             raise UserError(f"{name} {value} is of one run, and --macro evaluates each by itself; leave one of them out")
     paths = [one.run_dir if "://" in one.run_dir else os.path.realpath(one.run_dir) for one in asked]

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from flax_s2s.evaluation import bootstrap
 from flax_s2s.evaluation.metrics import Measured
+from flax_s2s.evaluation.parts import bucket
 
 _FREQUENCIES = (0, 1, 2, 5, 10, 100, 1000)  # where buckets begin; compare-mt's, 2 to 4 together
 
@@ -67,7 +68,7 @@ def pair(first: Measured, second: Measured, resamples: int) -> Paired:
 
 
 def bucket_lengths(lengths: Sequence[int], first: dict[str, Measured], second: dict[str, Measured], buckets: int = 5) -> list[LengthBucket]:
-    """Buckets of about as many sentences each; sentences of one length stay together.
+    """See `parts.bucket`.
 
     Args:
         lengths: of the sources, in words.
@@ -75,14 +76,10 @@ def bucket_lengths(lengths: Sequence[int], first: dict[str, Measured], second: d
         second: of the other.
         buckets: how many at most.
     """
-    edges = np.unique(np.quantile(lengths, np.arange(1, buckets) / buckets, method="lower")) if lengths else np.zeros(0)
-    of_sentence, found = np.searchsorted(edges, lengths), []
-    for number in range(len(edges) + 1):
-        chosen = np.flatnonzero(of_sentence == number).tolist()
-        if chosen:
-            here = [lengths[i] for i in chosen]
-            scores = [{name: one.of(chosen) for name, one in system.items()} for system in (first, second)]
-            found.append(LengthBucket(min(here), max(here), len(chosen), scores[0], scores[1]))
+    found = []
+    for low, high, chosen in bucket(lengths, buckets):
+        scores = [{name: one.of(chosen) for name, one in system.items()} for system in (first, second)]
+        found.append(LengthBucket(low, high, len(chosen), scores[0], scores[1]))
     return found
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from flax_s2s.config import METRICS, DecodingConfig, EvaluationConfig, Metric, UnicodeForm, UserError
-from flax_s2s.data import features
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.vocab import in_form
 from flax_s2s.decoding.requests import Request
@@ -76,11 +75,9 @@ def measure_examples(name: Metric, examples: Sequence[Example], texts: Sequence[
     return measure(name, texts, references, config, target)
 
 
-def score_examples(
-    examples: Sequence[Example], texts: Sequence[str], config: EvaluationConfig, target: str, resamples: int = 0
-) -> dict[str, Score]:
-    """The configured metrics of the examples' translations; see `score.score`."""
-    return {name: measure_examples(name, examples, texts, config, target).score(resamples) for name in config.metrics}
+def measure_all(examples: Sequence[Example], texts: Sequence[str], config: EvaluationConfig, target: str) -> dict[Metric, Measured]:
+    """The configured metrics of the examples' translations."""
+    return {name: measure_examples(name, examples, texts, config, target) for name in config.metrics}
 
 
 def score_defined(
@@ -143,7 +140,7 @@ def make_translation_evaluation(
     def evaluate(params: Any, step: int) -> Report:
         found = translate_together(translator, [params], [one.request for one in examples], on_part)
         texts = [one.text for one in found]
-        scores = score_examples(examples, texts, config, target)
+        scores = {name: one.score() for name, one in measure_all(examples, texts, config, target).items()}
         cuts = count_cuts(found)
         notes = [*explain_cuts(cuts, len(found), translator.config), *find_sameness(texts, [one.references[0] for one in examples])]
         shown = [show(examples[i], texts[i]) for i in spread(len(examples), config.samples)]
@@ -197,19 +194,6 @@ def show(example: Example, text: str) -> str:
     """Three lines: source, right translations, translation."""
     features = f"  ({example.features})" if example.features else ""
     return f"  source     {example.source}{features}\n  reference  {' | '.join(example.right)}\n  translated {text}"
-
-
-def feature_scores(examples: Sequence[Example], texts: Sequence[str]) -> dict[str, tuple[float, int]]:
-    """Exact match of the examples that have a feature, in percent, and how many they are; the most frequent first."""
-    having: dict[str, list[int]] = {}
-    for i, one in enumerate(examples):
-        for feature in dict.fromkeys(features.split(one.features)):
-            having.setdefault(feature, []).append(i)
-    found = {}
-    for feature, chosen in sorted(having.items(), key=lambda item: (-len(item[1]), item[0])):
-        measured = measure_examples("exact_match", [examples[i] for i in chosen], [texts[i] for i in chosen], EvaluationConfig(), "")
-        found[feature] = (measured.score().score, len(chosen))
-    return found
 
 
 def family_scores(examples: Sequence[Example], texts: Sequence[str]) -> dict[str, Score]:

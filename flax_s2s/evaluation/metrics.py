@@ -57,7 +57,11 @@ class Measured(NamedTuple):
 
     def of(self, sentences: Sequence[int]) -> float:
         """The score of some sentences."""
-        return self.score_fn(self.statistics[list(sentences)].sum(axis=0).tolist())
+        return self.part(sentences).score().score
+
+    def part(self, sentences: Sequence[int]) -> "Measured":
+        """The statistics of some sentences."""
+        return self._replace(statistics=self.statistics[list(sentences)])
 
     def each(self) -> np.ndarray:
         """The score of each sentence by itself."""

@@ -23,6 +23,7 @@ class Source(NamedTuple):
     mask: Bool[Array, "batch src"]
     keys: Float[Array, "batch src keys"] | None
     vector: Float[Array, " keys"] | None
+    cover: Float[Array, " keys"] | None  # what a key gains for each time that it was looked at
 
 
 def masked_softmax(
@@ -41,22 +42,35 @@ def masked_softmax(
     return exponentials / jnp.maximum(exponentials.sum(axis=-1, keepdims=True), 1.0)
 
 
+class Covered(NamedTuple):
+    """What was looked at before (see `Attention`)."""
+
+    seen: Float[Array, "batch tgt src"]  # the sum of all weights so far, of each query
+    cover: Float[Array, " keys"]
+
+
 @jax.custom_vjp
 def _additive(
-    queries: Float[Array, "batch tgt keys"], keys: Float[Array, "batch src keys"], vector: Float[Array, " keys"]
+    queries: Float[Array, "batch tgt keys"], keys: Float[Array, "batch src keys"], vector: Float[Array, " keys"], covered: Covered | None
 ) -> Float[Array, "batch tgt src"]:
     """`v . tanh(q + k)` for every pair, in float32: while attention is even, the gradient of q is a difference of near equals.
 
     The tanh of all pairs, by far the largest array there is, is computed again for the gradient instead of kept.
     """
-    return jnp.matmul(jnp.tanh(queries[:, :, None, :] + keys[:, None, :, :]), vector)
+    return jnp.matmul(_hidden(queries, keys, covered), vector)
 
 
-def _additive_backward(saved: tuple[Array, Array, Array], d_scores: Array) -> tuple[Array, Array, Array]:
-    (queries, keys, vector), d_scores = lax.optimization_barrier((saved, d_scores))  # else XLA finds the tanh and keeps it
-    hidden = jnp.tanh(queries[:, :, None, :] + keys[:, None, :, :])  # [batch tgt src keys]
+def _hidden(queries: Array, keys: Array, covered: Covered | None) -> Array:
+    sums = queries[:, :, None, :] + keys[:, None, :, :]
+    return jnp.tanh(sums if covered is None else sums + covered.seen[:, :, :, None] * covered.cover[None, None, None, :])
+
+
+def _additive_backward(saved: tuple[Array, Array, Array, Covered | None], d_scores: Array) -> tuple[Array, Array, Array, Covered | None]:
+    (queries, keys, vector, covered), d_scores = lax.optimization_barrier((saved, d_scores))  # else XLA finds the tanh and keeps it
+    hidden = _hidden(queries, keys, covered)  # [batch tgt src keys]
     d_sums = d_scores[:, :, :, None] * vector[None, None, None, :] * (1 - hidden**2)
-    return d_sums.sum(axis=2), d_sums.sum(axis=1), jnp.einsum("bts,btsk->k", d_scores, hidden)
+    d_covered = covered and Covered(jnp.matmul(d_sums, covered.cover), jnp.einsum("bts,btsk->k", covered.seen, d_sums))
+    return d_sums.sum(axis=2), d_sums.sum(axis=1), jnp.einsum("bts,btsk->k", d_scores, hidden), d_covered
 
 
 _additive.defvjp(lambda *arguments: (_additive(*arguments), arguments), _additive_backward)
@@ -66,12 +80,15 @@ class Attention(nnx.Module):
     """One of three scores between a query q and a memory m.
 
     dot: `q . m`, general: `q . (W m)` (Luong et al. 2015, equation 8), additive: `v . tanh(W q + U m)` (Bahdanau et al.
-    2015, section A.1.2).
+    2015, section A.1.2). With coverage (See et al. 2017, equation 11) the key of a position, `m`, `W m` or `U m`, is `c w` more, with c
+    the sum of the weights that it had at all steps before: so that a decoder can know what it has said.
     """
 
-    def __init__(self, score: Scoring, query: int, memory: int, hidden: int, *, kernel_init: Initializer, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, score: Scoring, query: int, memory: int, hidden: int, *, coverage: bool = False, kernel_init: Initializer, rngs: nnx.Rngs
+    ) -> None:
         """Declares what the score needs; `query`, `memory` and `hidden` are sizes."""
-        self.score = score
+        self.score, size = score, query
         match score:
             case "dot":
                 pass
@@ -80,9 +97,11 @@ class Attention(nnx.Module):
             case "additive":
                 self.kernel_key = nnx.Param(kernel_init(rngs.params(), (memory, hidden), jnp.float32))
                 self.kernel_query = nnx.Param(kernel_init(rngs.params(), (query, hidden), jnp.float32))
-                self.vector = nnx.Param(kernel_init(rngs.params(), (hidden, 1), jnp.float32)[:, 0])
+                self.vector, size = nnx.Param(kernel_init(rngs.params(), (hidden, 1), jnp.float32)[:, 0]), hidden
             case _:
                 assert_never(score)
+        if coverage:
+            self.cover = nnx.Param(kernel_init(rngs.params(), (size, 1), jnp.float32)[:, 0])
 
     def keys(self, memory: Float[Array, "batch src hid"]) -> Float[Array, "batch src keys"]:
         """The part of the score that depends on the source alone, computed once for a sentence; of the additive score in float32."""
@@ -118,25 +137,43 @@ class Attention(nnx.Module):
 
     def source(self, keys: Float[Array, "batch src keys"], mask: Bool[Array, "batch src"]) -> Source:
         """What else a query reads."""
+        cover = self.cover[...] if hasattr(self, "cover") else None
         match self.score:
             case "dot" | "general":
-                return Source(mask, None, None)
+                return Source(mask, None, None, cover)
             case "additive":
-                return Source(mask, keys, self.vector[...])
+                return Source(mask, keys, self.vector[...], cover)
             case _:
                 assert_never(self.score)
 
-    def scores(self, multiply: Multiply, source: Source, queries: Float[Array, "batch tgt query"]) -> Float[Array, "batch tgt src"]:
+    def scores(
+        self,
+        multiply: Multiply,
+        source: Source,
+        queries: Float[Array, "batch tgt query"],
+        seen: Float[Array, "batch tgt src"] | None = None,
+    ) -> Float[Array, "batch tgt src"]:
         """Scores of any number of queries with all source positions; arguments as for `look`."""
+        covered = None if seen is None or source.cover is None else Covered(seen, source.cover)
         if source.keys is not None and source.vector is not None:
-            return _additive(multiply("query", queries), source.keys, source.vector)
-        return multiply("keys", queries)
+            return _additive(multiply("query", queries), source.keys, source.vector, covered)
+        scores = multiply("keys", queries)
+        return scores if covered is None else scores + jnp.matmul(queries.astype(jnp.float32), covered.cover)[:, :, None] * covered.seen
 
     def look(
-        self, multiply: Multiply, source: Source, queries: Float[Array, "batch tgt query"], rounded: bool = False
+        self,
+        multiply: Multiply,
+        source: Source,
+        queries: Float[Array, "batch tgt query"],
+        rounded: bool = False,
+        seen: Float[Array, "batch tgt src"] | None = None,
     ) -> tuple[Float[Array, "batch tgt hid"], Float[Array, "batch tgt src"]]:
-        """Contexts and weights of any number of queries at once; `multiply` is by `kernels`, `rounded` as in `masked_softmax`."""
-        weights = masked_softmax(self.scores(multiply, source, queries), source.mask, rounded and queries.dtype == jnp.bfloat16)
+        """Contexts and weights of any number of queries at once; `multiply` is by `kernels`, `rounded` as in `masked_softmax`.
+
+        With coverage `seen` is what each query's decoder has looked at before.
+        """
+        scores = self.scores(multiply, source, queries, seen)
+        weights = masked_softmax(scores, source.mask, rounded and queries.dtype == jnp.bfloat16)
         return multiply("values", weights.astype(queries.dtype)).astype(queries.dtype), weights
 
 

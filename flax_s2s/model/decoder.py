@@ -35,6 +35,15 @@ class Carry(NamedTuple):
 
     states: tuple[State, ...]
     feed: Float[Array, "batch beam readout"] | None
+    seen: Float[Array, "batch beam src"] | None  # with coverage the sum of attention so far
+
+
+class Readings(NamedTuple):
+    """What there is to say at all positions."""
+
+    readouts: Float[Array, "batch tgt readout"]
+    attention: Float[Array, "batch tgt src"] | None  # with input feeding where it is asked for: by copying
+    again: Float[Array, "batch tgt"] | None  # with coverage how much of a step's attention lies where it lay before
 
 
 class Constants(NamedTuple):
@@ -66,7 +75,8 @@ class Decoder(nnx.Module):
         self.layers = nnx.List([make_layer(config, size, hidden, rngs) for size in inputs])
         if config.attention != "none":
             hidden_size = config.attention_size or hidden
-            self.attention = Attention(config.attention, hidden, derived.memory, hidden_size, kernel_init=init, rngs=rngs)
+            how: dict[str, Any] = {"coverage": config.coverage, "kernel_init": init, "rngs": rngs}
+            self.attention = Attention(config.attention, hidden, derived.memory, hidden_size, **how)
         if config.attention != "none" or derived.readout != hidden:
             self.kernel_readout = nnx.Param(init(rngs.params(), (hidden + context, derived.readout), jnp.float32))
         if self.config.hard and config.alignment_order == "first":
@@ -74,16 +84,14 @@ class Decoder(nnx.Module):
             # Near first: where all are as likely, each step of monotonic attention goes half of the way that is left, and the end is all it sees.
             self.bias_shift = nnx.Param(-jnp.abs(jnp.arange(-REACH, REACH + 1) - 0.5))
 
-    def __call__(
-        self, memory: Memory, embedded: Float[Array, "batch tgt emb"], keys: RowKeys
-    ) -> tuple[Float[Array, "batch tgt readout"], Float[Array, "batch tgt src"] | None]:
-        """Readouts of all positions, from embedded target inputs; and attention, if there is one: with input feeding where it is copied by."""
+    def __call__(self, memory: Memory, embedded: Float[Array, "batch tgt emb"], keys: RowKeys) -> Readings:
+        """Of all positions, from embedded target inputs."""
         of_layers = self._make_noise(keys, embedded.shape[1])
         if self.config.input_feeding:
             return self._feed(memory, embedded, keys, of_layers)
         multiply, source = multiply_by(self._kernels() | self._of_source(memory)), self._constants(memory).source
         readouts, weights = self._stack(multiply, source, embedded, self._whole(memory, keys, of_layers))
-        return drop_features(self.config, readouts, keys, noise.READOUT), weights
+        return Readings(drop_features(self.config, readouts, keys, noise.READOUT), weights, None)
 
     def aim(self, memory: Memory, embedded: Float[Array, "batch tgt emb"], keys: RowKeys) -> Aim:
         """What all positions say of the source, with hard attention."""
@@ -144,7 +152,7 @@ class Decoder(nnx.Module):
 
     def _constants(self, memory: Memory, of_layers: list[Noise] | None = None) -> Constants:
         attends = self.config.attention != "none"
-        source = self.attention.source(memory.keys, memory.mask) if attends else Source(memory.mask, None, None)
+        source = self.attention.source(memory.keys, memory.mask) if attends else Source(memory.mask, None, None, None)
         gates = [layer.gates() for layer in self.layers]
         keep = tuple(None if of_layers is None else of_layers[index].keep for index in range(len(gates)))
         return Constants(source, tuple(each.bias for each in gates), tuple(each.norm for each in gates), lax.stop_gradient(keep))
@@ -179,15 +187,16 @@ class Decoder(nnx.Module):
             states[index] = cells.step(self.layers[index], constants.norms[index], total, states[index], zones[index])
             return states[index].hidden if masks is None else states[index].hidden * masks[index]
 
-        readouts, weights = self._stack(multiply, constants.source, carry.feed, run, rounded)
+        readouts, weights = self._stack(multiply, constants.source, carry.feed, run, rounded, carry.seen)
         if self.config.hard:
-            return Carry(tuple(states), None), self._aim(multiply, constants.source, readouts), None
+            return Carry(tuple(states), None, None), self._aim(multiply, constants.source, readouts), None
         if masks is not None:
             readouts *= masks[-1]
-        return Carry(tuple(states), readouts if self.config.input_feeding else None), readouts, weights
+        seen = None if carry.seen is None else carry.seen + weights
+        return Carry(tuple(states), readouts if self.config.input_feeding else None, seen), readouts, weights
 
     def _stack(
-        self, multiply: Multiply, source: Source, inputs: Any, run_layer: Callable[[int, Any], Any], rounded: bool = False
+        self, multiply: Multiply, source: Source, inputs: Any, run_layer: Callable[[int, Any], Any], rounded: bool = False, seen: Any = None
     ) -> tuple[Any, Any]:
         """Runs all layers, and attention where it belongs: readouts and weights; with hard attention the top layer's outputs alone."""
         features, context, weights = run_layer(0, inputs), None, None
@@ -198,7 +207,7 @@ class Decoder(nnx.Module):
             outputs = run_layer(index, entering)
             features = features + outputs if 0 < self.config.residual_from <= index + 1 else outputs
         if self.config.input_feeding:
-            context, weights = self.attention.look(multiply, source, features, rounded)
+            context, weights = self.attention.look(multiply, source, features, rounded, seen)
         if context is not None:
             features = jnp.concatenate([features, context], axis=-1)
         if not hasattr(self, "kernel_readout") or self.config.hard:
@@ -206,7 +215,7 @@ class Decoder(nnx.Module):
         readouts = multiply("readout", features).astype(features.dtype)
         return readouts if context is None else jnp.tanh(readouts), weights
 
-    def _feed(self, memory: Memory, embedded: Any, keys: RowKeys, of_layers: list[Noise]) -> tuple[Any, Any]:
+    def _feed(self, memory: Memory, embedded: Any, keys: RowKeys, of_layers: list[Noise]) -> Readings:
         """Input feeding: a loop over time around the whole stack; what does not depend on the loop is done before or after it."""
         widths = [self.config.hidden_size] * self.config.decoder_layers + [sizes(self.config).readout]
         sites = [noise.TARGET + index + 1 for index in range(self.config.decoder_layers)] + [noise.READOUT]
@@ -217,19 +226,21 @@ class Decoder(nnx.Module):
 
         def step(multiply: Multiply, constants: Constants, carry: Carry, now: Any) -> tuple[Carry, Any]:
             projected, masks, zones = now
-            carry, readouts, weights = self._step(multiply, constants, carry, projected, lax.stop_gradient(masks), zones)
-            return carry, (readouts[:, 0], weights[:, 0] if self.config.copy else None)
+            after, readouts, weights = self._step(multiply, constants, carry, projected, lax.stop_gradient(masks), zones)
+            again = None if carry.seen is None else jnp.minimum(weights, carry.seen).sum(axis=-1)[:, 0]
+            return after, Readings(readouts[:, 0], weights[:, 0] if self.config.copy else None, again)
 
         now = jax.tree.map(lambda part: part.swapaxes(0, 1)[:, :, None], (self.project(embedded), masks, zones))  # [tgt batch 1 gates]
         carry = start_carry(memory, self.config, 1)
         kernels = self._kernels(self.config.embedding_size) | self._of_source(memory)
         _, found = scan(step, kernels, self._constants(memory, of_layers), carry, now, self.config.recompute)
-        readouts, weights = jax.tree.map(lambda part: part.swapaxes(0, 1), found)
-        return readouts, weights
+        readings: Readings = jax.tree.map(lambda part: part.swapaxes(0, 1), found)
+        return readings
 
 
 def start_carry(memory: Memory, config: ModelConfig, beams: int) -> Carry:
     """The carry before the first step, the same for all hypotheses of a sentence."""
     states = jax.tree.map(lambda part: jnp.repeat(part[:, None], beams, axis=1), memory.start)
-    feed = jnp.zeros((memory.mask.shape[0], beams, sizes(config).readout), memory.values.dtype)
-    return Carry(states, feed if config.input_feeding else None)
+    (batch, src), dtype = memory.mask.shape, memory.values.dtype
+    feed = jnp.zeros((batch, beams, sizes(config).readout), dtype) if config.input_feeding else None
+    return Carry(states, feed, jnp.zeros((batch, beams, src)) if config.coverage else None)

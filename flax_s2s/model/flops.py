@@ -42,6 +42,9 @@ def count_flops(config: ModelConfig, params: Any) -> Flops:
     attended, said = 0, output.size
     if config.attention != "none":  # the score, and the context
         attended = score_products(config.attention, config.hidden_size, memory, config.attention_size or config.hidden_size) + memory
+    if config.coverage:  # what a key gains is added to it, or, where keys are multiplied, multiplied once with the query
+        size = params["decoder"]["attention"]["cover"].size
+        attended, target = (attended + size, target) if config.attention == "additive" else (attended + 1, target + size)
     if config.hard:  # no context, but a softmax; and the source's part of the readout once for each source token
         attended, said, part = attended - memory + said, 0, memory * sizes(config).readout
         source, target = source + part, target - part

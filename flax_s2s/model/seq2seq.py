@@ -24,7 +24,7 @@ from flax_s2s.config import PAD, UNK, ModelConfig
 from flax_s2s.model import noise
 from flax_s2s.model.alignment import Aim
 from flax_s2s.model.copying import as_targets
-from flax_s2s.model.decoder import Carry, Decoder, Memory, start_carry
+from flax_s2s.model.decoder import Carry, Decoder, Memory, Readings, start_carry
 from flax_s2s.model.encoder import Bridge, Encoder, reverse_real
 from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.noise import RowKeys, drop_features, drop_words
@@ -90,12 +90,10 @@ class Seq2Seq(nnx.Module):
         self, src_ids: Int[Array, "batch src"], inputs: Int[Array, "batch tgt"], keys: RowKeys = None
     ) -> Float[Array, "batch tgt readout"]:
         """The readouts of `read` alone."""
-        return self.read(src_ids, inputs, keys)[0]
+        return self.read(src_ids, inputs, keys).readouts
 
-    def read(
-        self, src_ids: Int[Array, "batch src"], inputs: Int[Array, "batch tgt"], keys: RowKeys = None
-    ) -> tuple[Float[Array, "batch tgt readout"], Float[Array, "batch tgt src"] | None]:
-        """Readouts for predicting the token after each of `inputs` (BOS, then the target); and attention, see `Decoder`; not of hard attention."""
+    def read(self, src_ids: Int[Array, "batch src"], inputs: Int[Array, "batch tgt"], keys: RowKeys = None) -> Readings:
+        """What there is to say after each of `inputs` (BOS, then the target); not of hard attention."""
         assert not self.config.hard, "align() reads with hard attention"
         return self.decoder(self.encode(src_ids, keys), self._embed_inputs(inputs, keys), keys)
 

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from flax_s2s.config import BOS, PAD, Config, OptimizerConfig
 from flax_s2s.model.copying import point
+from flax_s2s.model.decoder import Readings
 from flax_s2s.model.dropout import fold_in, random_bytes, row_keys
 from flax_s2s.model.noise import OWN, is_random
 from flax_s2s.model.seq2seq import Model, Seq2Seq
@@ -53,7 +54,9 @@ def shift_right(tgt_ids: Int[Array, "batch tgt"]) -> Int[Array, "batch tgt"]:
     return jnp.pad(tgt_ids[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
 
 
-def batch_loss(model: Model, params: Params, batch: Any, smoothing: float, keys: Any = None, inputs: Any = None) -> Loss:
+def batch_loss(
+    model: Model, params: Params, batch: Any, smoothing: float, keys: Any = None, inputs: Any = None, coverage: float = 0.0
+) -> Loss:
     """The loss of a batch (source and target ids) on one device.
 
     Args:
@@ -63,18 +66,25 @@ def batch_loss(model: Model, params: Params, batch: Any, smoothing: float, keys:
         smoothing: of labels.
         keys: one for each row; None: deterministic.
         inputs: what the decoder reads; None: the target, shifted.
+        coverage: weight of the coverage loss (See et al. 2017, equation 12), of models that know what they have looked at.
     """
     bound, (src_ids, tgt_ids) = model.bind(params), batch
     inputs = shift_right(tgt_ids) if inputs is None else inputs
     if model.config.hard:
         return marginal(model.config, *bound.align(src_ids, inputs, keys), *bound.output(), tgt_ids, smoothing)
-    readouts, weights = bound.read(src_ids, inputs, keys)
-    copies = _copies(bound, readouts, weights, src_ids)
-    return cross_entropy(readouts, *bound.output(), tgt_ids, smoothing, copies and point(*copies, tgt_ids))
+    readings = bound.read(src_ids, inputs, keys)
+    copies = _copies(bound, readings, src_ids)
+    loss = cross_entropy(readings.readouts, *bound.output(), tgt_ids, smoothing, copies and point(*copies, tgt_ids))
+    if not coverage or readings.again is None:
+        return loss
+    return loss._replace(smoothed=loss.smoothed + coverage * jnp.sum(readings.again * (tgt_ids != PAD)))
 
 
-def _copies(bound: Seq2Seq, readouts: Any, weights: Any, src_ids: Any) -> Copies | None:
-    return Copies(bound.gate(readouts), weights, bound.as_targets(src_ids)) if bound.config.copy else None
+def _copies(bound: Seq2Seq, readings: Readings, src_ids: Any) -> Copies | None:
+    if not bound.config.copy:
+        return None
+    assert readings.attention is not None
+    return Copies(bound.gate(readings.readouts), readings.attention, bound.as_targets(src_ids))
 
 
 def mix_inputs(model: Model, params: Params, batch: Any, keys: Any, rate: Float[Array, ""]) -> Int[Array, "batch tgt"]:
@@ -84,8 +94,8 @@ def mix_inputs(model: Model, params: Params, batch: Any, keys: Any, rate: Float[
     one pass), not after its own as in Bengio et al. 2015, which would cost a loop.
     """
     bound, (src_ids, tgt_ids) = model.bind(params), batch
-    readouts, weights = bound.read(src_ids, shift_right(tgt_ids), keys)
-    own = likeliest(readouts, *bound.output(), _copies(bound, readouts, weights, src_ids))
+    readings = bound.read(src_ids, shift_right(tgt_ids), keys)
+    own = likeliest(readings.readouts, *bound.output(), _copies(bound, readings, src_ids))
     chosen = random_bytes(keys, OWN, tgt_ids.shape[1]) < rate * 256
     return shift_right(jnp.where(chosen & (tgt_ids != PAD), own, tgt_ids))
 
@@ -219,7 +229,8 @@ def _make_gradients(model: Model, config: Config, devices: Devices) -> Callable[
             inputs = mix_inputs(model, params, batch, keys, sampling_rate(config.optimizer, step))
 
         def objective(params: Params) -> tuple[Any, Loss]:
-            loss = batch_loss(model, freeze(params, config.optimizer.frozen), batch, config.optimizer.label_smoothing, keys, inputs)
+            own, how = freeze(params, config.optimizer.frozen), config.optimizer
+            loss = batch_loss(model, own, batch, how.label_smoothing, keys, inputs, how.coverage_loss)
             return loss.smoothed, loss
 
         gradients, loss = jax.grad(objective, has_aux=True)(params)

@@ -125,6 +125,83 @@ def test_attention_has_a_column_for_each(run: Path, tmp_path: Path) -> None:
     assert all(len(row) == len(record["source"]) for row in record["attention"])
 
 
+def test_parts_of_a_split_have_scores_of_their_own(run: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By length, by what training has seen, by feature, and by a further column; and what the sources would score as they are."""
+    table = [line.split("\t") for line in (corpus / "test.tsv").read_text().split("\n")[:-1]]
+    train = [line.split("\t") for line in (corpus / "train.tsv").read_text().split("\n")[:-1]]
+    table += [[*row[:2], "V;DU"] for row in train[:3]] + [["", "blank", "V"], *train[3:7], ["ekalomi", "ekalomis", "V;SG"]]
+    genres = ["spoken" if i % 3 else "written, old" for i in range(len(table))]
+    (tmp_path / "test.tsv").write_text("".join("\t".join([*row, genre]) + "\n" for row, genre in zip(table, genres, strict=True)))
+    shutil.copy(corpus / "train.tsv", tmp_path)
+    asked = ["--data-folder", str(tmp_path), "--metrics", "exact_match", "cer", "--json", str(tmp_path / "scores.json")]
+    capsys.readouterr()
+    assert main(["evaluate", str(run), *asked, "--by", "length", "seen", "features", "3", "--gain"]) == 0
+    said, scores = " ".join(capsys.readouterr().out.split()), json.loads((tmp_path / "scores.json").read_text())
+    kept = [(*row, genre) for row, genre in zip(table, genres, strict=True) if row[0]]
+    found = flax_s2s.load(run).translate([row[0] for row in kept], features=[row[2] for row in kept])
+    right = [
+        one.text in {row[1] for row in kept if row[::2] == (word, bundle)} for one, (word, _, bundle, _) in zip(found, kept, strict=True)
+    ]
+
+    def check(by: str, name: str, members: list[bool]) -> None:
+        part, chosen = scores["by"][by][name], [one for one, member in zip(right, members, strict=True) if member]
+        assert part["sources"] == len(chosen) > 0
+        assert part["metrics"]["exact_match"]["score"] == pytest.approx(100 * sum(chosen) / len(chosen))
+        assert {*part["metrics"]} == {"exact_match", "cer"} and "|bs:1000" in part["metrics"]["cer"]["signature"]
+        assert f"{name} {len(chosen)} {part['metrics']['exact_match']['score']:.2f} ±" in said
+
+    words, bundles = {row[0] for row in train}, {row[2] for row in train}
+    assert {*scores["by"]["seen"]} == {"source seen, features seen", "source seen, features unseen", "source unseen, features seen"}
+    for name in scores["by"]["seen"]:
+        known = [f"source {'seen' if row[0] in words else 'unseen'}, features {'seen' if row[2] in bundles else 'unseen'}" for row in kept]
+        check("seen", name, [one == name for one in known])
+    for genre in ("spoken", "written, old"):
+        check("3", genre, [row[3] == genre for row in kept])
+    for feature in ("V", "N", "SG", "PL", "DU"):
+        check("features", feature, [feature in row[2].split(";") for row in kept])
+    lengths = {"3 tokens": [len(row[0]) == 3 for row in kept], "7 tokens": [len(row[0]) == 7 for row in kept]}
+    tokens = scores["by"]["length"]
+    assert sum(part["sources"] for part in tokens.values()) == len(kept) and len(tokens) == 2, tokens
+    for (name, _), members in zip(tokens.items(), lengths.values(), strict=True):
+        check("length", name, members)
+    # Of the sources as they are, by hand; no form here is its word, so that each costs edits.
+    assert scores["gain"]["exact_match"]["source"] == 0
+    assert scores["gain"]["exact_match"]["gain"] == pytest.approx(scores["metrics"]["exact_match"]["score"])
+    assert scores["gain"]["cer"]["source"] > scores["metrics"]["cer"]["score"]
+    assert scores["gain"]["cer"]["gain"] == pytest.approx(scores["gain"]["cer"]["source"] - scores["metrics"]["cer"]["score"])
+    assert scores["gain"]["cer"]["p_value"] < 0.01
+    characters = sum(len(row[1]) for row in kept)
+    assert scores["mean_edits"]["cer"] == pytest.approx(scores["metrics"]["cer"]["score"] / 100 * characters / len(kept), rel=0.2)
+    assert f"cer {scores['mean_edits']['cer']:.2f} edits a line" in said
+    in_python = flax_s2s.evaluate(run, metrics=["exact_match"], data_folder=tmp_path, by=["3"], gain=True, resamples=0).result
+    assert in_python["by"]["3"]["spoken"]["sources"] == scores["by"]["3"]["spoken"]["sources"]
+    assert in_python["gain"]["exact_match"] == {"source": 0.0, "gain": pytest.approx(scores["gain"]["exact_match"]["gain"])}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--by", "0"], "--by 0 is the source or the target; name a column beside them, or features, length, seen"),
+        (["--by", "seem"], "--by seem, which is no column; did you mean 'seen'?: data.features='seem' must be a column number"),
+        (["--by", "7"], "--by 7, which is no column: "),
+        (["--by", "seen", "seen"], "--by seen seen must name each column, or features, length, seen, once; got 'seen'"),
+        (["--by", "seen", "--macro"], "--by seen is of one run, and --macro evaluates each by itself"),
+    ],
+)
+def test_parts_that_there_are_none_of(run: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), *options]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_without_columns_or_features_has_no_parts_by_them(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, message in (
+        (["--by", "features"], "--by features is for runs that were trained with data.features"),
+        (["--by", "genre"], "--by genre names no column, which data.format=phrases has none of; use features, length, seen"),
+    ):
+        assert main(["evaluate", str(trained_run), *options]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
 def test_references_go_by_source_and_features(tmp_path: Path) -> None:
     """A word that is right with other features alone is not right."""
     (tmp_path / "more.tsv").write_text("a\tright\tV;SG\na\tother\tV;PL\na\tsecond\tV;SG\n")

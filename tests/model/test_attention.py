@@ -9,7 +9,7 @@ import pytest
 import reference
 from flax import nnx
 
-from flax_s2s.model.attention import Attention, _additive, masked_softmax
+from flax_s2s.model.attention import Attention, Covered, _additive, masked_softmax
 
 SCORES = ("dot", "general", "additive")
 ROWS, TGT, SRC, QUERY, MEMORY, HIDDEN = 3, 2, 5, 4, 3, 6
@@ -70,14 +70,17 @@ def test_the_additive_scores_gradient_survives_bfloat16():
         assert np.linalg.norm(rounded[name] - want) <= 0.05 * np.linalg.norm(want), name
 
 
-def test_the_additive_scores_keep_no_tanh_of_all_pairs():
+@pytest.mark.parametrize("coverage", [False, True])
+def test_the_additive_scores_keep_no_tanh_of_all_pairs(coverage):
     rows, tgt, src, size = 2, 64, 64, 64
     shapes = (rows, tgt, size), (rows, src, size), (size,)
-    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    program = jax.jit(jax.grad(lambda *given: jnp.sum(_additive(*given) ** 2), argnums=(0, 1, 2))).lower(*arguments).compile()
+    arguments = [*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes), None]
+    if coverage:
+        arguments[3] = Covered(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((rows, tgt, src), (size,))))
+    program = jax.jit(jax.grad(lambda *given: jnp.sum(_additive(*given) ** 2), argnums=(0, 1, 2, 3))).lower(*arguments).compile()
     kept = jax.eval_shape(lambda *given: jax.vjp(_additive, *given)[1], *arguments)
     assert max(leaf.size for leaf in jax.tree.leaves(kept)) <= rows * tgt * size
-    assert program.memory_analysis().temp_size_in_bytes <= 3 * rows * tgt * src * size * 4  # in the gradient itself
+    assert program.memory_analysis().temp_size_in_bytes <= 3 * rows * tgt * src * (size + 2) * 4  # in the gradient itself
 
 
 @pytest.mark.parametrize("score", SCORES)

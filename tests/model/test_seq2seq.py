@@ -62,8 +62,15 @@ CONFIGS |= {
     "layer norm, zoneout, dot, feeding": replace(SMALL, cell="layer_norm_lstm", zoneout=0.25, attention="dot", input_feeding=True),
 }
 CONFIGS |= {
+    "coverage, general": replace(SMALL, input_feeding=True, coverage=True, decoder_layers=2, bridge="dense"),
+    "coverage, dot": replace(SMALL, attention="dot", input_feeding=True, coverage=True),
+    "coverage, additive": replace(SMALL, attention="additive", attention_size=3, input_feeding=True, coverage=True, tie="softmax"),
+}
+CONFIGS |= {
     f"bfloat16, {name}": replace(CONFIGS[name], compute="bfloat16")
     for name in (
+        "coverage, general",
+        "coverage, additive",
         "dot, all tied, zero bridge",
         "additive, feeding, wide, dense bridge, tied",
         "gru, zoneout, general, deep",

@@ -27,7 +27,9 @@ ROWS, SRC, TGT = 8, 5, 6
 MODEL = {"embedding_size": 6, "hidden_size": 8, "tie": "all"}
 
 
-def config_of(dropout=0.0, accumulate_batches=1, average_decay=0.0, name="sgd", learning_rate=1.0, clip_norm=0.0, **model):
+def config_of(
+    dropout=0.0, accumulate_batches=1, average_decay=0.0, name="sgd", learning_rate=1.0, clip_norm=0.0, coverage_loss=0.0, **model
+):
     optimizer = OptimizerConfig(
         name=name,
         learning_rate=learning_rate,
@@ -36,6 +38,7 @@ def config_of(dropout=0.0, accumulate_batches=1, average_decay=0.0, name="sgd", 
         label_smoothing=0.1,
         accumulate_batches=accumulate_batches,
         average_decay=average_decay,
+        coverage_loss=coverage_loss,
     )
     return Config(model=ModelConfig(**{**MODEL, **model}, dropout=dropout), optimizer=optimizer)
 
@@ -181,10 +184,11 @@ def with_lacking(batch, seed):
 
 
 ALIGNING = config_of(dropout=0.25, name="adam", learning_rate=0.01, alignment="monotonic", alignment_order="first")
+COVERING = config_of(dropout=0.25, name="adam", learning_rate=0.01, coverage=True, input_feeding=True, coverage_loss=0.7)
 COPYING = config_of(dropout=0.25, average_decay=0.9, name="adam", learning_rate=0.01, clip_norm=0.1, copy=True, input_feeding=True)
 
 
-@pytest.mark.parametrize("config", [FULL, COPYING, ALIGNING], ids=["generating", "copying", "monotonic"])
+@pytest.mark.parametrize("config", [FULL, COPYING, ALIGNING, COVERING], ids=["generating", "copying", "monotonic", "coverage"])
 def test_the_number_of_devices_changes_nothing(config):
     """With dropout on: were a mask to depend on the device, losses would differ in the second digit."""
     batches = [with_lacking(batch, seed) for seed, batch in enumerate(BATCHES)] if config.model.copy else BATCHES
@@ -221,6 +225,7 @@ KINDS = {
     "fixed vector": config_of(attention="none"),
     "copying": COPYING,
     "monotonic": ALIGNING,
+    "coverage": COVERING,
     "accumulation": SUMMED,
     "chunks": config_of(dropout=0.125),
 }
