@@ -136,6 +136,9 @@ class DataConfig:
     held_out_pairs: int = identity(1000)
     """Pairs taken out of train for validation where valid is empty, at most a tenth of it: drawn with all pairs of the same sources, until
     they are so many, so that no source of theirs stays in train."""
+    hallucination: float = newer(0.0)
+    """Probability that a training pair of characters is, in an epoch, one that is made up from it: letters that source and target share are replaced, on both
+    sides alike (Anastasopoulos and Neubig 2019). For word forms and lemmas with few pairs."""
     max_source_tokens: int = identity(100)
     """Training pairs with a longer source (in tokens, its end mark included) are left out."""
     max_target_tokens: int = identity(100)

@@ -29,7 +29,7 @@ _POSITIVE = """data.max_source_tokens data.max_target_tokens data.batch_tokens d
 _DROPOUT = "model.dropout model.recurrent_dropout model.word_dropout model.zoneout".split()
 _PROBABILITY = [
     *_DROPOUT,
-    *"vocab.sampling optimizer.scheduled_sampling optimizer.beta1 optimizer.beta2 optimizer.label_smoothing optimizer.average_decay".split(),
+    *"data.hallucination vocab.sampling optimizer.scheduled_sampling optimizer.beta1 optimizer.beta2 optimizer.label_smoothing optimizer.average_decay".split(),
 ]
 
 
@@ -67,6 +67,11 @@ def check(config: Config, *, measures: bool = True) -> Config:
             raise UserError(f"{name}={rate} must be 0, or at least 1/256 and at most 255/256, because one random byte decides")
     _check_data(config)
     _check_vocab(config.vocab)
+    kinds = (config.vocab.kind, config.vocab.kind if config.vocab.target_kind == "same" else config.vocab.target_kind)
+    if config.data.hallucination and set(kinds) != {"char"}:
+        raise UserError(
+            f"data.hallucination={config.data.hallucination} replaces letters, and needs vocab.kind=char, got {', '.join(sorted(set(kinds)))}; use 0"
+        )
     _check_model(config.model, config.vocab)
     config = _with_decay(config)
     _check_optimizer(config.optimizer, config.model)

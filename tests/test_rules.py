@@ -263,6 +263,11 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"optimizer.scheduled_sampling": 0.0},
     ),
     (
+        {"data.hallucination": 0.5, "vocab.kind": "bpe"},
+        "data.hallucination=0.5 replaces letters, and needs vocab.kind=char, got bpe; use 0",
+        {"vocab.kind": "char"},
+    ),
+    (
         {"model.coverage": True},
         "model.coverage needs attention step after step, and so model.input_feeding; add --model.input-feeding",
         {"model.input_feeding": True},

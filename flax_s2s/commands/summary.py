@@ -32,11 +32,12 @@ def describe(
         for side, count, size in zip((config.data.source, config.data.target), ready.tokens.unknown, sizes, strict=True)
     ]
     lines = {
-        "train": account.describe_train(ready.tokens, train.name, config.data),
+        "train": account.describe_train(ready.tokens, train.name, config.data)
+        + (f"; in each epoch up to {config.data.hallucination:.0%} are made up from themselves" if config.data.hallucination else ""),
         "first": account.show(ready.tokens.counts.first),
         "valid": account.describe_valid(valid, fitting),
         "vocabulary": f"{vocabulary}; unknown tokens {' '.join(unknown)}"
-        + (f"; split at random, {drawn:.2f} times the tokens" if ready.draw else ""),
+        + (f"; split at random, {drawn:.2f} times the tokens" if config.vocab.sampling else ""),
         "parameters": f"{parameters:,}",
         "devices": f"{devices.count} x {kind} in {parallel.process()[1]} process(es)",
         "kernel": str(choose_means(config.model)),

@@ -55,7 +55,7 @@ class Ready(NamedTuple):
     vocabularies: Vocabularies
     tokens: Tokens  # as the text is always split
     shapes: list[Shape]
-    draw: Callable[[int], TokenPairs] | None  # the pairs as they are split in an epoch, where that differs from epoch to epoch
+    draw: Callable[[int], TokenPairs] | None  # the pairs of an epoch, where they differ from epoch to epoch
 
     def make_pipeline(self, seed: int, share: Share | None = None) -> Pipeline:
         """The training stream."""
@@ -77,15 +77,15 @@ def make_ready(
     with doing("tokenizing the training pairs"):
         tokens = open_tokens(train, vocabularies, config.data, caches.folder("tokens"))
     lengths = tokens.pairs.source.lengths, tokens.pairs.target.lengths
-    if not config.vocab.sampling:
+    if not (config.vocab.sampling or config.data.hallucination):
         with doing("choosing the shapes of batches"):
             return Ready(train, vocabularies, tokens, _choose_shapes(config, vocabularies, *lengths), None)
 
     def draw(longest: tuple[int, int], epoch: int) -> TokenPairs:
-        how = Draw(config.vocab.sampling, config.seed, epoch, longest)
+        how = Draw(config.vocab.sampling, config.seed, epoch, longest, config.data.hallucination)
         return open_tokens(train, vocabularies, config.data, None, how).pairs
 
-    with doing("splitting the training pairs at random, and choosing the shapes of batches"):
+    with doing("drawing the first epoch's pairs, and choosing the shapes of batches"):
         drawn = draw((config.data.max_source_tokens, config.data.max_target_tokens), 0)
         longer = np.maximum(lengths[0], drawn.source.lengths), np.maximum(lengths[1], drawn.target.lengths)
         shapes = _choose_shapes(config, vocabularies, *longer)

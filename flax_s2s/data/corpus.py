@@ -182,7 +182,7 @@ class Reader:
         kind = FORMATS[self.data.format]
         if kind == "generated":
             return None
-        elsewhere = dataclasses.replace(self.data, folder="", origin="", batch_tokens=0, row_multiple=0, buckets=0)
+        elsewhere = dataclasses.replace(self.data, folder="", origin="", batch_tokens=0, row_multiple=0, buckets=0, hallucination=0.0)
         digest = hashlib.sha256(f"{_FORMAT} {self.split} {self.seed} {elsewhere}".encode())
         if kind == "dataset":
             found = datasets.record_files(self.data, self.origin)

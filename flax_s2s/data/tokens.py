@@ -20,6 +20,7 @@ import numpy as np
 from flax_s2s.config import UNK, DataConfig, UserError
 from flax_s2s.data.batching import Filtered, Ragged, TokenPairs, add_end, choose_sequences, keep_fitting, keeping, needed
 from flax_s2s.data.corpus import Counts, Pair, Reader
+from flax_s2s.data.hallucination import hallucinate
 from flax_s2s.data.vocab import Vocabularies
 
 _FORMAT = 2  # raised when the files change their form
@@ -44,21 +45,23 @@ class Tokens(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Which of the many ways to split a corpus into tokens."""
+    """Which of the many corpora that are drawn from one: split into other tokens, or with other letters."""
 
     rate: float
-    """See `config.VocabConfig.sampling`."""
+    """See `config.VocabConfig.sampling`; 0: split as always."""
     seed: int
     epoch: int
     longest: tuple[int, int]
-    """Tokens of source and target; a pair that would have more is split as it always is."""
+    """Tokens of source and target; a pair that would have more is as it always is."""
+    hallucination: float = 0.0
+    """See `config.DataConfig.hallucination`; 0: none."""
 
 
-def tokenize(pairs: Sequence[Pair], vocabularies: Vocabularies) -> TokenPairs:
-    """Token ids of both sides, each ending with EOS."""
-    sources = [pair.source for pair in pairs]
-    source = vocabularies.encode_sources(sources, [pair.features for pair in pairs])
-    target = vocabularies.encode_targets([pair.target for pair in pairs], vocabularies.find_lacking(sources))
+def tokenize(pairs: Sequence[Pair], vocabularies: Vocabularies, rate: float = 0.0, seeds: Sequence[int] = (0, 0)) -> TokenPairs:
+    """Token ids of both sides, each ending with EOS; with a rate split at random, by a seed for each side."""
+    sources, draws = [pair.source for pair in pairs], [(rate, seed) if rate else None for seed in seeds]
+    source = vocabularies.encode_sources(sources, [pair.features for pair in pairs], draws[0])
+    target = vocabularies.encode_targets([pair.target for pair in pairs], vocabularies.find_lacking(sources), draws[1])
     return TokenPairs(add_end(source), add_end(target))
 
 
@@ -69,17 +72,13 @@ def _spell(pair: Pair) -> str:
 
 
 def _redraw(pairs: TokenPairs, texts: Sequence[Pair], vocabularies: Vocabularies, draw: Draw, chunk: int) -> TokenPairs:
-    """The pairs of a chunk of the corpus, split at random where the result is not too long."""
-    seeds = np.random.SeedSequence([draw.seed, draw.epoch, chunk]).generate_state(2)
-    sources, bundles = [pair.source for pair in texts], [pair.features for pair in texts]
-    targets, lacking = [pair.target for pair in texts], vocabularies.find_lacking(sources)
-    sampled = [
-        add_end(vocabularies.encode_sources(sources, bundles, (draw.rate, int(seeds[0])))),
-        add_end(vocabularies.encode_targets(targets, lacking, (draw.rate, int(seeds[1])))),
-    ]
-    fits = (sampled[0].lengths <= draw.longest[0]) & (sampled[1].lengths <= draw.longest[1])
-    always = (pairs.source, pairs.target)
-    return TokenPairs(*(choose_sequences(fits, one, other) for one, other in zip(sampled, always, strict=True)))
+    """The pairs of a chunk of the corpus, drawn at random where the result is not too long."""
+    place = [draw.seed, draw.epoch, chunk]
+    texts = hallucinate(texts, draw.hallucination, place) if draw.hallucination else texts
+    sampled = tokenize(texts, vocabularies, draw.rate, np.random.SeedSequence(place).generate_state(2).tolist())
+    fits = (sampled.source.lengths <= draw.longest[0]) & (sampled.target.lengths <= draw.longest[1])
+    both = ((sampled.source, pairs.source), (sampled.target, pairs.target))
+    return TokenPairs(*(choose_sequences(fits, one, other) for one, other in both))
 
 
 def open_tokens(reader: Reader, vocabularies: Vocabularies, config: DataConfig, kept_in: Path | None, draw: Draw | None = None) -> Tokens:
@@ -90,7 +89,7 @@ def open_tokens(reader: Reader, vocabularies: Vocabularies, config: DataConfig, 
         vocabularies: of both sides.
         config: the limits of length and ratio.
         kept_in: folder of tokenized corpora; None: made anew each time, and kept nowhere.
-        draw: how to split at random the pairs that are kept without it, kept nowhere either; None: as always.
+        draw: how the pairs that are kept without it are drawn at random, kept nowhere either; None: as always.
 
     Raises:
         UserError: what reading raises; or all pairs are left out.

@@ -99,14 +99,23 @@ def test_a_run_starts_from_the_best_checkpoint_of_another_one(tmp_path: Path) ->
     assert not all(np.array_equal(last[path], begin[path]) for path in best)
 
 
-def test_everything_random_goes_on_as_it_would_have(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ["--vocab.kind=bpe", "--vocab.size=300", "--vocab.sampling=0.2", "--data.max-train-pairs=150"],
+        ["--data.hallucination=0.5", "--data.max-train-pairs=80"],
+    ],
+    ids=["sampled tokens", "made-up pairs"],
+)
+def test_everything_random_goes_on_as_it_would_have(tmp_path: Path, tokens: list[str]) -> None:
     """Stopped in the second epoch."""
-    random = ["--vocab.kind=bpe", "--vocab.size=300", "--vocab.sampling=0.2", "--model.dropout-masks=sentence", "--model.zoneout=0.1"]
-    random += [
+    random = [
+        *tokens,
+        "--model.dropout-masks=sentence",
+        "--model.zoneout=0.1",
         "--model.recurrent-dropout=0.2",
         "--model.word-dropout=0.1",
         "--optimizer.scheduled-sampling=0.3",
-        "--data.max-train-pairs=150",
     ]
     every = [*PLAIN, "--training.evaluate-every-steps=4", "--training.save-every-steps=4"]
     assert train(tmp_path / "straight", *random, *every, "--training.steps=12") == 0
