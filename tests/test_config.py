@@ -34,6 +34,8 @@ SIZES = {
     "debug": 400,
     "g2p": 100,
     "inflection": 100,
+    "ocr_correction": 100,
+    "transliteration": 100,
     "quickstart": 500,
     "scan_length": 100,
     "scan_simple": 100,
@@ -47,6 +49,7 @@ PARAMETERS = {  # of each preset, with vocab.size tokens on both sides
     "inflection": 981_604,
     "iwslt15_en_vi": 37_445_248,
     "multi30k_en_de": 5_412_720,
+    "ocr_correction": 4_426_469,
     "quickstart": 739_572,
     "scan_length": 1_167_460,
     "scan_simple": 1_167_460,
@@ -55,6 +58,7 @@ PARAMETERS = {  # of each preset, with vocab.size tokens on both sides
     "sutskever_reversed": 4_822_896,
     "synopsis": 5_926_720,
     "tatoeba_en_zh": 5_409_720,
+    "transliteration": 973_679,
 }
 
 GOOD = Config()
@@ -420,6 +424,8 @@ LAST_STEP = {  # of each preset with a cosine: as its scores were measured
     "cmudict_g2p": 16_000,
     "g2p": 3_000,
     "inflection": 3_000,
+    "ocr_correction": 20_000,
+    "transliteration": 6_000,
     "fixed_vector_en_zh": 4_000,
     "multi30k_en_de": 13_000,
     "quickstart": 2_000,

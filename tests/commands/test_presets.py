@@ -64,15 +64,23 @@ def write_corpus(preset: str, folder: Path, monkeypatch: Any) -> None:
         as_dataset(folder, "squad/v1.1", question, {"train": 60, "validation": 8}, monkeypatch)
     elif preset == "gnmt_wmt16_en_de":
         as_dataset(folder, "wmt16_translate/de-en", translation("de"), {"train": 60, "validation": 8, "test": 8}, monkeypatch)
+    elif preset == "transliteration":
+        for split, count in {"train": 60, "valid": 8, "test": 8}.items():
+            (folder / f"{split}.tsv").write_text("".join(f"{line}\t{line.upper()}\n" for line in sentences(split, count)))
+    elif preset == "ocr_correction":
+        as_text(folder, "ocr", "gs", {"train": 60, "valid": 8, "test": 8})
     elif preset == "sutskever2014_wmt14_en_fr":
         as_dataset(folder, "wmt14_translate/fr-en", translation("fr"), {"train": 60, "validation": 8, "test": 8}, monkeypatch)
 
 
-@pytest.mark.parametrize("preset", ["squad_qa", "iwslt15_en_vi", "gnmt_wmt16_en_de", "sutskever2014_wmt14_en_fr"])
+@pytest.mark.parametrize(
+    "preset", ["squad_qa", "iwslt15_en_vi", "gnmt_wmt16_en_de", "sutskever2014_wmt14_en_fr", "transliteration", "ocr_correction"]
+)
 def test_a_preset_trains_and_is_evaluated_on_data_of_its_form(preset: str, tmp_path: Path, monkeypatch: Any) -> None:
     write_corpus(preset, tmp_path, monkeypatch)
     path, run = str(REPOSITORY / f"configs/{preset}.py"), str(tmp_path / "run")
-    size = "--vocab.size=60" if load_preset(path).vocab.joint else "--vocab.size=28"
+    vocab = load_preset(path).vocab
+    size = "--vocab.size=0" if vocab.kind == "char" else "--vocab.size=60" if vocab.joint else "--vocab.size=28"
     assert main(["train", path, "--run-dir", run, "--data.folder", str(tmp_path), size, *SMALL]) == 0
     split = "test" if load_preset(path).data.test else "valid"
     assert main(["evaluate", run, "--split", split, "--json", str(tmp_path / "scores.json")]) == 0
