@@ -73,7 +73,7 @@ Cell: TypeAlias = Literal["lstm", "layer_norm_lstm", "gru"]
 UnicodeForm: TypeAlias = Literal["given", "NFC", "NFD"]
 """`data.vocab` is where text is brought into one."""
 
-Format: TypeAlias = Literal["text", "tsv", "csv", "jsonl", "json", "tfds", "phrases"]
+Format: TypeAlias = Literal["text", "tsv", "csv", "jsonl", "json", "conllu", "tmx", "parquet", "tfds", "phrases"]
 FormatKind: TypeAlias = Literal["aligned", "table", "objects", "dataset", "generated"]
 FORMATS: Mapping[Format, FormatKind] = {
     "text": "aligned",
@@ -81,10 +81,14 @@ FORMATS: Mapping[Format, FormatKind] = {
     "csv": "table",
     "jsonl": "objects",
     "json": "objects",
+    "conllu": "objects",
+    "tmx": "objects",
+    "parquet": "objects",
     "tfds": "dataset",
     "phrases": "generated",
 }
-"""What a corpus is: a file for each side, rows of cells or objects with fields in a file named like the format, a TFDS dataset, or made."""
+"""What a corpus is: a file for each side, rows of cells or objects with fields in a file named like the format, a TFDS dataset, or made.
+Words of CoNLL-U, units of TMX and rows of Parquet are objects, too: with a field for each column or language."""
 
 
 def identity(default: T) -> T:
@@ -107,8 +111,8 @@ class DataConfig:
     """Where the pairs come from, which are kept, and how they are put into batches."""
 
     format: Format = operational("text")  # noqa: RUF009  # ruff does not see that the name stands for a Literal
-    """Kind of corpus: aligned text files, TSV, CSV (RFC 4180), JSONL, JSON (one array of objects), a TFDS dataset, or phrases generated
-    from CLDR."""
+    """Kind of corpus: aligned text files, TSV, CSV (RFC 4180), JSONL, JSON (one array of objects), CoNLL-U (a word a pair), TMX,
+    Parquet, a TFDS dataset, or phrases generated from CLDR."""
     folder: str = operational("")
     """Folder of the files, relative to the working directory; for tfds the data_dir (empty: TFDS' default)."""
     origin: str = operational("")
@@ -116,14 +120,15 @@ class DataConfig:
     dataset: str = operational("")
     """TFDS name, such as wmt14_translate/fr-en; only for tfds."""
     train: str = operational("train")
-    """Training split: file name without suffix (text: NAME.SIDE, or {side} inside the name; .gz, .bz2, .xz and .zst are found), or TFDS split."""
+    """Training split: file name without suffix (text: NAME.SIDE, or {side} inside the name; .gz, .bz2, .xz and .zst are found; parquet:
+    also all of NAME-00000-of-00003.parquet and so on), or TFDS split."""
     valid: str = operational("valid")
     """Validation split, named like train; empty: held_out_pairs are taken out of train."""
     test: str = operational("test")
     """Test split, named like train; empty: there is none."""
     source: str = identity("en")
-    """Source side: file suffix, column of TSV or CSV (a number from 0, or with header a name), field of JSON (translation.en inside another),
-    TFDS feature, or locale; also its language. Several, such as 0+2 or question+context, are joined by a space."""
+    """Source side: file suffix, column of TSV or CSV (a number from 0, or with header a name), field of JSON or Parquet (translation.en
+    inside another), column of CoNLL-U (FORM), language of TMX, TFDS feature, or locale; also its language. Several, such as 0+2 or question+context, are joined by a space."""
     target: str = identity("zh")
     """Target side, named like source."""
     features: str = newer("")

@@ -160,7 +160,7 @@ def _check_data(config: Config) -> None:
         raise UserError(f"data.source={data.source!r} holds the target, data.target={data.target!r}; name what it is joined of without it")
     if bundle & {*source, data.source, data.target}:
         raise UserError(f"data.features={data.features!r} is the source or the target; name what stands beside them, or leave it out")
-    if data.features and FORMATS[data.format] == "generated":
+    if data.features and (FORMATS[data.format] == "generated" or data.format == "tmx"):
         raise UserError(f"data.format={data.format} has no features, got data.features={data.features}; leave it out")
     if FORMATS[data.format] in ("aligned", "generated"):
         sources = data.source.split("+") if FORMATS[data.format] == "aligned" else [data.source]

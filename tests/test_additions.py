@@ -17,9 +17,11 @@ from typing import Any, get_args, get_type_hints
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow
 import pytest
 import reference
 import tensorflow_datasets as tfds
+from pyarrow import parquet
 from tiny import DEBUG, changed
 
 from flax_s2s import languages
@@ -220,13 +222,23 @@ def lines(rows: Any) -> str:
     return "".join(f"{row}\n" for row in rows)
 
 
+def as_parquet(records: list[dict[str, str]]) -> bytes:
+    with io.BytesIO() as out:
+        parquet.write_table(pyarrow.Table.from_pylist(records), out)
+        return out.getvalue()
+
+
+UNITS = ("".join(f'<tuv xml:lang="{side}"><seg>{text}</seg></tuv>' for side, text in record.items()) for record in OBJECTS)
 # The pairs as files of each format.
-FILES = {
+FILES: dict[str, dict[str, str | bytes]] = {
     "text": {"train.en": lines(en for en, _ in PAIRS), "train.de": lines(de for _, de in PAIRS)},
     "tsv": {"train.tsv": lines(map("\t".join, PAIRS))},
     "csv": {"train.csv": lines(map(",".join, PAIRS))},
     "jsonl": {"train.jsonl": lines(map(json.dumps, OBJECTS))},
     "json": {"train.json": json.dumps(OBJECTS)},
+    "conllu": {"train.conllu": lines(["# global.columns = ID EN DE", *("\t".join(("1", *pair)) for pair in PAIRS)])},
+    "tmx": {"train.tmx": f"<tmx><body>{''.join(f'<tu>{unit}</tu>' for unit in UNITS)}</body></tmx>"},
+    "parquet": {"train.parquet": as_parquet(OBJECTS)},
     "tfds": {},  # see TinyPairs
     "phrases": {},
 }
@@ -242,8 +254,8 @@ def test_a_format(form: Format, tmp_path: Path) -> None:
     kind = FORMATS[form]
     source, target = SIDES[kind]
     data = DataConfig(format=form, folder=str(tmp_path), source=source, target=target, dataset="tiny_pairs", max_train_pairs=2)
-    for name, text in FILES[form].items():
-        (tmp_path / name).write_text(text)
+    for name, content in FILES[form].items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     if kind == "dataset":
         tfds.builder("tiny_pairs", data_dir=tmp_path, file_format="array_record").download_and_prepare()
     reader = corpus.Reader(data, "train", 1)

@@ -44,6 +44,7 @@ ONLY = {
     "tensorstore": {"runs"},
     "tyro": {"cli"},
     "tensorflow_datasets": {"data"},
+    "pyarrow": {"data"},
     "sentencepiece": {"data"},
     "sacrebleu": {"evaluation"},
     "rouge_score": {"evaluation"},

@@ -24,7 +24,7 @@ FIRST_LINES = 100
 _MOST_ALIKE = 0.9  # of lines of text that have equally many tabs: then they are a table
 # Endings of what is no lines of text and does not begin with bytes that say so; none that is a language's code in use, as pt is.
 _NO_LINES = frozenset(
-    "avro htm html ipynb mqxliff orc pickle pkl po rtf sdlxliff sgml srt tfrecord tmx vtt xhtml xlf xliff xml yaml yml".split()
+    "avro conllu htm html ipynb mqxliff orc pickle pkl po rtf sdlxliff sgml srt tfrecord tmx vtt xhtml xlf xliff xml yaml yml".split()
 )
 _MARKUP = re.compile(r"<(\?xml|!doctype|html|tmx|xliff|srcset|refset|tstset)\b|\{\\rtf", re.IGNORECASE)
 _ARRAY = re.compile(r'\s*\[\s*\{\s*"')  # of objects

@@ -17,6 +17,9 @@ What `data.format` may be (`config.FORMATS`), and where the pairs of `data.train
     csv      train.csv: the same, cells quoted by RFC 4180
     jsonl    train.jsonl: an object a line, with a field for each side
     json     train.json: one array of such objects
+    conllu   train.conllu: each word a pair of its columns, such as FORM and LEMMA
+    tmx      train.tmx: each translation unit a pair, of its texts in two languages
+    parquet  train.parquet, or train-00000-of-00003.parquet and so on: each row a pair, of two columns
     tfds     the split `train` of a dataset of TFDS, with a feature for each side
     phrases  generated from CLDR, `data.max_train_pairs` of them
 """

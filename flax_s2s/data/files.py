@@ -31,6 +31,7 @@ _ENDINGS = [form for form, kind in FORMATS.items() if kind in ("table", "objects
 _READ_BYTES = 1 << 16
 HEAD_BYTES = 512
 """Of a file, to tell by them what it is."""
+_SHARD = re.compile(r"-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})(-[0-9a-f]{16})?\.parquet")
 _TO_JSONL = "convert it to JSONL, for example with {} and to_json(orient='records', lines=True)"
 # How a file begins that holds no lines of UTF-8, what it is, and what to do with it.
 _FIRST_BYTES = {
@@ -43,7 +44,7 @@ _FIRST_BYTES = {
     rb"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it with 7z x"),
     rb"Rar!\x1a\x07": ("a rar archive", "unpack it with unrar x"),
     rb"(?s:.{257})ustar[\x00 ]": ("a tar archive", "unpack it with tar -x"),
-    rb"PAR1[\x00-\x1f]": ("a Parquet file", _TO_JSONL.format("pandas.read_parquet")),
+    rb"PAR1[\x00-\x1f]": ("a Parquet file", f"read a corpus by --data.format parquet, else {_TO_JSONL.format('pandas.read_parquet')}"),
     rb"(ARROW1|FEA1)\x00": ("an Arrow file", _TO_JSONL.format("pandas.read_feather")),
     rb"\xff\xff\xff\xff(?s:.{2})\x00\x00": ("an Arrow stream", _TO_JSONL.format("datasets.Dataset.from_file")),
     rb"SQLite format 3\x00": ("an SQLite database", "write its table as CSV with sqlite3 -csv"),
@@ -148,18 +149,19 @@ def _whole(name: str) -> Iterator[None]:
         raise UserError(f"{name} is not a whole packed file: {error}; copy or compress it again") from None
 
 
-def refuse_compressed(head: bytes, name: str) -> None:
+def refuse_compressed(head: bytes, name: str, own: str = "") -> None:
     """Refuses what is no text in UTF-8 by its first bytes: other compressions than those of `PACKINGS`, archives, tables, UTF-16.
 
     Args:
         head: the first `HEAD_BYTES` bytes, or all that there are.
         name: of the file, for the message.
+        own: a part of what one of these is called that the reader knows how to read.
 
     Raises:
         UserError: it is one of these.
     """
     for beginning, (what, remedy) in _FIRST_BYTES.items():
-        if re.match(beginning, head):
+        if re.match(beginning, head) and not (own and own in what):
             raise UserError(f"{name} is {what}; lines are read from text in UTF-8, plain or packed by gzip, bzip2, xz or zstd: {remedy}")
 
 
@@ -168,14 +170,27 @@ class File(NamedTuple):
 
     path: epath.Path
 
-    def raw_lines(self) -> Iterator[bytes]:
-        """The lines as they are, decompressed, their ends included."""
+    @contextlib.contextmanager
+    def open(self, own: str = "") -> Iterator[Any]:
+        """What is in it, decompressed.
+
+        Args:
+            own: what is read though it is no text in UTF-8, see `refuse_compressed`.
+
+        Raises:
+            UserError: it cannot be read, or holds something else.
+        """
         try:
-            with self.path.open("rb") as file, _unpacked(file, self.path) as lines:
-                for number, line in enumerate(lines):
-                    yield line if number else line.removeprefix(codecs.BOM_UTF8)
+            with self.path.open("rb") as file, _unpacked(file, self.path, own) as unpacked:
+                yield unpacked
         except _UNREADABLE as error:
             raise _unreadable(self.path, error) from error
+
+    def raw_lines(self) -> Iterator[bytes]:
+        """The lines as they are, decompressed, their ends included."""
+        with self.open() as lines:
+            for number, line in enumerate(lines):
+                yield line if number else line.removeprefix(codecs.BOM_UTF8)
 
     def count_lines(self) -> int:
         """How many lines there are."""
@@ -194,22 +209,22 @@ class File(NamedTuple):
 
 
 @contextlib.contextmanager
-def unpack(file: Any, packing: Packing, name: str) -> Iterator[Any]:
-    """What is in an open file.
+def unpack(file: Any, packing: Packing, name: str, own: str = "") -> Iterator[Any]:
+    """What is in an open file; `own` as in `refuse_compressed`.
 
     Raises:
         UserError: it is no text by its first bytes, packed once more, damaged, or cut short.
     """
     with _whole(name), packing.open(file) as unpacked:
         inner = unpacked.peek(HEAD_BYTES)[:HEAD_BYTES]
-        refuse_compressed(inner, f"{name}, unpacked,")
+        refuse_compressed(inner, f"{name}, unpacked,", own)
         if twice := find_packing(inner):
             raise UserError(f"{name} is compressed twice, by {packing.name} and {twice.name}; unpack it once")
         yield unpacked
 
 
 @contextlib.contextmanager
-def _unpacked(file: Any, path: epath.Path) -> Iterator[Any]:
+def _unpacked(file: Any, path: epath.Path, own: str) -> Iterator[Any]:
     """The file from its beginning, unpacked where it begins so, or is called so.
 
     Raises:
@@ -220,12 +235,12 @@ def _unpacked(file: Any, path: epath.Path) -> Iterator[Any]:
         file.seek(0)
     else:  # a pipe can be read once
         file = io.BytesIO(head + file.read())
-    refuse_compressed(head, str(path))
+    refuse_compressed(head, str(path), own)
     packing = find_packing(head) or PACKINGS.get(path.suffix)
     if packing is None:
         yield file
         return
-    with unpack(file, packing, str(path)) as unpacked:
+    with unpack(file, packing, str(path), own) as unpacked:
         yield unpacked
 
 
@@ -258,8 +273,8 @@ def _unreadable(path: epath.Path, error: Exception) -> UserError:
     return UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
-def _find(data: DataConfig, split: str, names: Sequence[str]) -> File:
-    """The first of the named files of `data.folder` that exists."""
+def _find(data: DataConfig, split: str, names: Sequence[str]) -> list[File]:
+    """The first of the named files of `data.folder` that exists; of Parquet all shards, where none does."""
     folder = _path(data.folder, "data.folder=")
     given = f"data.{split}={getattr(data, split)!r}"
     if os.path.isfile(folder):
@@ -269,7 +284,7 @@ def _find(data: DataConfig, split: str, names: Sequence[str]) -> File:
             raise UserError(f"{given} must name a file inside data.folder={data.folder!r}, got {name!r}; set data.folder to its folder")
         refuse_pipe(folder / name)
         if _exists(folder / name):
-            return File(folder / name)
+            return [File(folder / name)]
     place, origin = (folder / names[0]).parent, f"; where the preset's data come from: {data.origin}" if data.origin else ""
     try:
         there = [file.name for file in place.iterdir()]
@@ -277,9 +292,25 @@ def _find(data: DataConfig, split: str, names: Sequence[str]) -> File:
         raise UserError(
             f"{given}: {place} cannot be read: {error.strerror}; set data.folder, relative to the working directory{origin}"
         ) from None
-    near = _other_format(data, split, there) or nearest(PurePosixPath(names[0]).name, there)
+    stem = PurePosixPath(names[0]).name
+    if data.format == "parquet" and (shards := _shards(stem, there, f"{given}: of {place}/{stem}")):
+        return [File(place / shard) for shard in shards]
+    near = _other_format(data, split, there) or nearest(stem, there)
     plain = [name for name in names if name == names[0] or PurePosixPath(name).suffix not in PACKINGS]
-    raise UserError(f"{given}: there is no {' or '.join(plain)} (or packed: {', '.join(PACKINGS)}) in {folder}{near}{origin}")
+    or_else = f"in shards: {names[0]}-00000-of-00003.parquet" if data.format == "parquet" else f"packed: {', '.join(PACKINGS)}"
+    raise UserError(f"{given}: there is no {' or '.join(plain)} (or {or_else}) in {folder}{near}{origin}")
+
+
+def _shards(stem: str, names: Sequence[str], where: str) -> list[str]:
+    """The names of all shards of a file in their order; none where there are none."""
+    found = [(shard, name) for name in sorted(names) if name.startswith(stem) and (shard := _SHARD.fullmatch(name, len(stem)))]
+    numbers, counts = [int(shard["number"]) for shard, _ in found], {int(shard["count"]) for shard, _ in found}
+    if len(counts) > 1 or len({*numbers}) < len(numbers):
+        raise UserError(f"{where} there are shards of several files: {', '.join(name for _, name in found)}; keep those of one")
+    if counts and (lacking := sorted({*range(*counts)} - {*numbers})):
+        first = f"{stem}-{lacking[0]:05}-of-{found[0][0]['count']}.parquet"
+        raise UserError(f"{where} {len(numbers)} of {max(counts)} shards are there, and {first} is not; copy those that are missing")
+    return [name for _, name in found]
 
 
 def _other_format(data: DataConfig, split: str, names: Sequence[str]) -> str:
@@ -289,7 +320,8 @@ def _other_format(data: DataConfig, split: str, names: Sequence[str]) -> str:
         for name in (f"{stem}.{form}", stem):
             if form != data.format and name.endswith(f".{form}") and {name, *(f"{name}{packed}" for packed in PACKINGS)} & {*names}:
                 return f"; for {name} give --data.format {form}"
-    return ""
+    shard = next((name for name in sorted(names) if name.startswith(stem) and _SHARD.fullmatch(name, len(stem))), "")
+    return f"; for {shard} give --data.format parquet" if shard else ""
 
 
 def _exists(path: epath.Path) -> bool:
@@ -323,7 +355,7 @@ def hash_file(name: str) -> bytes | None:
 
 
 def find(data: DataConfig, split: str) -> list[File]:
-    """The files of a split: of aligned text one for each side, the source and the features of each part; else one.
+    """The files of a split: of aligned text one for each side, the source and the features of each part; of Parquet its shards; else one.
 
     Raises:
         UserError: one is missing or cannot be read, or lies outside of `data.folder`.
@@ -333,9 +365,10 @@ def find(data: DataConfig, split: str) -> list[File]:
         pattern = name if "{side}" in name else f"{name}.{{side}}"
         named = [*rows.parts(data.source), data.target, *(rows.parts(data.features) if data.features else [])]
         sides = [pattern.replace("{side}", side) for side in named]
-        return [_find(data, split, [side, *(f"{side}{packed}" for packed in PACKINGS)]) for side in sides]
+        return [file for side in sides for file in _find(data, split, [side, *(f"{side}{packed}" for packed in PACKINGS)])]
     table = f"{name}.{data.format}"
-    return [_find(data, split, [name, table, *(f"{table}{packed}" for packed in PACKINGS)])]
+    packings = () if data.format == "parquet" else PACKINGS  # it is packed inside
+    return _find(data, split, [name, table, *(f"{table}{packed}" for packed in packings)])
 
 
 def one_line(value: object, where: str) -> str:

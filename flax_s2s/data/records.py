@@ -1,10 +1,11 @@
-r"""Pairs from the files of a split: aligned lines, rows of TSV and CSV, objects of JSONL and JSON.
+r"""Pairs from the files of a split: aligned lines, rows of TSV and CSV, and objects, which are those of JSONL and JSON, words, units or rows.
 
 Enters: the files that `files.find` finds. Leaves: strings, a source, a target and features, which are empty where none are asked for. A
 blank line, in whatever format, leaves empty strings, so that it is counted as every pair with a blank side is.
 """
 
 import csv
+import dataclasses
 import itertools
 import json
 import re
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias, assert_never
 
 from flax_s2s.config import DataConfig, UserError, nearest
-from flax_s2s.data import features, files, rows
+from flax_s2s.data import conllu, features, files, parquet, rows, tmx
 from flax_s2s.data.files import File, one_line
 
 Strings: TypeAlias = tuple[str, str, str]
@@ -38,6 +39,15 @@ def read(data: DataConfig, split: str) -> Iterator[Strings]:
             return _objects(found[0], data)
         case "json":
             return _elements(found[0], data)
+        case "conllu":
+            asked = dataclasses.replace(data, source=data.source.upper(), target=data.target.upper(), features=data.features.upper())
+            return (_fields(word, asked, where) for where, word in conllu.words(found[0]))
+        case "tmx":
+            languages = [*rows.parts(data.source), data.target]
+            return (_fields(unit, data, where) for where, unit in tmx.units(found[0], languages))
+        case "parquet":
+            sides = [data.source, data.target, *([data.features] if data.features else [])]
+            return (_fields(row, data, where) for file in found for where, row in parquet.read(file, sides))
         case "tfds" | "phrases":
             raise AssertionError(f"data.format={data.format} has no files")
         case _:

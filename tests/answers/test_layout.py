@@ -11,6 +11,8 @@ from flax_s2s.config import DataConfig, UserError
 TSV = DataConfig(format="tsv", source="1", target="0")
 NAMED = DataConfig(format="csv", source="word", target="ipa", header=True)
 OBJECTS = DataConfig(format="jsonl", source="translation.en", target="translation.de")
+TREEBANK = DataConfig(format="conllu", source="LEMMA", target="FORM", features="UPOS+FEATS")
+MEMORY = DataConfig(format="tmx", source="en", target="de")
 TEXT = DataConfig(format="text", source="en", target="de")
 FEATURES = DataConfig(format="tsv", source="0", target="1", features="2")
 JOINED = DataConfig(format="text", source="a+c", target="b", features="d")
@@ -60,6 +62,10 @@ def test_a_run_says_where_its_sides_stand_and_the_command_line_says_otherwise(da
         (TEXT, "x.csv", ["of,to"], {"header": "yes", "source_field": "to", "target_field": "of"}, Layout("csv", 1, 0, header=("of", "to"))),
         (OBJECTS, "x.json", ['{"a": 1}'], {}, Layout("jsonl", fields=("translation.en", "translation.de"), output="jsonl")),
         (OBJECTS, "x.tsv", ["a\tb"], {}, Layout("tsv")),
+        (MEMORY, "x.jsonl", ["{}"], {}, Layout("jsonl", fields=("en", "de"), output="jsonl")),
+        (MEMORY, "x.txt", ["a"], {}, Layout("text")),
+        (TREEBANK, "x.jsonl", ["{}"], {}, Layout("jsonl", fields=("LEMMA", "FORM"), output="jsonl", features_field="UPOS+FEATS")),
+        (TREEBANK, "x.tsv", ["a\tb\tX"], {}, Layout("tsv", features=(2,))),
         (TEXT, "x.html", ["<html>"], {"form": "text"}, Layout("text")),
         (TEXT, "x.tsv", ["a\tb"] * 9, {"form": "text"}, Layout("text")),
         (TEXT, "x.jsonl", ["{}"], {"form": "text"}, Layout("text")),
@@ -140,6 +146,7 @@ def test_the_layout_of_a_file(data, name, first, options, wanted):
         (TEXT, "x.jsonl", ['[{"source": "a"}]'], {}, "x.jsonl is a JSON array"),
         (TEXT, "x.json", ["", "{", '"a": 1}'], {}, "x.json is JSON over several lines; lines are read as one object each: jq -c . x.json"),
         (TEXT, "x.tmx", ["a"], {}, "x.tmx is a .tmx file, no lines of text"),
+        (TREEBANK, "x.conllu", ["# a"], {}, "x.conllu is a .conllu file, no lines of text"),
         (TEXT, "x.HTML", ["a"], {}, "x.HTML is a .html file"),
         (TEXT, "x.en", ["", '<?xml version="1.0"?>'], {}, "x.en is a file of markup, no lines of text"),
         (TEXT, "newstest2014.en.sgm", ['<srcset setid="newstest2014">'], {}, "is a file of markup"),
