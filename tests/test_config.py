@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tiny import changed
 
 from flax_s2s import config as module
-from flax_s2s.config import Config, Metric, ModelConfig, UserError, differences, flatten, from_json, from_python, nearest, to_json
+from flax_s2s.config import FORMATS, Config, Metric, ModelConfig, UserError, differences, flatten, from_json, from_python, nearest, to_json
 from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.seq2seq import init_params, make_model
 from flax_s2s.model.sizes import sizes
@@ -34,6 +34,7 @@ SIZES = {
     "debug": 400,
     "g2p": 100,
     "inflection": 100,
+    "lemmas": 100,
     "ocr_correction": 100,
     "transliteration": 100,
     "quickstart": 500,
@@ -49,6 +50,7 @@ PARAMETERS = {  # of each preset, with vocab.size tokens on both sides
     "inflection": 981_604,
     "iwslt15_en_vi": 37_445_248,
     "multi30k_en_de": 5_412_720,
+    "lemmas": 981_733,
     "ocr_correction": 4_426_469,
     "quickstart": 739_572,
     "scan_length": 1_167_460,
@@ -424,6 +426,7 @@ LAST_STEP = {  # of each preset with a cosine: as its scores were measured
     "cmudict_g2p": 16_000,
     "g2p": 3_000,
     "inflection": 3_000,
+    "lemmas": 6_000,
     "ocr_correction": 20_000,
     "transliteration": 6_000,
     "fixed_vector_en_zh": 4_000,
@@ -456,7 +459,7 @@ def test_a_preset_says_where_its_data_come_from_and_under_which_license(file):
     assert re.search(r"\(.*(license|CC BY|BSD|free|research).*\)", config.data.origin) and len(config.data.origin) < 150
     if config.data.format == "tfds":
         assert config.data.dataset in text and 'file_format="array_record"' in text and "array_record" in config.data.origin
-    elif config.data.format == "tsv":
-        assert f"{config.data.train}.tsv" in said and f"{config.data.train}.tsv" in config.data.origin
+    elif FORMATS[config.data.format] in ("table", "objects"):
+        assert all(f"{config.data.train}.{config.data.format}" in part for part in (said, config.data.origin))
     else:
         assert all(f"train.{side}" in part for side in (config.data.source, config.data.target) for part in (said, config.data.origin))

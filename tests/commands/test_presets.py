@@ -67,6 +67,12 @@ def write_corpus(preset: str, folder: Path, monkeypatch: Any) -> None:
     elif preset == "transliteration":
         for split, count in {"train": 60, "valid": 8, "test": 8}.items():
             (folder / f"{split}.tsv").write_text("".join(f"{line}\t{line.upper()}\n" for line in sentences(split, count)))
+    elif preset == "lemmas":
+        for split, count in {"train": 60, "valid": 8, "test": 8}.items():
+            words = (
+                f"1\t{line[:7]}\t{line[:7].upper()}\tNOUN\t_\tCase=Nom|Number=Sing\t0\troot\t_\t_\n\n" for line in sentences(split, count)
+            )
+            (folder / f"{split}.conllu").write_text("".join(words))
     elif preset == "ocr_correction":
         as_text(folder, "ocr", "gs", {"train": 60, "valid": 8, "test": 8})
     elif preset == "sutskever2014_wmt14_en_fr":
@@ -74,7 +80,7 @@ def write_corpus(preset: str, folder: Path, monkeypatch: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "preset", ["squad_qa", "iwslt15_en_vi", "gnmt_wmt16_en_de", "sutskever2014_wmt14_en_fr", "transliteration", "ocr_correction"]
+    "preset", ["squad_qa", "iwslt15_en_vi", "gnmt_wmt16_en_de", "sutskever2014_wmt14_en_fr", "transliteration", "ocr_correction", "lemmas"]
 )
 def test_a_preset_trains_and_is_evaluated_on_data_of_its_form(preset: str, tmp_path: Path, monkeypatch: Any) -> None:
     write_corpus(preset, tmp_path, monkeypatch)
