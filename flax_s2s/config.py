@@ -226,6 +226,8 @@ class ModelConfig:
     """Hard attention: a position is chosen also by how far it is from the one before, or (zeroth) for itself: monotonic, that sees little but the end."""
     attention_size: int = identity(0)
     """Units of the additive score's hidden layer; 0: hidden_size."""
+    feed_features: bool = newer(False)
+    """The decoder reads the features at every step, too, as a map of the sum of their embeddings; needs data.features and vocab.joint."""
     input_feeding: bool = identity(False)
     """Feed the attentional state into the next step (Luong et al. 2015); slower: attention runs inside the loop."""
     attend_embeddings: bool = identity(False)

@@ -75,10 +75,15 @@ def check(config: Config, *, measures: bool = True) -> Config:
     _check_model(config.model, config.vocab)
     config = _with_decay(config)
     _check_optimizer(config.optimizer, config.model)
-    if config.model.alignment == "monotonic" and config.data.features:
+    if config.model.feed_features and not (config.data.features and config.vocab.joint):
         raise UserError(
-            f"model.alignment=monotonic cannot go back to features, which stand before the text, got data.features={config.data.features!r}; use hard, "
-            "or leave them out"
+            f"model.feed_features needs features, and tokens that are the same on both sides, got data.features={config.data.features!r} and "
+            f"vocab.joint={config.vocab.joint}; give both, or --model.no-feed-features"
+        )
+    if config.model.alignment == "monotonic" and config.data.features and not config.model.feed_features:
+        raise UserError(
+            f"model.alignment=monotonic cannot go back to features, which stand before the text, got data.features={config.data.features!r}; "
+            "add --model.feed-features, use hard, or leave them out"
         )
     if config.model.hard and config.optimizer.scheduled_sampling:
         raise UserError(

@@ -201,6 +201,11 @@ def sentence(config, params, source, inputs, masks):
 
     memory, finals = encode(config, params, source, kept, masks)
     decoder, states, readouts, looks = params["decoder"], [], [], []
+    beside = 0.0
+    if config.feed_features:
+        vocab, (order, _, embedded) = len(params["target_table"]), embed(config, params, source, kept)
+        rows = [row for place, row in zip(order, embedded, strict=True) if source[place] >= vocab]
+        beside = np.sum(rows, axis=0) @ params["kernel_features"] if rows else 0.0
     for index in range(config.decoder_layers):
         # Top layer to top layer; a deeper decoder repeats the top layer's.
         hidden, cell = finals[min(index + max(config.encoder_layers - config.decoder_layers, 0), config.encoder_layers - 1)]
@@ -220,7 +225,7 @@ def sentence(config, params, source, inputs, masks):
 
     feed = np.zeros(config.hidden_size if config.tie == "none" else config.embedding_size)
     for t, token in enumerate(inputs):
-        features, seen = kept(kept(params["target_table"][token], 211, t), 100, t), np.zeros(0)
+        features, seen = kept(kept(params["target_table"][token], 211, t), 100, t) + beside, np.zeros(0)
         if config.input_feeding:
             features = np.concatenate([features, feed])
         for index in range(config.decoder_layers):
@@ -271,10 +276,17 @@ def said(config, params, source, inputs, symbols, unk=3):
     return found
 
 
+def first_place(config, params, source):
+    """Where an alignment begins: behind the features, where the decoder reads them by itself and monotonic attention could not come back."""
+    if config.alignment != "monotonic" or not config.feed_features:
+        return 0
+    return int((source >= len(params["target_table"])).sum())
+
+
 def hard_said(config, params, source, target, reach=5, bos=1):
     """Of a model with hard attention, one sentence: p(where | where before, state) [tgt from to] and q(token | where) [tgt src vocab].
 
-    An alignment's probability is the product of both over the target; its first token comes from position 0 (Wu and Cotterell 2019).
+    An alignment's probability is the product of both over the target; its first token comes from `first_place` (Wu and Cotterell 2019).
     """
     decoder, hidden = params["decoder"], config.hidden_size
     alone = {**params, "decoder": {name: part for name, part in decoder.items() if name != "kernel_readout"}}
@@ -287,7 +299,7 @@ def hard_said(config, params, source, target, reach=5, bos=1):
         for here in range(len(source)):
             likely = {}
             for there, value in enumerate(memory):
-                if there >= here or config.alignment == "hard":
+                if config.alignment == "hard" or there >= max(here, first_place(config, params, source)):
                     score = attention_score(config.attention, state, value, **decoder.get("attention", {}))
                     likely[there] = np.exp(score + shifts[min(max(there - here, -reach), reach) + reach])
             for there in likely:
@@ -306,9 +318,9 @@ def alignment_loss(config, params, src_ids, tgt_ids, smoothing, pad=0):
         if not len(target):
             continue
         moves, said = hard_said(config, params, source, target)
-        sums = np.zeros(2)
+        sums, first = np.zeros(2), first_place(config, params, source)
         for places in itertools.product(range(len(source)), repeat=len(target)):
-            path = np.prod([moves[t, places[t - 1] if t else 0, place] for t, place in enumerate(places)])
+            path = np.prod([moves[t, places[t - 1] if t else first, place] for t, place in enumerate(places)])
             right = [said[t, place, target[t]] for t, place in enumerate(places)]
             spread = [np.exp((1 - smoothing) * np.log(p) + smoothing * np.log(said[t, places[t]]).mean()) for t, p in enumerate(right)]
             sums += path * np.prod(spread), path * np.prod(right)
@@ -335,16 +347,21 @@ def copying_loss(config, params, src_ids, tgt_ids, smoothing, pad=0, bos=1):
     return smoothed, plain, tokens
 
 
-def encode(config, params, source, kept, masks):
-    """The top layer's outputs [src hid], in the order of the sentence, and each layer's final hidden state and cell."""
+def embed(config, params, source, kept):
+    """The order that the source is read in, all of it as a slice, and the embeddings as they are read."""
     order = np.arange(len(source))
     if config.reverse_source:
         order[:-1] = order[:-1][::-1]  # the end mark stays last
     every = slice(len(source))
     tables = ["target_table", "feature_table"] if config.tie == "all" else ["source_table"]  # what the source has more than the target
     table = np.concatenate([params[name] for name in tables if name in params])
-    features = kept(kept(table[source[order]], 210, every), 0, every)
-    embedded, finals = features, []
+    return order, every, kept(kept(table[source[order]], 210, every), 0, every)
+
+
+def encode(config, params, source, kept, masks):
+    """The top layer's outputs [src hid], in the order of the sentence, and each layer's final hidden state and cell."""
+    order, every, embedded = embed(config, params, source, kept)
+    features, finals = embedded, []
     for index in range(config.encoder_layers):
         parts = []
         for direction, params_of in sorted(params["encoder"]["layers"][str(index)].items()):

@@ -253,7 +253,8 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
     ),
     (
         {"model.alignment": "monotonic", "data.features": "c"},
-        "model.alignment=monotonic cannot go back to features, which stand before the text, got data.features='c'; use hard, or leave them out",
+        "model.alignment=monotonic cannot go back to features, which stand before the text, got data.features='c'; add --model.feed-features, use "
+        "hard, or leave them out",
         {"model.alignment": "hard"},
     ),
     (
@@ -266,6 +267,12 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"data.hallucination": 0.5, "vocab.kind": "bpe"},
         "data.hallucination=0.5 replaces letters, and needs vocab.kind=char, got bpe; use 0",
         {"vocab.kind": "char"},
+    ),
+    (
+        {"model.feed_features": True},
+        "model.feed_features needs features, and tokens that are the same on both sides, got data.features='' and vocab.joint=True; give both, or "
+        "--model.no-feed-features",
+        {"data.features": "c"},
     ),
     (
         {"model.coverage": True},
@@ -519,7 +526,7 @@ def test_every_preset_says_what_its_target_is(path):
     """So that any other metric may be asked for, and the summary of `decode` has its BLEU; ROUGE where it is text."""
     preset = load_preset(str(path))
     assert preset.training.best_metric == "loss" or preset.training.best_metric in preset.evaluation.metrics
-    text = preset.data.target not in ("act", "phones", "1")
+    text = preset.data.target not in ("act", "phones", "1", "LEMMA", "gs")
     every = [name for name in typing.get_args(Metric) if text or name[:5] != "rouge"]
     assert check(changed(preset, {"evaluation.metrics": (*preset.evaluation.metrics, *every)}))
     language = languages.find_target(preset.evaluation, preset.data.target)

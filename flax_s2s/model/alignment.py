@@ -6,7 +6,8 @@ Enters: decoder states, scores and the source. Leaves: where the next token may 
 
 The sum is a hidden Markov model's, whose transitions depend on the decoder's state alone: it is made step by step, by `move` and `say`. In zeroth order
 where a token looks depends on the one before only if it must not lie behind that (monotonic); in first order also on how far it is from it.
-The first token comes from position 0.
+The first token comes from the first position that may be looked at. Where the decoder reads features at every step, monotonic attention never looks at them:
+it could not come back.
 """
 
 from typing import Any, NamedTuple
@@ -33,8 +34,8 @@ class Aim(NamedTuple):
 
 def start(mask: Bool[Array, "batch src"], beams: int) -> Float[Array, "batch beam src"]:
     """The log-probability of where the token before the first looked."""
-    first = jnp.where(jnp.arange(mask.shape[1]) == 0, 0.0, NEVER)
-    return jnp.broadcast_to(first, (mask.shape[0], beams, mask.shape[1]))
+    first = jnp.where(jnp.arange(mask.shape[1])[None, :] == jnp.argmax(mask, axis=1)[:, None], 0.0, NEVER)
+    return jnp.broadcast_to(first[:, None, :], (mask.shape[0], beams, mask.shape[1]))
 
 
 def move(

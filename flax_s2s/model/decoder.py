@@ -26,8 +26,9 @@ class Memory(NamedTuple):
 
     values: Float[Array, "batch src hid"]  # what contexts are made of; of hard attention the source's part of the readouts
     keys: Float[Array, "batch src keys"]
-    mask: Bool[Array, "batch src"]
+    mask: Bool[Array, "batch src"]  # what may be looked at
     start: tuple[State, ...]
+    beside: Float[Array, "batch emb"] | None = None  # what is added to each target token's embedding: the features
 
 
 class Carry(NamedTuple):
@@ -161,6 +162,12 @@ class Decoder(nnx.Module):
         """The lowest layer's input projection, without what is fed; the same for all steps at once."""
         gates = self.layers[0].gates()
         return project(gates.kernel_in[: self.config.embedding_size], gates.bias, embedded)
+
+    def project_beside(self, memory: Memory) -> Float[Array, "batch 1 gates"] | None:
+        """What is added to the projection of each token."""
+        if memory.beside is None:
+            return None
+        return product(memory.beside, self.layers[0].gates().kernel_in[: self.config.embedding_size])[:, None, :]
 
     def _step(
         self,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from flax_s2s.config import PAD, UNK, ModelConfig
 from flax_s2s.model import noise
@@ -28,6 +28,7 @@ from flax_s2s.model.decoder import Carry, Decoder, Memory, Readings, start_carry
 from flax_s2s.model.encoder import Bridge, Encoder, reverse_real
 from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.noise import RowKeys, drop_features, drop_words
+from flax_s2s.model.product import product
 from flax_s2s.model.sizes import initializers, sizes
 
 Step = Callable[[Carry, Int[Array, "batch beam"]], tuple[Carry, Any, Float[Array, "batch beam src"] | None]]
@@ -63,6 +64,8 @@ class Seq2Seq(nnx.Module):
         if config.copy:
             self.copy_vector = nnx.Param(initializers(config)[0](rngs.params(), (readout, 1), jnp.float32)[:, 0])
             self.copy_bias = nnx.Param(jnp.zeros((), jnp.float32))
+        if config.feed_features:
+            self.kernel_features = nnx.Param(initializers(config)[0](rngs.params(), (config.embedding_size,) * 2, jnp.float32))
         self.encoder = Encoder(config, rngs=rngs)
         self.bridge = Bridge(config, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
@@ -75,8 +78,10 @@ class Seq2Seq(nnx.Module):
             keys: one key per row for dropout; None means deterministic.
         """
         mask, reverse = src_ids != PAD, self.config.reverse_source
-        embedded = self._embed(self._source_rows(), reverse_real(src_ids, mask) if reverse else src_ids)
+        read = reverse_real(src_ids, mask) if reverse else src_ids
+        embedded = self._embed(self._source_rows(), read)
         embedded = drop_features(self.config, drop_words(self.config, embedded, keys, noise.WORD), keys, 0)
+        beside = self._features(read, embedded) if self.config.feed_features else None
         values, finals = self.encoder(embedded, mask, keys)
         if self.config.attend_embeddings:
             values = jnp.concatenate([values, embedded], axis=-1)
@@ -84,7 +89,18 @@ class Seq2Seq(nnx.Module):
             values = reverse_real(values, mask)  # position s is token s again, for attention
         attends = self.config.attention != "none"
         keys_of = self.decoder.attention.keys(values) if attends else values
-        return Memory(self.decoder.read_source(values), keys_of, mask, self.bridge(finals))
+        if self.config.feed_features and self.config.alignment == "monotonic":
+            mask &= ~self._is_feature(src_ids)
+        return Memory(self.decoder.read_source(values), keys_of, mask, self.bridge(finals), beside)
+
+    def _is_feature(self, src_ids: Int[Array, "batch src"]) -> Bool[Array, "batch src"]:
+        return (src_ids >= len(self.target_table[...])) & (src_ids < len(self._source_rows()))
+
+    def _features(self, src_ids: Int[Array, "batch src"], embedded: Float[Array, "batch src emb"]) -> Float[Array, "batch emb"]:
+        """What the decoder reads of the features at every step: a map of the sum of their embeddings."""
+        is_feature = self._is_feature(src_ids)[:, :, None]
+        total = jnp.where(is_feature, embedded, 0).astype(jnp.float32).sum(axis=1).astype(embedded.dtype)
+        return product(total, self.kernel_features[...]).astype(embedded.dtype)
 
     def __call__(
         self, src_ids: Int[Array, "batch src"], inputs: Int[Array, "batch tgt"], keys: RowKeys = None
@@ -95,19 +111,21 @@ class Seq2Seq(nnx.Module):
     def read(self, src_ids: Int[Array, "batch src"], inputs: Int[Array, "batch tgt"], keys: RowKeys = None) -> Readings:
         """What there is to say after each of `inputs` (BOS, then the target); not of hard attention."""
         assert not self.config.hard, "align() reads with hard attention"
-        return self.decoder(self.encode(src_ids, keys), self._embed_inputs(inputs, keys), keys)
+        memory = self.encode(src_ids, keys)
+        return self.decoder(memory, self._embed_inputs(inputs, keys, memory), keys)
 
     def align(
         self, src_ids: Int[Array, "batch src"], inputs: Int[Array, "batch tgt"], keys: RowKeys = None
     ) -> tuple[Memory, Aim, Float[Array, "batch tgt readout"]]:
         """Of models with hard attention the source, what all positions say of it, and what readouts are multiplied with (dropout)."""
         memory = self.encode(src_ids, keys)
-        aim = self.decoder.aim(memory, self._embed_inputs(inputs, keys), keys)
+        aim = self.decoder.aim(memory, self._embed_inputs(inputs, keys, memory), keys)
         return memory, aim, drop_features(self.config, jnp.ones_like(aim.state, memory.values.dtype), keys, noise.READOUT)
 
-    def _embed_inputs(self, inputs: Any, keys: RowKeys) -> Any:
+    def _embed_inputs(self, inputs: Any, keys: RowKeys, memory: Memory) -> Any:
         embedded = drop_words(self.config, self._embed(self.target_table[...], inputs), keys, noise.WORD + 1)
-        return drop_features(self.config, embedded, keys, noise.TARGET)
+        embedded = drop_features(self.config, embedded, keys, noise.TARGET)
+        return embedded if memory.beside is None else embedded + memory.beside[:, None, :]
 
     def start(self, memory: Memory, beams: int) -> Carry:
         """The carry of `beams` hypotheses per sentence before the first step."""
@@ -122,8 +140,13 @@ class Seq2Seq(nnx.Module):
 
     def make_step(self, weights: StepWeights, memory: Memory) -> Step:
         """What reads one more token of every hypothesis."""
-        step = self.decoder.make_step(weights.kernels, memory)
-        return lambda carry, ids: step(carry, weights.inputs[self._known(ids, len(weights.inputs))])
+        step, beside = self.decoder.make_step(weights.kernels, memory), self.decoder.project_beside(memory)
+
+        def read(carry: Carry, ids: Int[Array, "batch beam"]) -> Any:
+            projected = weights.inputs[self._known(ids, len(weights.inputs))]
+            return step(carry, projected if beside is None else projected + beside)
+
+        return read
 
     def gate(self, readouts: Float[Array, "*tokens readout"]) -> Float[Array, "*tokens"]:
         """The logit of copying rather than generating, in float32 (See et al. 2017, equation 8, of the readout as OpenNMT has it)."""

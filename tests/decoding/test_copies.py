@@ -22,7 +22,7 @@ from flax_s2s.evaluation.calibration import Forecaster
 from flax_s2s.model.seq2seq import init_params, make_model
 from flax_s2s.runtime import parallel
 
-CONFIG = ModelConfig(embedding_size=6, hidden_size=8, copy=True, attention="additive", tie="all", compute="float32")
+CONFIG = ModelConfig(embedding_size=6, hidden_size=8, copy=True, feed_features=True, attention="additive", tie="all", compute="float32")
 DECODING = DecodingConfig(beam_size=4, compute="float32", rows=4, max_length_ratio=1.0, max_length_extra=3)
 PAIRS = [Pair("bad cab", "dab", "V;PST"), Pair("ace dace", "face", "N"), Pair("fed", "deaf cab", "V")]
 LINES = ["bŋd", "aʃe ŋʃŋ", "cab", "日本 dab", "ʘ"]
@@ -144,7 +144,7 @@ def test_a_wide_beam_finds_what_is_best_of_all_sequences(line):
 @pytest.mark.parametrize("beam", [1, 4])
 def test_a_symbol_that_no_vocabulary_has_is_said_as_itself(beam):
     """Whatever is found has the probability that a forced score and the literal model give it."""
-    found = translate(LINES, [draw_params(6, 8.0)], beam_size=beam, attention=True, n_best=min(beam, 2))
+    found = translate(LINES, [draw_params(3, 8.0)], beam_size=beam, attention=True, n_best=min(beam, 2))
     odd = "ŋʃ日本ʘ"
     assert sum(one in translation.text for translation in found for one in odd) >= 4
     assert all("\u2047" not in translation.text for translation in found)
@@ -153,12 +153,12 @@ def test_a_symbol_that_no_vocabulary_has_is_said_as_itself(beam):
             assert set(one.text) & set(odd) <= set(line)
             assert one.unknown_source == sum(symbol in odd for symbol in line)
             ids = one.ids[:-1] if one.finished else one.ids
-            source, literal = said(line, ids, draw_params(6, 8.0))
+            source, literal = said(line, ids, draw_params(3, 8.0))
             chosen = np.array([literal[t, token] for t, token in enumerate(one.ids)])
             np.testing.assert_allclose(one.token_logp, np.log(chosen), rtol=2e-3, atol=2e-5)
             assert "".join(one.pieces[: len(ids)]).replace("▁", " ").removeprefix(" ") == one.text
             # What is copied is what the same model without copying could not have said.
-            never = said(line, ids, draw_params(6, -60.0))[1]
+            never = said(line, ids, draw_params(3, -60.0))[1]
             assert one.attention.shape == (len(one.ids), len(source))
             assert len(one.copied) == len(one.ids)
             for share, token, p in zip(one.copied, one.ids, chosen, strict=True):
@@ -167,7 +167,7 @@ def test_a_symbol_that_no_vocabulary_has_is_said_as_itself(beam):
                 assert p > 0
             assert never[:, vocabularies().sizes[1] :].max() < 1e-20
             if one.finished:
-                forced = score([line], [list(ids)], [draw_params(6, 8.0)])[0]
+                forced = score([line], [list(ids)], [draw_params(3, 8.0)])[0]
                 np.testing.assert_allclose(forced.token_logp, one.token_logp, rtol=1e-3, atol=1e-5)
                 assert forced.pieces == one.pieces
 
@@ -204,13 +204,13 @@ def test_what_cannot_be_said_is_unlikely_and_no_error():
     lines = ["ab" * 4 + "ŋ", "ŋʃɓɗɲʘǁ", "bŋd"]
     targets = made_targets(lines, ["ŋa", "ŋʃɓɗɲʘǁ", "ŋ"])
     for compute in ("float32", "bfloat16"):
-        found = score(lines, targets, [draw_params(6, 40.0)], max_source_tokens=6, compute=compute)
+        found = score(lines, targets, [draw_params(3, 40.0)], max_source_tokens=6, compute=compute)
         assert all(np.isfinite(one.token_logp).all() for one in found)
         assert found[0].cut_source
         assert found[0].unknown_target == 1
         assert found[0].pieces[1] == "<unk>"
         assert found[1].unknown_target == 5  # of seven symbols two are read, behind two features and the space
-    shut = draw_params(6, -1e4)  # nothing is copied: still it can be begun with
+    shut = draw_params(3, -1e4)  # nothing is copied: still it can be begun with
     begun = translate([], [shut], [Request("bŋd", features="V;PST", prefix="ŋ")])[0]
     assert begun.text.startswith("ŋ")
     assert begun.unmet == ()
@@ -278,7 +278,7 @@ def test_a_shortlist_leaves_nothing_out_that_can_be_copied():
 
 @pytest.mark.parametrize("with_shortlist", [False, True])
 def test_what_is_asked_for_may_hold_symbols_that_no_vocabulary_has(with_shortlist):
-    params, how = [draw_params(6, 3.0)], {"shortlist": make_shortlist(8)} if with_shortlist else {}
+    params, how = [draw_params(3, 3.0)], {"shortlist": make_shortlist(8)} if with_shortlist else {}
     for line in LINES:
         odd = next((one for one in line if one in "ŋʃ日ʘ"), None)
         if odd is None:
@@ -312,10 +312,10 @@ def test_what_is_asked_for_may_hold_symbols_that_no_vocabulary_has(with_shortlis
 
 def test_a_blocklist_knows_of_as_many_symbols_as_a_source_may_lack():
     lines = ["ŋʃɓɗɲʘǁɸβð", "ab", "ŋŋ", "ŋʃɓɗɲʘǁɸβðθχʁħʕɦɬɮ日本人大小"]
-    for line, one in zip(lines, translate(lines, [draw_params(6, 8.0)], blocklist=["ŋ", "ð", "a"]), strict=True):
+    for line, one in zip(lines, translate(lines, [draw_params(3, 8.0)], blocklist=["ŋ", "ð", "a"]), strict=True):
         assert not set(one.text) & set("ŋða")
         assert one.unmet == ()
-        assert one == translate([line], [draw_params(6, 8.0)], blocklist=["ŋ", "ð", "a"])[0]
+        assert one == translate([line], [draw_params(3, 8.0)], blocklist=["ŋ", "ð", "a"])[0]
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_a_blocklist_knows_of_as_many_symbols_as_a_source_may_lack():
     ids=lambda settings: next(iter(settings)),
 )
 def test_every_rule_of_decoding_goes_with_copying(settings):
-    params = [draw_params(6, 3.0)]
+    params = [draw_params(3, 3.0)]
     for line, one in zip(LINES, translate(LINES, params, **settings), strict=True):
         if one.finished:
             forced = score([line], [list(one.ids[:-1])], params)[0]
@@ -344,8 +344,8 @@ def test_every_rule_of_decoding_goes_with_copying(settings):
 
 def test_a_source_that_is_cut_gives_nothing_of_what_was_cut():
     line = "ab" * 4 + "ŋ"
-    found = translate([line], [draw_params(6, 6.0)], max_source_tokens=6, beam_size=1)[0]
+    found = translate([line], [draw_params(3, 6.0)], max_source_tokens=6, beam_size=1)[0]
     assert found.cut_source
     assert "ŋ" not in found.text
-    asked = translate([], [draw_params(6, 6.0)], [Request(line, prefix="ŋ")], max_source_tokens=6)[0]
+    asked = translate([], [draw_params(3, 6.0)], [Request(line, prefix="ŋ")], max_source_tokens=6)[0]
     assert asked.unmet == ("ŋ",)

@@ -26,7 +26,7 @@ from flax_s2s.runtime import parallel
 from flax_s2s.training.step import batch_loss
 
 SMALL = ModelConfig(embedding_size=3, hidden_size=2, alignment="hard", alignment_order="zeroth", compute="float32", dropout=0.3)
-VOCAB, SRC, TGT = 7, 4, 4
+VOCAB, FEATURES, SRC, TGT = 7, 2, 4, 4
 CONFIGS = {
     "hard": SMALL,
     "monotonic, additive, tied, deep": replace(SMALL, alignment="monotonic", attention="additive", tie="all", decoder_layers=2),
@@ -34,26 +34,37 @@ CONFIGS = {
     "monotonic, first order, gru, embeddings": replace(
         SMALL, alignment="monotonic", alignment_order="first", cell="gru", attend_embeddings=True, decoder_layers=3, residual_from=2
     ),
+    "hard, features": replace(SMALL, feed_features=True, tie="all"),
+    "monotonic, first order, features": replace(
+        SMALL, alignment="monotonic", alignment_order="first", feed_features=True, reverse_source=True, bidirectional_layers=0
+    ),
 }
 each_config = pytest.mark.parametrize("name", CONFIGS)
 
 
-def draw_ids(seed, rows=4):
+def draw_ids(seed, rows=4, name=""):
+    """Of models with features some sources begin with one."""
     rng = np.random.default_rng(seed)
     sides = [[[*rng.integers(UNK, VOCAB, rng.integers(0, most)), EOS] for _ in range(rows)] for most in (SRC, TGT)]
+    if "features" in name:
+        sides[0] = [[VOCAB + rng.integers(FEATURES), *row][-SRC:] if rng.random() < 0.8 else row for row in sides[0]]
     sides[0][0] = sides[1][0] = []  # a filler row
     return tuple(pad([np.array(row) for row in side], rows, most) for side, most in zip(sides, (SRC, TGT), strict=True))
 
 
 @cache
 def draw_params(name):
-    shapes = jax.eval_shape(lambda: init_params(CONFIGS[name], VOCAB, VOCAB, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: init_params(CONFIGS[name], source_size(name), VOCAB, jax.random.key(0)))
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda leaf: rng.uniform(-1.5, 1.5, leaf.shape).astype(np.float32), shapes)
 
 
+def source_size(name):
+    return VOCAB + FEATURES * CONFIGS[name].feed_features
+
+
 def model(name):
-    return make_model(CONFIGS[name], VOCAB, VOCAB)
+    return make_model(CONFIGS[name], source_size(name), VOCAB)
 
 
 @cache
@@ -69,7 +80,7 @@ def gradients_of(name):
 @each_config
 @pytest.mark.parametrize("seed", range(3))
 def test_the_loss_is_the_sum_over_every_alignment(name, seed):
-    batch = draw_ids(seed)
+    batch = draw_ids(seed, name=name)
     want = reference.alignment_loss(CONFIGS[name], reference.wide(draw_params(name)), *batch, 0.1)
     np.testing.assert_allclose(np.array(gradients_of(name)(draw_params(name), batch)[1]), want, rtol=1e-5)
 
@@ -87,7 +98,7 @@ def test_far_positions_are_told_apart_no_more(name):
 
 @each_config
 def test_all_gradients_are_finite_differences_of_it(name):
-    batch = draw_ids(5, rows=3)
+    batch = draw_ids(5, rows=3, name=name)
     found = gradients_of(name)(draw_params(name), batch)[0]
     reference.assert_gradients(
         lambda params: reference.alignment_loss(CONFIGS[name], params, *batch, 0.1)[0], draw_params(name), found, 3e-5
@@ -96,7 +107,7 @@ def test_all_gradients_are_finite_differences_of_it(name):
 
 @each_config
 def test_padding_changes_nothing_and_is_finite(name):
-    batch = draw_ids(2)
+    batch = draw_ids(2, name=name)
     want, sums = gradients_of(name)(draw_params(name), batch)
     wider = tuple(np.pad(side, ((0, 2), (0, 3))) for side in batch)
     found, other = gradients_of(name)(draw_params(name), wider)
@@ -133,7 +144,7 @@ def test_bfloat16_is_near_float32_and_dropout_is_drawn_once_a_token():
 def literal(name, source, target):
     """Log-probability of each token given those before: the sum over alignments of the beginning with it, over that without it."""
     moves, said = reference.hard_said(CONFIGS[name], reference.wide(draw_params(name)), source, target)
-    forward, found = np.eye(len(source))[0], []
+    forward, found = np.eye(len(source))[reference.first_place(CONFIGS[name], draw_params(name), source)], []
     for t, token in enumerate(target):
         forward = forward @ moves[t] * said[t, :, token]
         found.append(np.log(forward.sum()))
@@ -144,7 +155,7 @@ def literal(name, source, target):
 @each_config
 def test_step_by_step_is_the_same_sum(name):
     """Two hypotheses of a sentence that read different tokens; all that may follow has a probability of one."""
-    src_ids, tgt_ids = draw_ids(3)
+    src_ids, tgt_ids = draw_ids(3, name=name)
     both = np.stack([tgt_ids, tgt_ids[::-1]], axis=1)
 
     @jax.jit
@@ -173,29 +184,31 @@ def test_step_by_step_is_the_same_sum(name):
 
 
 @cache
-def vocabularies():
-    return vocab_training.train([Pair("ab", "b")], VocabConfig(kind="char", size=0, joint=True))
+def vocabularies(name="hard"):
+    pairs = [Pair("ab", "b", "X"), Pair("ab", "b", "Y")]
+    return vocab_training.train(pairs, VocabConfig(kind="char", size=0, joint=True), bundles="features" in name)
 
 
 @each_config
 def test_a_wide_beam_finds_what_is_best_of_all_sequences(name):
     """And a forced score says the same of it, in a batch of others too."""
-    assert vocabularies().sizes == (VOCAB, VOCAB)
+    assert vocabularies(name).sizes == (source_size(name), VOCAB)
     limit, words = 3, range(UNK + 1, VOCAB)
     decoding = DecodingConfig(beam_size=len(words) ** 2, compute="float32", rows=2, max_length_ratio=0.0, max_length_extra=limit - 1)
     devices, lines = parallel.make_devices(1, {}), ["a", "ba", "bb"]
-    made = Translator([model(name)], vocabularies(), decoding, devices, attention=True)
-    found = made(made.lay_out([draw_params(name)]), [Request(line) for line in lines])
-    for line, one in zip(lines, found, strict=True):
-        source, scores = np.array([*vocabularies().source.encode([line])[0], EOS]), {}
+    made = Translator([model(name)], vocabularies(name), decoding, devices, attention=True)
+    bundles = ["Y", "X", ""] if "features" in name else ["", "", ""]
+    found = made(made.lay_out([draw_params(name)]), [Request(line, features=own) for line, own in zip(lines, bundles, strict=True)])
+    for line, bundle, one in zip(lines, bundles, found, strict=True):
+        source, scores = np.array([*vocabularies(name).encode_sources([line], [bundle])[0], EOS]), {}
         for ids in (ids for length in range(limit) for ids in itertools.product(words, repeat=length)):
             logp = sum(literal(name, source, np.array([*ids, EOS])))
             scores[(*ids, EOS)] = logp / length_penalty(len(ids) + 1, 1.0)
         assert one.ids == max(scores, key=lambda ids: scores[ids])
         assert one.score == pytest.approx(scores[one.ids], rel=1e-4)
         assert one.attention.shape == (len(one.ids), len(source))
-        scorer = Scorer([model(name)], vocabularies(), decoding, devices)
-        forced = scorer(scorer.lay_out([draw_params(name)]), [line], [list(one.ids[:-1])])[0]
+        scorer = Scorer([model(name)], vocabularies(name), decoding, devices)
+        forced = scorer(scorer.lay_out([draw_params(name)]), [line], [list(one.ids[:-1])], [bundle])[0]
         np.testing.assert_allclose(forced.token_logp, one.token_logp, rtol=1e-4, atol=1e-5)
 
 

@@ -23,6 +23,10 @@ CONFIGS = {
     "general": SMALL,
     "additive, feeding, all tied": replace(SMALL, attention="additive", input_feeding=True, tie="all", decoder_layers=2),
     "dot, reversed, tied": replace(SMALL, attention="dot", reverse_source=True, tie="softmax", bidirectional_layers=0),
+    "general, feeding features, reversed": replace(
+        SMALL, feed_features=True, input_feeding=True, reverse_source=True, bidirectional_layers=0
+    ),
+    "additive, feeding features, all tied": replace(SMALL, feed_features=True, attention="additive", tie="all"),
     "gru, feeding": replace(SMALL, cell="gru", input_feeding=True, recompute=True),
 }
 
