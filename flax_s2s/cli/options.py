@@ -85,6 +85,7 @@ class Sweep:
     Most used; all options are explained below:
       --run-dir DIR                folder of the sweep
       --seeds 1 2 3                one run each
+      --each izh mlt               a corpus each, put in place of {each} as in --data.train {each}.train
       --split test                 what is translated
       --metrics bleu chrf          what is measured
       --json FILE                  where all scores are written
@@ -97,6 +98,8 @@ class Sweep:
     """Folder of the sweep; each run is a folder in it."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds of parameters, dropout and data order."""
+    each: tuple[str, ...] = ()
+    """Names, such as of languages, that are put in place of {each} in fields of the data: all seeds for each, and the mean over them; none: one corpus."""
     ensemble: bool = True
     """Evaluate all runs as one, too."""
     split: Literal["train", "valid", "test"] = "test"

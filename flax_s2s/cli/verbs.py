@@ -206,7 +206,7 @@ def _sweep(arguments: list[str]) -> int:
     asked = {name: getattr(given, name) for name in ("split", "metrics", "merge_sources", "references", "json")}
     asked |= {name: getattr(given.config.evaluation, name) for name in ("language", "tokenizer")}
     how = evaluate.Options(**asked, data_folder="", samples=0, resamples=0, calibration="")
-    return sweep.run(given.config, given.run_dir, sweep.Options(given.seeds, given.ensemble, how))
+    return sweep.run(given.config, given.run_dir, sweep.Options(given.seeds, given.each, given.ensemble, how))
 
 
 def _verify_resume(arguments: list[str]) -> int:

@@ -1,9 +1,10 @@
-"""`sweep CONFIG`: the same configuration trained with several seeds; the mean and the deviation of its scores, and of its ensemble.
+"""`sweep CONFIG`: one configuration with several seeds, on one corpus or several: mean and deviation of its scores, and its ensemble.
 
 Each training is a process of its own and resumes like any other, so that a sweep that was stopped goes on where it was.
 """
 
 import dataclasses
+import re
 import signal
 import statistics
 import subprocess
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from flax_s2s.commands import children, evaluate
 from flax_s2s.commands.wiring import console, keep_buckets, optional_file, write_json
-from flax_s2s.config import Config, Failure, UserError, differences
+from flax_s2s.config import Config, Failure, UserError, change, differences
 from flax_s2s.data import corpus, vocab
 from flax_s2s.data.files import refuse_pipe
 from flax_s2s.errors import DONE, INTERRUPTED, PREEMPTED, USER_ERROR
@@ -29,8 +30,12 @@ class Options(NamedTuple):
     """What is trained, and what is said of it."""
 
     seeds: tuple[int, ...]
+    each: tuple[str, ...]
     ensemble: bool
     evaluation: evaluate.Options
+
+
+_PLACE = "{each}"
 
 
 class _Stopped(Exception):  # noqa: N818  # nothing is wrong
@@ -52,23 +57,56 @@ def run(config: Config, run_dir: str, options: Options) -> int:
         check(dataclasses.replace(config, seed=seed))
     for name in options.evaluation.references:
         refuse_pipe(rundir.make_path(name))
+    folder, found = rundir.make_path(run_dir), dict[str, dict[str, evaluate.Found]]()
+    configs = _of_each(config, options)
     try:
         with optional_file(options.evaluation.json) as file:
-            evaluate.load_examples(
-                evaluate.choose(config, options.evaluation), options.evaluation
-            )  # what is wrong with it is said before the trainings
-            found = _sweep(check(config), rundir.make_path(run_dir), options)
-            results = {name: one.result for name, one in found.items()}
-            summary = _summarize(results)
+            for one in configs.values():  # what is wrong with it is said before the trainings
+                evaluate.load_examples(evaluate.choose(check(one), options.evaluation), options.evaluation)
+            for name, one in configs.items():
+                found[name] = _sweep(check(one), folder / name if name else folder, options)
+            swept = {name: _describe(of_name) for name, of_name in found.items()}
             if file:
-                write_json(file, {"runs": results, "summary": summary})
+                write_json(file, {"each": swept, "macro": _average(swept)} if options.each else swept[""])
     except _Stopped:
         return PREEMPTED
-    for name, one in found.items():  # last: no output device can cost what was computed
-        console().print(name)
-        evaluate.print_found(one)
-    _print(results, summary)
+    for name, of_name in found.items():  # last: no output device can cost what was computed
+        for run_name, of_run in of_name.items():
+            console().print(f"{name} {run_name}".strip())
+            evaluate.print_found(of_run)
+        _print(swept[name], name)
+    if options.each:
+        _print_each(swept)
     return DONE
+
+
+def _of_each(config: Config, options: Options) -> dict[str, Config]:
+    """The configuration of each corpus, by its name; of the only one by none.
+
+    Raises:
+        UserError: a name is no folder's or comes twice, or no field of the data says where the names stand.
+    """
+    if not options.each:
+        return {"": config}
+    for name in options.each:
+        if not re.fullmatch(r"[\w][\w.-]*", name) or options.each.count(name) > 1:
+            raise UserError(f"--each {' '.join(options.each)} must be different names of letters, digits, '.', '_' and '-', got {name!r}")
+    if options.evaluation.references:
+        raise UserError(
+            f"--references {' '.join(options.evaluation.references)} are of one corpus, and --each names several; leave them out"
+        )
+    fields = {name: value for name, value in vars(config.data).items() if isinstance(value, str) and _PLACE in value}
+    if not fields:
+        raise UserError(
+            f"--each {' '.join(options.each)} puts its names in place of {_PLACE} in fields of the data, and none has it; give for example "
+            f"--data.train {_PLACE}.train --data.valid {_PLACE}.valid --data.test {_PLACE}.test"
+        )
+    return {
+        each: dataclasses.replace(
+            config, data=change(config.data, {name: value.replace(_PLACE, each) for name, value in fields.items()}, "data")
+        )
+        for each in options.each
+    }
 
 
 def _sweep(config: Config, folder: epath.Path, options: Options) -> dict[str, evaluate.Found]:
@@ -142,6 +180,22 @@ def _evaluate(run_dirs: Sequence[epath.Path], options: Options) -> evaluate.Foun
     return evaluate.evaluate([str(one) for one in run_dirs], "best", None, options.evaluation)
 
 
+def _describe(found: dict[str, evaluate.Found]) -> dict[str, Any]:
+    """What is written of a sweep."""
+    results = {name: one.result for name, one in found.items()}
+    return {"runs": results, "summary": _summarize(results)}
+
+
+def _average(swept: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of each metric the mean over corpora (macro-average): of the seeds' means, and of the ensembles where all have one."""
+    every, macro = list(swept.values()), {}
+    for metric in every[0]["summary"]:
+        macro[metric] = {"mean": statistics.mean(one["summary"][metric]["mean"] for one in every)}
+        if all("ensemble" in one["runs"] for one in every):
+            macro[metric]["ensemble"] = statistics.mean(one["runs"]["ensemble"]["metrics"][metric]["score"] for one in every)
+    return macro
+
+
 def _summarize(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Of each metric the seeds' mean, and of several their deviation (of a sample)."""
     seeds = [result for name, result in results.items() if name != "ensemble"]
@@ -152,11 +206,27 @@ def _summarize(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]
     return summary
 
 
-def _print(results: dict[str, dict[str, Any]], summary: dict[str, dict[str, float]]) -> None:
-    table = Table("", *summary, box=None)
-    for name, result in results.items():
-        if name != "ensemble":
-            table.add_row(name, *(f"{result['metrics'][metric]['score']:.2f}" for metric in summary))
+def _print_each(swept: dict[str, dict[str, Any]]) -> None:
+    """A row for each corpus, and the mean; ensembles behind a slash."""
+    macro = _average(swept)
+    table = Table("", *macro, box=None)
+    for name, one in swept.items():
+        ensemble = one["runs"].get("ensemble")
+        cells = []
+        for metric in macro:
+            seeds = " ± ".join(f"{value:.2f}" for value in one["summary"][metric].values())
+            cells.append(seeds + (f" / {ensemble['metrics'][metric]['score']:.2f}" if ensemble else ""))
+        table.add_row(name, *cells)
+    table.add_row("mean", *(" / ".join(f"{value:.2f}" for value in found.values()) for found in macro.values()))
+    make_console(stderr=False).print(table)
+
+
+def _print(swept: dict[str, Any], name: str) -> None:
+    results, summary = swept["runs"], swept["summary"]
+    table = Table(name, *summary, box=None)
+    for run_name, result in results.items():
+        if run_name != "ensemble":
+            table.add_row(run_name, *(f"{result['metrics'][metric]['score']:.2f}" for metric in summary))
     table.add_row("mean", *(" ± ".join(f"{value:.2f}" for value in found.values()) for found in summary.values()))
     if "ensemble" in results:
         table.add_row("ensemble", *(f"{results['ensemble']['metrics'][metric]['score']:.2f}" for metric in summary))

@@ -428,3 +428,19 @@ def test_a_macro_average_is_the_mean_of_runs_each_on_its_own_data(run: Path, tmp
     assert main(["evaluate", str(run), str(other), "--macro", "--json", str(tmp_path / "same.json")]) == 0
     same = json.loads((tmp_path / "same.json").read_text())["macro"]["exact_match"]
     assert same["ci"] is None and same["score"] > 0  # of the same words: no interval follows
+
+
+def test_read_at_every_step_they_go_with_monotonic_attention(corpus: Path, tmp_path: Path) -> None:
+    """Which never looks at them; the same from Python, in JSON, and by a forced score."""
+    run, how = tmp_path / "run", ["--model.feed-features", "--model.alignment=monotonic", "--training.steps=300"]
+    assert main(["train", DEBUG, "--run-dir", str(run), f"--data.folder={corpus}", *OPTIONS, *how]) == 0
+    assert main(["evaluate", str(run), "--split", "test", "--json", str(tmp_path / "scores.json")]) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["metrics"]["exact_match"]["score"] > 80
+    model = flax_s2s.load(run)
+    found = model.translate(["eka", "eka", "imi"], features=["V;SG", "N;SG", ["PL", "V"]], attention=True)
+    assert len({one.text for one in found}) == 3
+    for one in found:
+        assert one.attention is not None and not np.any(one.attention[:, :2])
+        np.testing.assert_allclose(one.attention.sum(axis=1), 1, rtol=1e-4)
+    scores = model.score([(one.source, one) for one in found], features=["V;SG", "N;SG", "PL;V"])
+    np.testing.assert_allclose([one.logp for one in scores], [one.logp for one in found], rtol=1e-4)

@@ -73,9 +73,52 @@ def test_a_sweep_trains_each_seed_and_says_mean_deviation_and_ensemble(
     assert (tmp_path / "sweep/seed-3/config.json").read_bytes() == before
 
 
+def test_a_sweep_over_corpora_has_a_row_for_each_and_the_mean(
+    tmp_path: Path, corpus: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    folder = Path(next(option for option in corpus if option.startswith("--data.folder=")).partition("=")[2])
+    for each, lines in (("x", 300), ("y", 200)):
+        for split in ("train", "valid", "test"):
+            for side in "ab":
+                text = (folder / f"{split}.{side}").read_text().splitlines(keepends=True)
+                (tmp_path / f"{each}.{split}.{side}").write_text("".join(text[:lines] if each == "x" else text[:lines:-1] or text[::-1]))
+    options = [*corpus, f"--data.folder={tmp_path}", "--metrics", "chrf", "wer", "--json", str(tmp_path / "j"), "--seeds", "3", "5"]
+    options += [f"--data.{split}={{each}}.{split}" for split in ("train", "valid", "test")]
+    assert sweep(tmp_path / "sweep", *options, "--each", "x", "y") == 0
+    printed, found = " ".join(capsys.readouterr().out.split()), json.loads((tmp_path / "j").read_text())
+    assert list(found["each"]) == ["x", "y"]
+    for each, one in found["each"].items():
+        config = json.loads((tmp_path / f"sweep/{each}/seed-5/config.json").read_text())
+        assert (config["seed"], config["data"]["train"], config["data"]["test"]) == (5, f"{each}.train", f"{each}.test")
+        means = {metric: one["summary"][metric]["mean"] for metric in ("chrf", "wer")}
+        assert means == {
+            metric: statistics.mean(one["runs"][f"seed {seed}"]["metrics"][metric]["score"] for seed in (3, 5)) for metric in means
+        }
+        row = [
+            f"{means[metric]:.2f} ± {one['summary'][metric]['deviation']:.2f} / {one['runs']['ensemble']['metrics'][metric]['score']:.2f}"
+            for metric in means
+        ]
+        assert f"{each} {' '.join(row)}" in printed
+    for metric in ("chrf", "wer"):
+        every = list(found["each"].values())
+        assert found["macro"][metric] == {
+            "mean": statistics.mean(one["summary"][metric]["mean"] for one in every),
+            "ensemble": statistics.mean(one["runs"]["ensemble"]["metrics"][metric]["score"] for one in every),
+        }
+    assert f"mean {found['macro']['chrf']['mean']:.2f} / {found['macro']['chrf']['ensemble']:.2f}" in printed
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--each", "x", "x"], "--each x x must be different names of letters, digits, '.', '_' and '-', got 'x'"),
+        (["--each", "a/b"], "--each a/b must be different names"),
+        (
+            ["--each", "x"],
+            "--each x puts its names in place of {each} in fields of the data, and none has it; give for example --data.train {each}.train",
+        ),
+        (["--each", "x", "--data.train={each}", "--references", "f"], "--references f are of one corpus, and --each names several"),
         (["--seeds", "1", "1"], "--seeds must be one or more different numbers, got 1 1; give for example 1 2 3"),
         (["--run-dir", "/dev/null/sweep"], "the run directory /dev/null/sweep cannot be made: Not a directory; give another --run-dir"),
         (["--seeds", "1", "-2"], "seed=-2 must not be negative"),
