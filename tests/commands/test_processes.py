@@ -27,6 +27,35 @@ def test_two_processes_train_as_one_does(tmp_path: Path, trained_run: Path) -> N
     assert "done at step 4" in (tmp_path / "run/logs/process-1.log").read_text()
 
 
+FORMS = """--data.format=tsv --data.source=0 --data.target=1 --data.features=2 --data.max-train-pairs=0 --data.valid=valid --data.test= --vocab.kind=char
+    --data.max-source-tokens=16 --data.max-target-tokens=16 --data.batch-tokens=256 --data.hallucination=0.5 --model.feed-features
+    --model.dropout=0.1 --training.steps=6""".split()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ["--model.copy", "--model.coverage", "--model.input-feeding", "--optimizer.coverage-loss=0.5"],
+        pytest.param(["--model.alignment=monotonic"], marks=pytest.mark.slow),
+    ],
+    ids=["copying", "monotonic"],
+)
+def test_two_processes_learn_word_forms_as_one_does(tmp_path: Path, model: list[str]) -> None:
+    """Features, made-up pairs, copying and coverage, or monotonic attention; and each translates its part of the validation set."""
+    for split, letters in (("train", "aeioublk"), ("valid", "mnpr")):
+        words = [f"{one}{other}{third}" for one in letters for other in letters for third in letters]
+        rows = (f"{word}\t{word}{ending}\t{bundle}\n" for word in words for ending, bundle in (("s", "N;PL"), ("ed", "V;PST")))
+        (tmp_path / f"{split}.tsv").write_text("".join(rows))
+    options = [*FORMS, f"--data.folder={tmp_path}", *model, "--evaluation.metrics", "exact_match", "--evaluation.valid-pairs=20"]
+    for name, count in (("two", 2), ("one", 1)):
+        done = finish(start([train(tmp_path / name, *options)] * count, 4 // count))
+        assert [process.returncode for process in done] == [0] * count, done
+    for split in ("train", "valid"):
+        losses = [[record["loss"] for record in records(tmp_path / name, split)] for name in ("two", "one")]
+        assert len(losses[0]) >= 1
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_process_may_come_late_to_its_first_collective() -> None:
     """By more than the 30 s that Gloo waits."""
