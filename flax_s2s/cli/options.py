@@ -150,7 +150,6 @@ class Evaluate:
       --data-folder DIR        where the corpus has moved to
       --calibration FILE       how sure the model is, as a picture
       --macro                  each run by itself, and the mean
-      --by length              scores of parts of the split
     """
 
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")]
@@ -277,6 +276,28 @@ class LearnShortlist:
     """Folder of a trained run."""
     data_folder: str = ""
     """Folder of the corpus, where it has moved; empty: as configured."""
+
+
+@dataclasses.dataclass
+class Export:
+    """Writes a folder that translates without JAX (`python translate.py < in > out`, NumPy alone), and compares its translations with those of `decode`.
+
+    Most used; all options are explained below:
+      --output FOLDER          the folder
+      --beam-size 5            how wide its search is
+      --checkpoint last        another checkpoint than the best one
+      --parity FILE            lines to compare on, where validation pairs are not at hand
+    """
+
+    decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")]
+    output: str = ""
+    """Folder to write; one that was exported before is replaced."""
+    checkpoint: str = "best"
+    """Checkpoint to use: best, last, or a step."""
+    data_folder: str = ""
+    """Folder of the corpus, where it has moved; empty: as configured."""
+    parity: str = ""
+    """File of lines that are translated for comparison, with features a bundle and a tab before each; empty: 200 of the validation pairs."""
 
 
 @dataclasses.dataclass

@@ -11,7 +11,7 @@ from typing import TypeVar
 import tyro
 
 from flax_s2s import __version__, errors
-from flax_s2s.cli.options import Bench, Compare, Decode, Evaluate, Inspect, LearnShortlist, Score, Sweep, Train, VerifyResume
+from flax_s2s.cli.options import Bench, Compare, Decode, Evaluate, Export, Inspect, LearnShortlist, Score, Sweep, Train, VerifyResume
 from flax_s2s.config import Config, UserError, nearest
 from flax_s2s.presets import is_preset, load_preset
 from flax_s2s.runtime import job
@@ -26,6 +26,7 @@ usage: python -m flax_s2s VERB ...
   score RUN_DIR...               log-probability of given pairs or candidates, and the perplexity
   inspect CONFIG or RUN_DIR      parameters, FLOPs, shapes, padding and memory, before training
   bench CONFIG                   measured speed of training and decoding, as one JSON line
+  export RUN_DIR                 write a folder that translates without JAX, by NumPy alone
   shortlist RUN_DIR              learn which target tokens are worth trying for a source, to decode faster
   sweep CONFIG                   train with several seeds, and print the mean and the deviation of the scores
   verify-resume CONFIG           train straight and killed at random moments, and compare the final states
@@ -298,6 +299,14 @@ def _score(arguments: list[str]) -> int:
     return score.run(run_dirs, given.checkpoint, decoding, given.files, given.source, given.target)
 
 
+def _export(arguments: list[str]) -> int:
+    run_dirs, options, config = _runs(arguments, "export")
+    given = _parse(Export, "export RUN_DIR", options, Export(decoding=config.decoding))
+    from flax_s2s.commands import export
+
+    return export.run(run_dirs, given.decoding, export.Options(**{name: getattr(given, name) for name in export.Options._fields}))
+
+
 def _shortlist(arguments: list[str]) -> int:
     given = _parse(LearnShortlist, "shortlist", arguments)
     _refuse_no_run(given.run_dir, "shortlist")
@@ -314,6 +323,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "score": _score,
     "inspect": _inspect,
     "bench": _bench,
+    "export": _export,
     "shortlist": _shortlist,
     "sweep": _sweep,
     "verify-resume": _verify_resume,

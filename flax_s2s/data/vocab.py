@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import sentencepiece
 from etils import epath
@@ -60,6 +60,17 @@ class Vocabulary:
     def joined_words(self) -> list[str]:
         """Tokens that hold white space other than U+0020, at which nothing is split, between other characters."""
         return [piece for piece in self.pieces(range(UNK + 1, len(self))) if len(piece.strip(_SPACE).split()) > 1]
+
+    @property
+    def plain_kind(self) -> Literal["char", "word", ""]:
+        """Whether text is split at characters, or at words, and nothing else is done with it; empty: it is not."""
+        proto: Any = sentencepiece_model_pb2
+        model = proto.ModelProto.FromString(self.model)
+        how, kinds = model.normalizer_spec, {proto.TrainerSpec.CHAR: "char", proto.TrainerSpec.WORD: "word"}
+        plain = how.add_dummy_prefix and not how.remove_extra_whitespaces and how.escape_whitespaces and not how.precompiled_charsmap
+        plain = plain and not any(piece.type == proto.ModelProto.SentencePiece.BYTE for piece in model.pieces)
+        found: Literal["char", "word", ""] = kinds.get(model.trainer_spec.model_type, "") if plain else ""  # type: ignore[assignment]
+        return found
 
     @property
     def sha256(self) -> str:

@@ -1,0 +1,1 @@
+"""A model outside of its trainer: enters a trained run; leaves one folder that translates without JAX, and the proof that it says the same."""

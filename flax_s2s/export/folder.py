@@ -1,0 +1,128 @@
+"""The exported folder, written whole or not at all.
+
+Enters: one model, its parameters and vocabularies. Leaves: the folder's files, and what says what they are.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from flax_s2s.config import Config, DecodingConfig, UserError
+from flax_s2s.data.vocab import Vocabularies, Vocabulary
+
+ABOUT = "model.json"
+FORMAT = 1
+"""Of the folder, which its `translate.py` compares."""
+_MODEL = """embedding_size hidden_size cell encoder_layers decoder_layers bidirectional_layers residual_from reverse_source attention input_feeding
+    attend_embeddings feed_features bridge tie zoneout""".split()
+_DECODING = "beam_size n_best length_penalty max_length_ratio max_length_extra max_source_tokens".split()
+# What the exported search does not know, and what it must be.
+_USUAL = "coverage_penalty min_tokens end_threshold no_repeat_ngram repetition_penalty groups temperature shortlist".split()
+
+
+def check(config: Config) -> None:
+    """Refuses what the folder cannot hold.
+
+    Raises:
+        UserError: the model is of such a kind, or its decoding has rules that the exported search does not know.
+    """
+    model = config.model
+    for name, held in (("copy", False), ("coverage", False), ("alignment", "soft")):
+        if (value := getattr(model, name)) != held:
+            raise UserError(
+                f"model.{name}={value} cannot be exported yet: the folder's step knows soft attention without copying and coverage; decode it here"
+            )
+    usual = DecodingConfig()
+    for name in _USUAL:
+        if (value := getattr(config.decoding, name)) != getattr(usual, name):
+            option = name.replace("_", "-")
+            raise UserError(
+                f"decoding.{name}={value} is not held by an exported search, which knows beam, length penalty and limits; export with "
+                f"--{option} {getattr(usual, name)}"
+            )
+
+
+def make_files(config: Config, params: Any, vocabularies: Vocabularies, origin: Mapping[str, Any]) -> dict[str, bytes]:
+    """The contents of the folder by their names.
+
+    Args:
+        config: of the run, with the settings of decoding that are exported.
+        params: as the run decodes with.
+        vocabularies: of both sides.
+        origin: what is known of the run and its checkpoint, for `model.json`.
+    """
+    flat = {
+        "/".join(str(part.key) for part in path): np.asarray(leaf, np.float32) for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    weights = io.BytesIO()
+    np.savez(weights, **flat)  # type: ignore[arg-type]
+    files = {"weights.npz": weights.getvalue(), "translate.py": Path(__file__).with_name("translate.py").read_bytes()}
+    described = {}
+    for side, vocabulary in (("source", vocabularies.source), ("target", vocabularies.target)):
+        name, content, described[side] = _vocabulary("joint" if vocabularies.joint else side, vocabulary)
+        files[name] = content
+    features = {"features": list(vocabularies.features), "features_from": len(vocabularies.source)}
+    about = {
+        "format": FORMAT,
+        "origin": dict(origin),
+        "model": {name: getattr(config.model, name) for name in _MODEL},
+        "decoding": {name: getattr(config.decoding, name) for name in _DECODING},
+        "vocabularies": {**described, **features},
+        "holds": ["beam search", "n-best lists", "attention", *(["features"] if vocabularies.features else [])],
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
+    }
+    files[ABOUT] = (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode()
+    files["README.md"] = _readme(vocabularies).encode()
+    return files
+
+
+def _vocabulary(name: str, vocabulary: Vocabulary) -> tuple[str, bytes, dict[str, str]]:
+    """A file, what is in it, and what says so: pieces where text is split at characters or words alone, else the SentencePiece model."""
+    kind, form = vocabulary.plain_kind, {"unicode_form": vocabulary.form}
+    if kind:
+        pieces = [vocabulary.pieces([i])[0] for i in range(len(vocabulary))]
+        return f"{name}.json", json.dumps(pieces, ensure_ascii=False).encode(), {"kind": kind, "file": f"{name}.json", **form}
+    return f"{name}.model", vocabulary.model, {"kind": "sentencepiece", "file": f"{name}.model", **form}
+
+
+def _readme(vocabularies: Vocabularies) -> str:
+    needs = "NumPy" if vocabularies.source.plain_kind and vocabularies.target.plain_kind else "NumPy and sentencepiece"
+    begins = "; each line begins with its features and a tab" if vocabularies.features else ""
+    return (
+        f"A translation model, which needs Python and {needs}{begins}:\n\n    python translate.py < in.txt > out.txt\n\n"
+        "`python translate.py --help` has the options; model.json says of what run it is, parity.json how its translations were compared.\n"
+    )
+
+
+def write(folder: epath.Path, files: Mapping[str, bytes]) -> None:
+    """Writes the folder; an exported one that is there is replaced.
+
+    Raises:
+        UserError: something else is there, or it cannot be written.
+    """
+    refuse_other(folder)
+    partial = folder.parent / f".{folder.name}.partial"
+    try:
+        if partial.exists():
+            partial.rmtree()
+        partial.mkdir(parents=True)
+        for name, content in files.items():
+            (partial / name).write_bytes(content)
+        if folder.exists():
+            folder.rmtree()
+        partial.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}; give another --output") from None
+
+
+def refuse_other(folder: epath.Path) -> None:
+    """See `write`; said before any work is done."""
+    if folder.exists() and not (folder.is_dir() and ((folder / ABOUT).exists() or not any(folder.iterdir()))):
+        raise UserError(f"{folder} is there, and was not exported; give another --output, so that nothing is lost")

@@ -1,0 +1,78 @@
+"""`export`: from a trained run to a folder, compared before it is written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flax_s2s
+from flax_s2s.cli.verbs import main
+from flax_s2s.export import translate
+
+
+def test_a_run_is_exported_and_says_the_same(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a folder that is used by itself; and again, in the place of the first."""
+    for beam in (2, 3):
+        assert main(["export", str(trained_run), "--output", str(tmp_path / "out"), f"--beam-size={beam}"]) == 0
+        said = " ".join(capsys.readouterr().err.split())
+        parity, about = (json.loads((tmp_path / f"out/{name}.json").read_text()) for name in ("parity", "model"))
+        assert (parity["beam_size"], about["decoding"]["beam_size"]) == (beam, beam)
+        assert parity["lines"] == parity["equal"] + parity["differ"] > 10 and parity["differ"] == parity["ties"]
+        assert f"{parity['equal']} of {parity['lines']} translations are those of decode, scores within" in said
+        assert parity["largest_score_difference"] < 1e-4
+    lines = ["3 hours", "", "May 14, 2023", "日"]
+    wanted = flax_s2s.load(trained_run).translate(lines, beam_size=3, compute="float32")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "out/translate.py")],
+        input="".join(f"{line}\n" for line in lines),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split("\n")[:-1] == [one.text for one in wanted]
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"README.md", "model.json", "parity.json", "translate.py", "weights.npz"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_model_that_says_something_else_is_not_written(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = translate.Model.step
+
+    def wrong(self: Any, *given: Any) -> Any:
+        states, feed, logp, weights = step(self, *given)
+        return states, feed, logp[:, ::-1].copy(), weights
+
+    monkeypatch.setattr(translate.Model, "step", wrong)
+    assert main(["export", str(trained_run), "--output", str(tmp_path / "out")]) == 1
+    assert "the exported model does not say the same as decode" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "export needs --output, a folder to write"),
+        (["--output", "{file}"], "is there, and was not exported; give another --output"),
+        (["--output", "{new}", "--min-tokens", "2"], "decoding.min_tokens=2 is not held by an exported search"),
+        (["--output", "{new}", "--parity", "{empty}"], "has no lines; give some sources, one a line"),
+        (["--output", "{file}/in/it"], "cannot be written: Not a directory"),
+    ],
+)
+def test_what_cannot_be_exported(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    names = {"file": tmp_path / "file", "new": tmp_path / "new", "empty": tmp_path / "empty"}
+    names["file"].write_text("mine")
+    names["empty"].touch()
+    assert main(["export", str(trained_run), *(option.format(**names) for option in options)]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert names["file"].read_text() == "mine" and not names["new"].exists()
+
+
+def test_several_runs_are_refused(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(trained_run), str(trained_run), "--output", str(tmp_path / "out")]) == 2
+    assert "2 runs cannot be exported as one" in capsys.readouterr().err

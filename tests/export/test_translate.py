@@ -1,0 +1,181 @@
+"""The exported folder, which needs NumPy alone, beside the package: tokens, steps, and the search with all its hypotheses."""
+
+import json
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from flax_s2s.config import UNK, Config, DecodingConfig, ModelConfig, UserError, VocabConfig
+from flax_s2s.data import features, vocab_training
+from flax_s2s.data.corpus import Pair
+from flax_s2s.decoding.requests import Request
+from flax_s2s.decoding.translate import Translator
+from flax_s2s.export import folder as folders
+from flax_s2s.export import translate
+from flax_s2s.model.seq2seq import init_params, make_model
+from flax_s2s.runtime import parallel
+
+SMALL = ModelConfig(embedding_size=6, hidden_size=8, compute="float32")
+CONFIGS = {
+    "fixed vector, reversed, deep, tied": replace(
+        SMALL, attention="none", bidirectional_layers=0, encoder_layers=2, decoder_layers=3, reverse_source=True, tie="softmax"
+    ),
+    "general, feeding, dense bridge": replace(
+        SMALL, input_feeding=True, encoder_layers=2, decoder_layers=2, bridge="dense", attend_embeddings=True
+    ),
+    "additive, residual, deep": replace(SMALL, attention="additive", encoder_layers=3, decoder_layers=3, residual_from=3, attention_size=5),
+    "dot, all tied, zero bridge": replace(
+        SMALL, attention="dot", embedding_size=8, tie="all", bridge="zero", decoder_layers=2, residual_from=2
+    ),
+    "gru, zoneout, dense bridge": replace(SMALL, cell="gru", zoneout=0.25, bridge="dense", bidirectional_size=3, input_feeding=True),
+    "layer norm, zoneout, features": replace(SMALL, cell="layer_norm_lstm", zoneout=0.25, feed_features=True, tie="all"),
+}
+PAIRS = [Pair("bad cab", "dab", "V;PST"), Pair("ace dace", "face", "N"), Pair("fed", "deaf cab", "V;ACC(2,SG)")]
+LINES = ["bad", "face  fed", " cab", "zoë", "d", "", "dead cab ace bad fed", "   "]
+DECODING = DecodingConfig(beam_size=4, n_best=3, compute="float32", rows=4, max_length_ratio=1.0, max_length_extra=3, max_source_tokens=14)
+
+
+@cache
+def vocabularies(**kind):
+    return vocab_training.train(PAIRS, VocabConfig(**{"kind": "char", "joint": True, **kind}), bundles=True)
+
+
+def draw_params(config, sizes):
+    shapes = jax.eval_shape(lambda: init_params(config, *sizes, jax.random.key(0)))
+    rng = np.random.default_rng(2)
+    return jax.tree.map(lambda leaf: rng.uniform(-1.0, 1.0, leaf.shape).astype(np.float32), shapes)
+
+
+def export(path, model, decoding=DECODING, words=None):
+    words = words or vocabularies()
+    params = draw_params(model, words.sizes)
+    files = folders.make_files(Config(model=model, decoding=decoding), params, words, {})
+    folders.write(epath.Path(path / "exported"), files)
+    return translate.load(path / "exported"), params
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("beam", "n_best", "alpha"), [(1, 1, 1.0), (4, 1, 0.6), (4, 3, 1.0), (3, 3, 0.0)])
+def test_it_finds_what_the_package_finds(tmp_path, name, beam, n_best, alpha):
+    """Texts, tokens, scores, attention; of the n-best list every one, in its order."""
+    decoding = replace(DECODING, beam_size=beam, n_best=n_best, length_penalty=alpha)
+    exported, params = export(tmp_path, CONFIGS[name], decoding)
+    made = Translator(
+        [make_model(CONFIGS[name], *vocabularies().sizes)], vocabularies(), decoding, parallel.make_devices(1, {}), attention=True
+    )
+    bundles = ["V;PST", "N", "V;ACC(SG)", "", "UNSEEN", "N", "V", "N"]
+    found = made(made.lay_out([params]), [Request(line, features=own) for line, own in zip(LINES, bundles, strict=True)])
+    for line, bundle, want in zip(LINES, bundles, found, strict=True):
+        got = exported.translate(line, bundle)
+        for one, other in zip(got, (want, *want.others), strict=True):
+            assert (one.text, one.finished) == (other.text, other.finished)
+            assert one.ids == other.ids
+            np.testing.assert_allclose([one.score, one.logp], [other.score, other.logp], rtol=1e-4, atol=1e-5)
+            if one.attention is not None:
+                np.testing.assert_allclose(one.attention, other.attention, atol=1e-4)
+    assert exported.translate("bad", "N", beam_size=2, n_best=1)[0].text
+
+
+KINDS = [
+    {},
+    {"kind": "word"},
+    {"unicode_form": "NFD"},
+    {"clusters": True},
+    {"symbols": ("<x>", "ab")},
+    {"kind": "bpe", "size": 24},
+    {"kind": "char", "target_kind": "word", "joint": False},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_text_is_split_and_joined_as_there(tmp_path, kind):
+    pairs = [Pair("bad cab e\u0301 가각 <x> ab", "dab cab"), Pair("ace dace e\u0301", "face ab ẽ"), Pair("fed", "deaf cab")]
+    words = vocab_training.train(pairs, VocabConfig(**{"kind": "char", "joint": True, **kind}))
+    exported, _ = export(tmp_path, SMALL, words=words)
+    rng = random.Random(1)
+    lines = ["", " ", "a", " a", "a  b ", "\u2581a", "가", "x\ty", "é", "e\u0301 e", "<x>ab<x", "日本語 ab 日本", "\u00a0a"]
+    lines += ["".join(rng.choices("abcde f가é\u0301<x>語", k=rng.randint(1, 12))) for _ in range(200)]
+    for mine, theirs in ((exported.source, words.source), (exported.target, words.target)):
+        assert (mine.kind == "sentencepiece") == (kind.get("kind") == "bpe")
+        assert [mine.encode(line) for line in lines] == theirs.encode(lines)
+        rows = [[rng.randrange(UNK + 1, len(theirs)) for _ in range(rng.randint(0, 6))] for _ in range(100)]
+        assert [mine.decode(row) for row in rows] == theirs.decode(rows)
+
+
+def test_features_are_taken_apart_as_there():
+    rng = random.Random(2)
+    bundles = ["V;IMP;ACC(2,SG)", "A(B(1,2),C)", "A(B", "A)B", "(a)", "Case=Nom|Number=Sing", " ; ", "A()", "A(B)C"]
+    bundles += ["".join(rng.choices("AB(),;| 1", k=rng.randint(0, 10))) for _ in range(500)]
+    assert [translate.split_features(bundle) for bundle in bundles] == [features.split(bundle) for bundle in bundles]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": replace(SMALL, copy=True)}, "model.copy=True cannot be exported yet"),
+        ({"model": replace(SMALL, alignment="monotonic")}, "model.alignment=monotonic cannot be exported yet"),
+        ({"model": replace(SMALL, coverage=True)}, "model.coverage=True cannot be exported yet"),
+        ({"decoding": replace(DECODING, min_tokens=2)}, "decoding.min_tokens=2 is not held by an exported search"),
+        ({"decoding": replace(DECODING, temperature=1.0)}, "decoding.temperature=1.0 is not held by an exported search"),
+    ],
+)
+def test_what_the_folder_cannot_hold_is_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        folders.check(replace(Config(), **fields))
+
+
+def test_a_damaged_folder_is_named_and_another_is_not_overwritten(tmp_path):
+    export(tmp_path, SMALL)
+    folder = tmp_path / "exported"
+    content = (folder / "weights.npz").read_bytes()
+    (folder / "weights.npz").write_bytes(content[:-10] + b"0" * 10)
+    with pytest.raises(
+        translate.FolderError, match=r"weights.npz is not the file that was exported \(its sha256 differs\); copy or export it again"
+    ):
+        translate.load(folder)
+    (folder / "weights.npz").unlink()
+    with pytest.raises(translate.FolderError, match="is no whole exported model"):
+        translate.load(folder)
+    with pytest.raises(translate.FolderError, match="is no whole exported model"):
+        translate.load(tmp_path)
+    about = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(about | {"format": 2}))
+    with pytest.raises(translate.FolderError, match="is of format 2, and this program reads 1"):
+        translate.load(folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="is there, and was not exported; give another --output, so that nothing is lost"):
+        folders.write(epath.Path(tmp_path / "mine"), {})
+    export(tmp_path, SMALL)  # one that was exported is replaced, whole
+    assert translate.load(folder).translate("bad")[0].text is not None
+
+
+def test_a_child_without_the_package_translates_lines_as_they_come(tmp_path):
+    """By the folder alone: no jax, no sentencepiece, nothing but NumPy."""
+    model, _ = export(tmp_path, CONFIGS["layer norm, zoneout, features"])
+    watch = "import sys, runpy; sys.argv[1:] = sys.argv[2:]; sys.path.insert(0, '')\n"
+    watch += "try:\n    runpy.run_path('translate.py', run_name='__main__')\nexcept SystemExit as end:\n"
+    watch += "    assert not {'jax', 'flax', 'flax_s2s', 'sentencepiece', 'etils'} & set(sys.modules)\n    raise\n"
+    command = [sys.executable, "-I", "-c", watch, "-", "--n-best", "2", "--attention"]
+    with subprocess.Popen(
+        command, cwd=tmp_path / "exported", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin and child.stdout
+        for line, bundle in (("bad", "V;PST"), ("face fed", "N")):
+            child.stdin.write(f"{bundle}\t{line}\n")
+            child.stdin.flush()
+            for one in model.translate(line, bundle, n_best=2):
+                score, text, looked = child.stdout.readline().rstrip("\n").split("\t")  # before the next line is sent
+                assert (score, text) == (f"{one.score:.4f}", one.text)
+                assert looked == " ".join(map(str, one.attention.argmax(axis=1)))
+        child.stdin.write("without features\n")
+        child.stdin.close()
+        assert child.wait() == 2
+        assert child.stderr and "has no features; this model reads them and a tab before each source" in child.stderr.read()
