@@ -7,8 +7,7 @@ Data: train.tsv, valid.tsv and test.tsv, a name and its transliteration a row, s
 https://www.wikidata.org (license: CC0), or those of the NEWS shared tasks (http://workshop.colips.org/news2018, on request). Where a name has several right spellings, any
 counts.
 
-Monotonic attention goes through the name from left to right; with `--model.alignment soft --model.input-feeding` it need not. Characters are what readers take
-for one (`vocab.clusters`), so that a letter and its signs stay together.
+Monotonic attention goes through the name from left to right; with `--model.alignment soft --model.input-feeding` it need not.
 
 `ser` is the share of names that are wrong: one minus the task's word accuracy.
 
@@ -34,7 +33,7 @@ def config() -> Config:
             max_target_tokens=64,
             batch_tokens=1024,
         ),
-        vocab=VocabConfig(kind="char", clusters=True, joint=False),
+        vocab=VocabConfig(kind="char", joint=False),
         model=ModelConfig(
             embedding_size=128,
             hidden_size=256,

@@ -72,6 +72,10 @@ def check(config: Config, *, measures: bool = True) -> Config:
         raise UserError(
             f"data.hallucination={config.data.hallucination} replaces letters, and needs vocab.kind=char, got {', '.join(sorted(set(kinds)))}; use 0"
         )
+    if config.data.hallucination and config.vocab.symbols:
+        raise UserError(
+            f"data.hallucination={config.data.hallucination} would replace letters of vocab.symbols={' '.join(config.vocab.symbols)}, too; use one of them"
+        )
     _check_model(config.model, config.vocab)
     config = _with_decay(config)
     _check_optimizer(config.optimizer, config.model)

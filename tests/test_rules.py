@@ -264,6 +264,11 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"optimizer.scheduled_sampling": 0.0},
     ),
     (
+        {"data.hallucination": 0.5, "vocab.kind": "char", "vocab.symbols": ("<a>",)},
+        "data.hallucination=0.5 would replace letters of vocab.symbols=<a>, too; use one of them",
+        {"vocab.symbols": ()},
+    ),
+    (
         {"data.hallucination": 0.5, "vocab.kind": "bpe"},
         "data.hallucination=0.5 replaces letters, and needs vocab.kind=char, got bpe; use 0",
         {"vocab.kind": "char"},

@@ -91,7 +91,7 @@ def evaluate(
     references: Sequence[Path] = (),
     resamples: int = 1000,
     calibration: Path = "",
-    by: Sequence[str] = (),
+    by: Sequence[str | int] = (),
     gain: bool = False,
     progress: bool = False,
     **settings: Unpack[Settings],
@@ -140,7 +140,7 @@ def evaluate(
             resamples,
             os.fspath(calibration),
             json="",
-            by=tuple(by),
+            by=tuple(str(one) for one in by),
             gain=gain,
         )
         evaluating.check(options)

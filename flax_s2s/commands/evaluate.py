@@ -15,6 +15,7 @@ from flax_s2s.config import FORMATS, METRICS, Config, DataConfig, DecodingConfig
 from flax_s2s.data import corpus, rows
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.files import read_lines
+from flax_s2s.data.vocab import in_form
 from flax_s2s.decoding.translate import Translation
 from flax_s2s.evaluation import compare, parts, reliability
 from flax_s2s.evaluation.calibration import Forecaster, Group, Reliability, calibrate, group_by_confidence, spearman
@@ -105,12 +106,12 @@ def evaluate(
         chosen, examples = load_examples(configured, options)
         if "features" in options.by and not configured.data.features:
             raise UserError("--by features is for runs that were trained with data.features; name a column, length, or seen")
-        columns = {name: _read_column(name, configured, chosen, options) for name in options.by if name not in parts.NAMES}
+        split = {name: _split_by(name, configured, chosen, examples, options) for name in options.by if name != "length"}
         fitting = load_split(configured, "valid", options.data_folder) if picture else chosen
         opened = open_runs(run_dirs, checkpoint, decoding, join=join)
         opened = opened._replace(config=choose(opened.config, options))
         out = make_console(stderr=True, speaks=False) if quiet else console()
-        found, translations = _evaluate(opened, run_dirs, chosen, examples, options, columns, out)
+        found, translations = _evaluate(opened, run_dirs, chosen, examples, options, split, out)
         if picture:
             with out.status("calibrating"):
                 calibration = _calibrate(opened, fitting.pairs, chosen.pairs, examples, translations)
@@ -140,7 +141,7 @@ def _evaluate(
     chosen: corpus.Corpus,
     examples: Sequence[Example],
     options: Options,
-    columns: dict[str, list[str]],
+    split: dict[str, parts.Parts],
     out: Console,
 ) -> tuple[Found, list[Translation]]:
     config = opened.config
@@ -157,8 +158,11 @@ def _evaluate(
         scores = {name: one.score(options.resamples) for name, one in measured.items()}
         found_by = {}
         for name in options.by:
-            of_name = _find_parts(name, opened, chosen, examples, options, columns.get(name, []))
-            found_by[name] = {part: _score_part(measured, members, options.resamples) for part, members in of_name.items()}
+            of_name = split[name] if name in split else parts.by_length(_count_tokens(opened, examples))
+            found_by[name] = {
+                part: _score_part(measured, members, options.resamples if number < _MOST_PARTS else 0)
+                for number, (part, members) in enumerate(of_name.items())
+            }
     families, cuts = family_scores(examples, texts), count_cuts(found)
     result: dict[str, Any] = {
         "split": options.split,
@@ -178,7 +182,13 @@ def _evaluate(
     if found_by:
         result["by"] = found_by
     if options.gain:
-        copied = measure_all(examples, [one.source for one in examples], config.evaluation, config.data.target)
+        form = config.vocab.unicode_form  # references are composed where that is one, see `make_examples`
+        copied = measure_all(
+            examples,
+            [one.source if form == "given" else in_form(one.source, "NFC") for one in examples],
+            config.evaluation,
+            config.data.target,
+        )
         result["gain"] = {name: _gain(name, copied[name], measured[name], options.resamples) for name in measured}
     samples = [show(examples[i], texts[i]) for i in spread(len(found), options.samples)]
     return Found(result, samples, explain_cuts(cuts, len(found), config.decoding)), found
@@ -205,25 +215,25 @@ def _read_column(name: str, config: Config, chosen: corpus.Corpus, options: Opti
     return [pair.features for pair in found]
 
 
-def _find_parts(
-    name: str, opened: Opened, chosen: corpus.Corpus, examples: Sequence[Example], options: Options, column: Sequence[str]
-) -> parts.Parts:
-    """The parts of the examples by one of `parts.NAMES`, or by a column of the pairs."""
-    config = opened.config
+def _split_by(name: str, config: Config, chosen: corpus.Corpus, examples: Sequence[Example], options: Options) -> parts.Parts:
+    """The parts of the examples by features, by what training has seen, or by a column of the pairs."""
     if name == "features":
         return parts.by_features(examples)
-    if name == "length":
-        sources = [one.source for one in examples]
-        return parts.by_length([len(ids) for ids in opened.vocabularies.encode_sources(sources, [""] * len(sources))])
     if name == "seen":
         data = dataclasses.replace(config.data, folder=options.data_folder) if options.data_folder else config.data
-        return parts.by_seen(examples, corpus.Reader(data, "train", config.seed))
+        return parts.by_seen(examples, corpus.Reader(data, "train", config.seed), config.vocab.unicode_form)
+    column = _read_column(name, config, chosen, options)
     if not config.evaluation.merge_sources:
         return parts.by_values([[value] for value in column])
     values: dict[tuple[str, str], list[str]] = {}
     for pair, value in zip(chosen.pairs, column, strict=True):
         values.setdefault((pair.source, pair.features), []).append(value)
     return parts.by_values([values[one.source, one.features] for one in examples])
+
+
+def _count_tokens(opened: Opened, examples: Sequence[Example]) -> list[int]:
+    sources = [one.source for one in examples]
+    return [len(ids) for ids in opened.vocabularies.encode_sources(sources, [""] * len(sources))]
 
 
 def _score_part(measured: dict[Metric, Measured], members: Sequence[int], resamples: int) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def run(run_dirs: Sequence[str], decoding: DecodingConfig, options: Options) -> 
     folders.check(config)
     pairs = _lines(config, options)
     opened = open_runs(run_dirs, options.checkpoint, dataclasses.replace(decoding, compute="float32", n_best=1))
+    folders.check(config, opened.vocabularies)
     manifest = manifests.read(opened.folder / rundir.CHECKPOINTS / str(opened.steps[0]))
     origin = {
         "flax_s2s": __version__,

@@ -32,7 +32,12 @@ def run(asked: Sequence[Asked]) -> int:
     """
     options = asked[0].options
     evaluate.check(options)
-    of_one = {"--calibration": options.calibration, "--references": " ".join(options.references), "--by": " ".join(options.by)}
+    of_one = {
+        "--calibration": options.calibration,
+        "--references": " ".join(options.references),
+        "--by": " ".join(options.by),
+        "--gain": "true" if options.gain else "",
+    }
     for name, value in of_one.items():
         if value:
             raise UserError(f"{name} {value} is of one run, and --macro evaluates each by itself; leave one of them out")

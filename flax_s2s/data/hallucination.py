@@ -4,7 +4,8 @@ Enters: a pair of characters. Leaves: one that shows the same change of form (da
 
     jooš -> joošin        becomes, for example,        jokš -> jokšin
 
-so that of a few hundred pairs a model learns to copy stems that it has never seen, and how a form differs from its lemma.
+so that of a few hundred pairs a model learns to copy stems that it has never seen, and how a form differs from its lemma. What a target
+repeats (sulat -> susulat) or drops stays: only letters that both have equally often are replaced.
 """
 
 import functools
@@ -48,4 +49,5 @@ def _shared(source: str, target: str) -> tuple[tuple[int, int], ...]:
     """Where letters stand inside of the runs that both have."""
     blocks = SequenceMatcher(None, source, target, autojunk=False).get_matching_blocks()
     inside = ((block, at) for block in blocks if block.size >= _LEAST for at in range(1, block.size - 1))
-    return tuple((block.a + at, block.b + at) for block, at in inside if source[block.a + at].isalpha())
+    places = ((block.a + at, block.b + at) for block, at in inside if source[block.a + at].isalpha())
+    return tuple((here, there) for here, there in places if source.count(source[here]) == target.count(source[here]))

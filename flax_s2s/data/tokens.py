@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from flax_s2s.config import UNK, DataConfig, UserError
 from flax_s2s.data.batching import Filtered, Ragged, TokenPairs, add_end, choose_sequences, keep_fitting, keeping, needed
@@ -78,7 +79,15 @@ def _redraw(pairs: TokenPairs, texts: Sequence[Pair], vocabularies: Vocabularies
     sampled = tokenize(texts, vocabularies, draw.rate, np.random.SeedSequence(place).generate_state(2).tolist())
     fits = (sampled.source.lengths <= draw.longest[0]) & (sampled.target.lengths <= draw.longest[1])
     both = ((sampled.source, pairs.source), (sampled.target, pairs.target))
+    if draw.hallucination:  # a letter may be one of the other side alone, or make a cluster that no text has
+        for one, always in both:
+            fits &= _count_unknown(one) <= _count_unknown(always)
     return TokenPairs(*(choose_sequences(fits, one, other) for one, other in both))
+
+
+def _count_unknown(side: Ragged) -> Int[np.ndarray, " rows"]:
+    """Of each row; a row is never empty."""
+    return np.add.reduceat((side.flat == UNK).astype(np.int64), side.starts[:-1])
 
 
 def open_tokens(reader: Reader, vocabularies: Vocabularies, config: DataConfig, kept_in: Path | None, draw: Draw | None = None) -> Tokens:

@@ -8,8 +8,10 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from flax_s2s.config import UnicodeForm
 from flax_s2s.data import features
 from flax_s2s.data.corpus import Pair
+from flax_s2s.data.vocab import in_form
 from flax_s2s.evaluation.evaluate import Example
 
 Parts: TypeAlias = dict[str, list[int]]
@@ -62,22 +64,28 @@ def by_features(examples: Sequence[Example]) -> Parts:
     return by_values([features.split(one.features) for one in examples])
 
 
-def by_seen(examples: Sequence[Example], train: Iterable[Pair]) -> Parts:
+def by_seen(examples: Sequence[Example], train: Iterable[Pair], form: UnicodeForm = "given") -> Parts:
     """By whether the source, such as a lemma, is in the training pairs, and where there are features whether their bundle is.
 
     Args:
         examples: of a split.
         train: read once.
+        form: that text is read in; the order of features counts for nothing.
     """
-    wanted = [{one.source for one in examples}, {one.features for one in examples}]
-    seen: list[set[str]] = [set(), set()]
+
+    def read(one: Example | Pair) -> tuple[str, tuple[str, ...]]:
+        return in_form(one.source, form), tuple(sorted(features.split(one.features)))
+
+    asked = [read(one) for one in examples]
+    sources, every = ({one[part] for one in asked} for part in range(2))
+    seen_sources, seen_bundles = set[str](), set[tuple[str, ...]]()
     for pair in train:
-        for own, of_all, text in zip(seen, wanted, (pair.source, pair.features), strict=True):
-            if text in of_all:
-                own.add(text)
+        source, bundle = read(pair)
+        seen_sources |= {source} & sources
+        seen_bundles |= {bundle} & every
     bundles = any(one.features for one in examples)
     found: Parts = {}
-    for i, one in enumerate(examples):
-        source, bundle = ("seen" if known else "unseen" for known in (one.source in seen[0], one.features in seen[1]))
-        found.setdefault(f"source {source}, features {bundle}" if bundles else f"source {source}", []).append(i)
+    for i, (text, own) in enumerate(asked):
+        source, bundle_name = ("seen" if known else "unseen" for known in (text in seen_sources, own in seen_bundles))
+        found.setdefault(f"source {source}, features {bundle_name}" if bundles else f"source {source}", []).append(i)
     return dict(sorted(found.items()))

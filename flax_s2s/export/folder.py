@@ -21,24 +21,26 @@ ABOUT = "model.json"
 FORMAT = 1
 """Of the folder, which its `translate.py` compares."""
 _MODEL = """embedding_size hidden_size cell encoder_layers decoder_layers bidirectional_layers residual_from reverse_source attention input_feeding
-    attend_embeddings feed_features bridge tie zoneout""".split()
+    attend_embeddings feed_features copy bridge tie zoneout""".split()
 _DECODING = "beam_size n_best length_penalty max_length_ratio max_length_extra max_source_tokens".split()
 # What the exported search does not know, and what it must be.
 _USUAL = "coverage_penalty min_tokens end_threshold no_repeat_ngram repetition_penalty groups temperature shortlist".split()
 
 
-def check(config: Config) -> None:
-    """Refuses what the folder cannot hold.
+def check(config: Config, vocabularies: Vocabularies | None = None) -> None:
+    """Refuses what the folder cannot hold; of the vocabularies where they are known.
 
     Raises:
         UserError: the model is of such a kind, or its decoding has rules that the exported search does not know.
     """
     model = config.model
-    for name, held in (("copy", False), ("coverage", False), ("alignment", "soft")):
+    for name, held in (("coverage", False), ("alignment", "soft")):
         if (value := getattr(model, name)) != held:
             raise UserError(
-                f"model.{name}={value} cannot be exported yet: the folder's step knows soft attention without copying and coverage; decode it here"
+                f"model.{name}={value} cannot be exported yet: the folder's step knows soft attention without coverage; decode it here"
             )
+    if model.copy and vocabularies and not vocabularies.source.plain_kind:
+        raise UserError("model.copy is exported with characters or words (vocab.kind) as they are, got other tokens; decode it here")
     usual = DecodingConfig()
     for name in _USUAL:
         if (value := getattr(config.decoding, name)) != getattr(usual, name):

@@ -71,18 +71,29 @@ class Vocabulary:
         if self.kind == "sentencepiece":
             found: list[int] = self._processor.encode(text)
             return found
-        text = text.replace(" ", _SPACE)
-        ids = [self._ids.get(piece, UNK) for piece in self._cut.findall(f"{_SPACE}{text}")] if text else []
-        return [
-            one for place, one in enumerate(ids) if one != UNK or place == 0 or ids[place - 1] != UNK
-        ]  # neighbors that are unknown are one
+        ids = [self._ids.get(piece, UNK) for piece in self.split(text)]  # of which neighbors that are unknown are one
+        return [one for place, one in enumerate(ids) if one != UNK or place == 0 or ids[place - 1] != UNK]
 
-    def decode(self, ids: list[int]) -> str:
-        """The line that tokens make."""
+    def split(self, text: str) -> list[str]:
+        """The pieces of a line, known or not; of characters and words."""
+        text = text if self.form == "given" else unicodedata.normalize(self.form, text)
+        found: list[str] = self._cut.findall(_SPACE + text.replace(" ", _SPACE)) if text else []
+        return found
+
+    def number(self, text: str, first: int) -> tuple[list[int], list[str]]:
+        """Tokens of a line of which what is not known is `first`, the one after it, ...; and what these stand for."""
+        pieces = self.split(text)
+        lacking = list(dict.fromkeys(piece for piece in pieces if piece not in self._ids))
+        beyond = {piece: first + place for place, piece in enumerate(lacking)}
+        return [self._ids[piece] if piece in self._ids else beyond[piece] for piece in pieces], lacking
+
+    def decode(self, ids: list[int], lacking: list[str] | None = None) -> str:
+        """The line that tokens make; those behind the vocabulary stand for what is lacking."""
         if self.kind == "sentencepiece":
             text: str = self._processor.decode(ids)
         else:
-            text = "".join(self.pieces[one] for one in ids).replace(_SPACE, " ").removeprefix(" ")
+            pieces = [*self.pieces, *(lacking or [])]
+            text = "".join(pieces[one] for one in ids).replace(_SPACE, " ").removeprefix(" ")
         return text if self.form == "given" else unicodedata.normalize("NFC", text)
 
 
@@ -171,6 +182,8 @@ class Memory(NamedTuple):
 
     values: np.ndarray  # [source tokens, size]
     keys: np.ndarray
+    copies: np.ndarray | None  # the target's token that each of the source's is, 0 for none, where the model copies
+    lacking: list[str]  # what of the source the vocabulary lacks, each a token behind it
     start: list[tuple[np.ndarray, np.ndarray]]  # of each decoder layer
     beside: np.ndarray | None  # what is added to each target token's embedding
 
@@ -196,12 +209,16 @@ class Model:
         self.encoder = [[Layer(w, f"encoder/layers/{i}/{d}", how["cell"], zoneout) for d in range(many)] for i, many in enumerate(both)]
         self.decoder = [Layer(w, f"decoder/layers/{i}", how["cell"], zoneout) for i in range(how["decoder_layers"])]
 
-    def encode(self, ids: list[int]) -> Memory:
-        """Reads a source, its end mark included."""
+    def encode(self, ids: list[int], lacking: list[str]) -> Memory:
+        """Reads a source, its end mark included; ids behind all others are what the vocabulary lacks."""
         how, w, order = self.how, self.weights, np.arange(len(ids))
         if how["reverse_source"]:
             order[:-1] = order[:-1][::-1].copy()
-        read = np.array(ids)[order]
+        known, size = len(self.source_table), len(self.table)
+        read, copies = np.array(ids)[order], None
+        if how["copy"]:
+            copies = np.array([one if UNK < one < size else one - known + size if one >= known else 0 for one in ids])
+            read = np.where(read < known, read, UNK)
         embedded, finals = self.source_table[read], []
         features = embedded
         for index, directions in enumerate(self.encoder):
@@ -216,7 +233,7 @@ class Model:
         beside = None
         if how["feed_features"]:
             beside = embedded[read >= len(self.table)].sum(axis=0, dtype=np.float32) @ w["kernel_features"]
-        return Memory(values, keys, [self._start(index, finals) for index in range(how["decoder_layers"])], beside)
+        return Memory(values, keys, copies, lacking, [self._start(index, finals) for index in range(how["decoder_layers"])], beside)
 
     def _start(self, index: int, finals: list[Any]) -> tuple[np.ndarray, np.ndarray]:
         how = self.how
@@ -245,7 +262,8 @@ class Model:
     def step(self, memory: Memory, states: list[Any], feed: np.ndarray | None, last: np.ndarray) -> tuple[list[Any], Any, np.ndarray, Any]:
         """Reads one more token of every hypothesis: next states, what is fed, log-probabilities [rows, vocabulary], attention."""
         how, weights, context = self.how, None, None
-        features = self.table[last] if memory.beside is None else self.table[last] + memory.beside
+        features = self.table[np.where(last < len(self.table), last, UNK)]
+        features = features if memory.beside is None else features + memory.beside
         states, entering = list(states), features if feed is None else np.concatenate([features, feed], axis=-1)
         for index, layer in enumerate(self.decoder):
             states[index] = layer.step(layer.project(entering), states[index])
@@ -264,7 +282,22 @@ class Model:
         logits = readouts @ self.output.T + self.bias
         highest = logits.max(axis=-1, keepdims=True)
         logp = logits - (highest + np.log(np.exp(logits - highest).sum(axis=-1, keepdims=True)))
+        logp = logp if memory.copies is None else self._copy(memory, readouts, weights, logp)
         return states, readouts if how["input_feeding"] else None, logp.astype(np.float32), weights
+
+    def _copy(self, memory: Memory, readouts: np.ndarray, weights: Any, logp: np.ndarray) -> np.ndarray:
+        """What is said by copying or else by the softmax layer; behind the vocabulary what it lacks of the source."""
+        gate, tokens, size = readouts @ self.weights["copy_vector"] + self.weights["copy_bias"], memory.copies, logp.shape[1]
+        copying, generating = -np.logaddexp(0, -gate)[:, None], -np.logaddexp(0, gate)
+        sums, held = np.zeros((len(logp), size + len(memory.lacking)), np.float32), np.zeros(size + len(memory.lacking), bool)
+        for place, token in enumerate(tokens if tokens is not None else []):
+            sums[:, token] += weights[:, place]
+            held[token] = True
+        least, elsewhere = np.float32(1e-30), sums[:, 0].copy()  # the end mark and features cannot be copied
+        held[0] = False
+        generated = np.full_like(sums, -np.inf)
+        generated[:, :size] = logp + np.logaddexp(generating, copying[:, 0] + np.log(np.maximum(elsewhere, least)))[:, None]
+        return np.logaddexp(generated, np.where(held[None], copying + np.log(np.maximum(sums, least)), -np.inf))
 
     # The search --------------------------------------------------------------------------------------------------------
 
@@ -283,10 +316,11 @@ class Model:
         if not line.strip():
             return [Hypothesis("", (), 0.0, 0.0, True, None)]
         bundle = [self.features.get(one, UNK) for one in split_features(features)] if self.features else []
-        ids = [*bundle, *self.source.encode(line)][: self.decoding["max_source_tokens"] - 1]
+        words, lacking = self.source.number(line, len(self.source_table)) if self.how["copy"] else (self.source.encode(line), [])
+        ids = [*bundle, *words][: self.decoding["max_source_tokens"] - 1]
         limit = int((len(ids) + 1) * self.decoding["max_length_ratio"]) + self.decoding["max_length_extra"] + 1
         found: dict[str, Hypothesis] = {}
-        for one in self.search(self.encode([*ids, EOS]), limit, size, wanted):
+        for one in self.search(self.encode([*ids, EOS], lacking), limit, size, wanted):
             found.setdefault(one.text, one)
         return list(found.values())[:wanted]
 
@@ -329,13 +363,15 @@ class Model:
                 break
         found = ended or [(rank / self._penalty(limit), rank, own, seen) for rank, own, seen in zip(ranks, ids, looks, strict=True)]
         found = found if ended else sorted(found, key=lambda one: -one[0])
-        return [self._describe(*one, finished=bool(ended)) for one in found]
+        return [self._describe(memory, *one, finished=bool(ended)) for one in found]
 
     def _penalty(self, length: int) -> np.float32:
         return np.float32(((5 + length) / 6) ** self.decoding["length_penalty"])
 
-    def _describe(self, score: Any, logp: Any, ids: tuple[int, ...], looks: tuple[Any, ...], *, finished: bool) -> Hypothesis:
-        text = " ".join(self.target.decode([one for one in ids if one > UNK]).split("\n"))
+    def _describe(
+        self, memory: Memory, score: Any, logp: Any, ids: tuple[int, ...], looks: tuple[Any, ...], *, finished: bool
+    ) -> Hypothesis:
+        text = " ".join(self.target.decode([one for one in ids if one > UNK], memory.lacking).split("\n"))
         return Hypothesis(text, ids, float(logp), float(score), finished, np.stack(looks) if looks else None)
 
 

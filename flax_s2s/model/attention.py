@@ -158,7 +158,11 @@ class Attention(nnx.Module):
         if source.keys is not None and source.vector is not None:
             return _additive(multiply("query", queries), source.keys, source.vector, covered)
         scores = multiply("keys", queries)
-        return scores if covered is None else scores + jnp.matmul(queries.astype(jnp.float32), covered.cover)[:, :, None] * covered.seen
+        if covered is None:
+            return scores
+        # A sum, not a product with a vector, whose last digits on CPUs depend on how many rows there are.
+        moved = jnp.sum(queries.astype(jnp.float32) * covered.cover[None, None, :], axis=-1)
+        return scores + moved[:, :, None] * covered.seen
 
     def look(
         self,

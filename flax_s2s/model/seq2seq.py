@@ -150,7 +150,8 @@ class Seq2Seq(nnx.Module):
 
     def gate(self, readouts: Float[Array, "*tokens readout"]) -> Float[Array, "*tokens"]:
         """The logit of copying rather than generating, in float32 (See et al. 2017, equation 8, of the readout as OpenNMT has it)."""
-        return jnp.matmul(readouts.astype(jnp.float32), self.copy_vector[...]) + self.copy_bias[...]
+        vector = jnp.broadcast_to(self.copy_vector[...], readouts.shape)
+        return jnp.sum(readouts.astype(jnp.float32) * vector, axis=-1) + self.copy_bias[...]  # no product: see `Attention.scores`
 
     def as_targets(self, src_ids: Int[Array, "batch src"]) -> Int[Array, "batch src"]:
         """See `copying.as_targets`."""

@@ -173,7 +173,11 @@ def test_parts_of_a_split_have_scores_of_their_own(run: Path, corpus: Path, tmp_
     characters = sum(len(row[1]) for row in kept)
     assert scores["mean_edits"]["cer"] == pytest.approx(scores["metrics"]["cer"]["score"] / 100 * characters / len(kept), rel=0.2)
     assert f"cer {scores['mean_edits']['cer']:.2f} edits a line" in said
-    in_python = flax_s2s.evaluate(run, metrics=["exact_match"], data_folder=tmp_path, by=["3"], gain=True, resamples=0).result
+    assert main(["evaluate", str(run), *asked, "--by", "3", "--merge-sources"]) == 0
+    merged = json.loads((tmp_path / "scores.json").read_text())["by"]["3"]  # a source is in each part that has one of its pairs
+    for genre in ("spoken", "written, old"):
+        assert merged[genre]["sources"] == len({row[::2] for row in kept if row[3] == genre})
+    in_python = flax_s2s.evaluate(run, metrics=["exact_match"], data_folder=tmp_path, by=[3], gain=True, resamples=0).result
     assert in_python["by"]["3"]["spoken"]["sources"] == scores["by"]["3"]["spoken"]["sources"]
     assert in_python["gain"]["exact_match"] == {"source": 0.0, "gain": pytest.approx(scores["gain"]["exact_match"]["gain"])}
 
@@ -185,6 +189,7 @@ def test_parts_of_a_split_have_scores_of_their_own(run: Path, corpus: Path, tmp_
         (["--by", "seem"], "--by seem, which is no column; did you mean 'seen'?: data.features='seem' must be a column number"),
         (["--by", "7"], "--by 7, which is no column: "),
         (["--by", "seen", "seen"], "--by seen seen must name each column, or features, length, seen, once; got 'seen'"),
+        (["--gain", "--macro"], "--gain true is of one run, and --macro evaluates each by itself"),
         (["--by", "seen", "--macro"], "--by seen is of one run, and --macro evaluates each by itself"),
     ],
 )

@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 import numpy as np
 import pytest
 
-from flax_s2s.config import DataConfig, VocabConfig
+from flax_s2s.config import UNK, DataConfig, VocabConfig
 from flax_s2s.data import vocab_training
 from flax_s2s.data.corpus import Pair, Reader
 from flax_s2s.data.hallucination import hallucinate
@@ -47,6 +47,34 @@ def test_as_many_pairs_are_made_up_as_are_asked_for() -> None:
     assert abs(made - 600) < 5 * np.sqrt(2000 * 0.3 * 0.7)
     changed = [sum(a != b for a, b in zip(one.source, pairs[0].source, strict=True)) for one in hallucinate(pairs, 1.0 - 1e-9, [2])]
     assert abs(np.mean(changed) - 24 * 0.5 * 25 / 26) < 0.3
+
+
+@pytest.mark.parametrize(("source", "target"), [("rumah", "rumah-rumah"), ("sulat", "susulat"), ("talo", "taloon")])
+def test_what_a_target_repeats_is_not_taken_apart(source: str, target: str) -> None:
+    """A letter of which the target has more is replaced nowhere; the others are the same in every copy."""
+    for seed in range(20):
+        (made,) = hallucinate([Pair(source, target)], 1.0 - 1e-9, [seed])
+        for at, letter in enumerate(source):
+            if target.count(letter) > source.count(letter):
+                assert made.source[at] == letter
+        assert [made.target[at] for at, letter in enumerate(target) if target.count(letter) > source.count(letter)] == [
+            letter for letter in target if target.count(letter) > source.count(letter)
+        ]
+
+
+@pytest.mark.parametrize("kind", [{"joint": False}, {"joint": True, "clusters": True}])
+def test_what_is_made_up_has_no_more_unknown_tokens(tmp_path, kind) -> None:
+    """A letter of one side alone, or a cluster that no text has: the pair stays."""
+    rng = random.Random(4)
+    pairs = [Pair("".join(rng.choices(["kि", "ग", "टा", "नी", "ल"], k=5)), "", "N") for _ in range(60)]
+    pairs = [Pair(one.source, f"{one.source}{rng.choice('xyzw')}", "N") for one in pairs]
+    (tmp_path / "train.tsv").write_text("".join(f"{one.source}\t{one.target}\tN\n" for one in pairs))
+    data = DataConfig(format="tsv", folder=str(tmp_path), source="0", target="1", features="2", hallucination=0.9)
+    vocabularies = vocab_training.train(pairs, VocabConfig(**{"kind": "char", **kind}), bundles=True)
+    drawn = open_tokens(Reader(data, "train", 1), vocabularies, data, None, Draw(0.0, 1, 0, (100, 100), 0.9)).pairs
+    plain = open_tokens(Reader(data, "train", 1), vocabularies, data, None).pairs
+    assert not any((side.flat == UNK).any() for pairs in (drawn, plain) for side in (pairs.source, pairs.target))
+    assert (drawn.source.flat != plain.source.flat).any()
 
 
 def test_pairs_that_share_too_little_stay() -> None:

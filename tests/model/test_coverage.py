@@ -98,15 +98,14 @@ LINES = ["bad", "face fed", "cab", "d", "dead cab ace"]
 
 
 @cache
-def vocabularies():
-    return vocab_training.train(PAIRS, VocabConfig(kind="char", size=0, joint=True))
+def vocabularies(copy=False):
+    return vocab_training.train(PAIRS, VocabConfig(kind="char", size=0, joint=True), copy=copy)
 
 
 def translate(config, lines, devices=1, **settings):
-    made = Translator(
-        [make_model(config, *vocabularies().sizes)], vocabularies(), replace(DECODING, **settings), parallel.make_devices(devices, {})
-    )
-    return made(made.lay_out([draw_params(config, 3, vocabularies().sizes[1])]), [Request(line) for line in lines])
+    words = vocabularies(config.copy)
+    made = Translator([make_model(config, *words.sizes)], words, replace(DECODING, **settings), parallel.make_devices(devices, {}))
+    return made(made.lay_out([draw_params(config, 3, words.sizes[1])]), [Request(line) for line in lines])
 
 
 def said(config, line, ids):
@@ -150,6 +149,15 @@ def test_search_and_forced_score_agree_with_the_literal_model(name):
         np.testing.assert_allclose(found.token_logp, [logp[t, token] for t, token in enumerate(found.ids)], rtol=1e-3, atol=1e-5)
         forced = scorer(weights, [line], [list(ids)])[0]
         np.testing.assert_allclose(forced.token_logp[: len(found.ids)], found.token_logp, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_scores_do_not_depend_on_how_many_rows_there_are(copy):
+    """Of a size at which products with a vector on CPUs do: at rows and hypotheses that are no multiple of what is computed at once."""
+    config = ModelConfig(embedding_size=32, hidden_size=32, coverage=True, copy=copy, input_feeding=True, compute="float32")
+    how = {"beam_size": 3, "rows": 4, "compute": "float32"}
+    want, found = [translate(config, [line], **how)[0] for line in LINES], translate(config, LINES, **how)
+    np.testing.assert_array_equal([one.logp for one in found], [one.logp for one in want])
 
 
 @pytest.mark.parametrize("devices", [1, 8])
