@@ -42,6 +42,8 @@ def config() -> Config:
             attention="general",
             input_feeding=True,
             attend_embeddings=True,
+            feed_features=True,
+            copy=True,
             tie="all",
             dropout=0.3,
         ),

@@ -47,7 +47,7 @@ PARAMETERS = {  # of each preset, with vocab.size tokens on both sides
     "fixed_vector_en_zh": 6_224_824,
     "gnmt_wmt16_en_de": 194_842_880,
     "g2p": 973_679,
-    "inflection": 981_604,
+    "inflection": 998_117,
     "iwslt15_en_vi": 37_445_248,
     "multi30k_en_de": 5_412_720,
     "lemmas": 981_733,

@@ -185,10 +185,12 @@ class _Seen:
 def _train_one(lines: Iterable[str], side: str, config: VocabConfig) -> Vocabulary:
     model = io.BytesIO()
     formed = dict.fromkeys(in_form(one, config.unicode_form) for one in config.symbols)
-    symbols = [] if config.kind == "word" else list(formed)  # words are whole already
+    symbols, parts = [] if config.kind == "word" else list(formed), ""  # words are whole already
     if config.clusters and config.kind == "char":
         lines = list(lines)
-        symbols += [one for one in _find_clusters(lines, config) if one not in symbols]
+        clusters = _find_clusters(lines, config)
+        symbols += [one for one in clusters if one not in symbols]
+        parts = "".join(sorted({part for one in clusters for part in one}))  # what training has inside of clusters alone is known, too
         if 0 < config.size <= len(symbols) + len(_SPECIAL_IDS):
             raise UserError(
                 f"vocab.size={config.size} must hold {len(symbols):,} clusters and symbols of {side} beside others; use 0, or a larger one"
@@ -203,6 +205,7 @@ def _train_one(lines: Iterable[str], side: str, config: VocabConfig) -> Vocabula
             hard_vocab_limit=config.kind in ("unigram", "bpe"),
             user_defined_symbols=symbols,
             character_coverage=config.character_coverage,
+            required_chars=parts,
             byte_fallback=config.byte_fallback,
             normalization_rule_name=config.normalization,
             remove_extra_whitespaces=False,

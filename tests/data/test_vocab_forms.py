@@ -64,7 +64,7 @@ def test_a_cluster_is_one_token():
     assert len(apart.encode(["e\u0331x"])[0]) == 4
     assert len(whole.encode(["👩\u200d🚀"])[0]) == 2
     assert whole.decode(whole.encode(lines)) == lines
-    assert UNK in whole.encode(["x\u0331"])[0]  # the sign was never there alone
+    assert whole.pieces(whole.encode(["x\u0331"])[0]) == ["▁", "x", "\u0331"]  # though the sign was never there alone
     assert len(of_lines(lines, clusters=True, symbols=("<N>", "e\u0331"))) == len(whole) + 1
     assert of_lines(lines, clusters=True).model == whole.model
 
@@ -196,3 +196,11 @@ def test_a_run_is_trained_with_it_and_keeps_it(tmp_path, capsys):
         == 2
     )
     assert "mine.model cannot be read: No such file or directory; give a SentencePiece model" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_cluster_that_no_line_has_is_taken_apart_into_parts_that_clusters_have():
+    lines = ["\u0915\u093f \u0917\u0940 \u091f\u093e"] * 5  # three letters, each with another sign
+    made = of_lines(lines, clusters=True)
+    new = "\u091f\u093f"  # the third letter with the first one's sign
+    pieces = [made.pieces([i])[0] for i in made.encode([new])[0]]
+    assert pieces == ["\u2581", "\u091f", "\u093f"] and made.decode(made.encode([new])) == [new]
