@@ -291,7 +291,7 @@ class Export:
 
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")]
     output: str = ""
-    """Folder to write; one that was exported before is replaced."""
+    """Folder to write; it must not be there yet."""
     checkpoint: str = "best"
     """Checkpoint to use: best, last, or a step."""
     data_folder: str = ""

@@ -21,6 +21,7 @@ from flax_s2s.export import translate
 from flax_s2s.runs import manifests, rundir
 
 _LEAST, _MOST = 1e-4, 200  # how far scores may be apart; lines that are compared, unless a file says which
+_FAR = 1e-2  # the same text with scores so far apart is no proof
 _SHOWN = 10
 
 
@@ -44,12 +45,11 @@ def run(run_dirs: Sequence[str], decoding: DecodingConfig, options: Options) -> 
         raise UserError(f"{len(run_dirs)} runs cannot be exported as one: the folder holds one model; give one of {' '.join(run_dirs)}")
     if not options.output:
         raise UserError("export needs --output, a folder to write; for example: export runs/mine --output mine-exported")
-    output, out = rundir.make_path(options.output), console()
-    folders.refuse_other(output)
+    output, out = folders.find_place(options.output), console()
     config = dataclasses.replace(rundir.read_config(rundir.make_path(run_dirs[0])), decoding=decoding)
     folders.check(config)
     pairs = _lines(config, options)
-    opened = open_runs(run_dirs, options.checkpoint, dataclasses.replace(decoding, compute="float32", n_best=1))
+    opened = open_runs(run_dirs, options.checkpoint, dataclasses.replace(decoding, compute="float32"), join=False)
     folders.check(config, opened.vocabularies)
     manifest = manifests.read(opened.folder / rundir.CHECKPOINTS / str(opened.steps[0]))
     origin = {
@@ -90,8 +90,8 @@ def _lines(config: Any, options: Options) -> list[Pair]:
             ) from None
         return [found[i] for i in spread(len(found), _MOST)]
     lines = read_lines(options.parity)
-    if not lines:
-        raise UserError(f"--parity {options.parity} has no lines; give some sources, one a line")
+    if not any(line.strip() for line in lines):
+        raise UserError(f"--parity {options.parity} has no lines with text; give some sources, one a line")
     if not config.data.features:
         return [Pair(line, "") for line in lines]
     if without := next((number for number, line in enumerate(lines, 1) if "\t" not in line), 0):
@@ -107,13 +107,19 @@ def _compare(opened: Opened, files: dict[str, bytes], pairs: Sequence[Pair]) -> 
         exported = translate.load(name)
     translator = make_translator(opened)
     wanted = translator(translator.lay_out(opened.params), [Request(pair.source, features=pair.features) for pair in pairs])
-    found = [exported.translate(pair.source, pair.features, n_best=1)[0] for pair in pairs]
+    lists = [exported.translate(pair.source, pair.features) for pair in pairs]
+    found = [best[0] for best in lists]
     apart = [abs(one.score - other.score) for one, other in zip(wanted, found, strict=True)]
-    differing = [i for i, (one, other) in enumerate(zip(wanted, found, strict=True)) if one.text != other.text]
+    differing = [
+        i
+        for i, (one, best) in enumerate(zip(wanted, lists, strict=True))
+        if [one.text, *(other.text for other in one.others)] != [other.text for other in best] or apart[i] > _FAR
+    ]
     ties = [i for i in differing if apart[i] <= _LEAST]
     return {
         "runtime": f"translate.py, NumPy {np.__version__}",
         "beam_size": opened.config.decoding.beam_size,
+        "n_best": opened.config.decoding.n_best,
         "lines": len(pairs),
         "equal": len(pairs) - len(differing),
         "differ": len(differing),

@@ -68,6 +68,7 @@ class Vocabulary:
         model = proto.ModelProto.FromString(self.model)
         how, kinds = model.normalizer_spec, {proto.TrainerSpec.CHAR: "char", proto.TrainerSpec.WORD: "word"}
         plain = how.add_dummy_prefix and not how.remove_extra_whitespaces and how.escape_whitespaces and not how.precompiled_charsmap
+        plain = plain and not model.trainer_spec.treat_whitespace_as_suffix and not model.denormalizer_spec.precompiled_charsmap
         plain = plain and not any(piece.type == proto.ModelProto.SentencePiece.BYTE for piece in model.pieces)
         found: Literal["char", "word", ""] = kinds.get(model.trainer_spec.model_type, "") if plain else ""  # type: ignore[assignment]
         return found

@@ -6,13 +6,14 @@ Enters: one model, its parameters and vocabularies. Leaves: the folder's files, 
 import hashlib
 import io
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
 from flax_s2s.config import Config, DecodingConfig, UserError
 from flax_s2s.data.vocab import Vocabularies, Vocabulary
@@ -103,28 +104,43 @@ def _readme(vocabularies: Vocabularies) -> str:
     )
 
 
-def write(folder: epath.Path, files: Mapping[str, bytes]) -> None:
-    """Writes the folder; an exported one that is there is replaced.
+def find_place(name: str) -> Path:
+    """The folder that is written, links resolved; said before any work is done.
 
     Raises:
-        UserError: something else is there, or it cannot be written.
+        UserError: something is there, it lies in a bucket, or nothing can be made there.
     """
-    refuse_other(folder)
-    partial = folder.parent / f".{folder.name}.partial"
+    if "://" in name:
+        raise UserError(f"--output {name} must be a folder of this machine; copy it to a bucket when it is written")
+    folder = Path(os.path.realpath(name))
     try:
-        if partial.exists():
-            partial.rmtree()
-        partial.mkdir(parents=True)
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir()) and folder != Path.cwd()):
+            raise UserError(f"{name} is there already; give another --output, or remove it, so that nothing is lost")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _partial(folder).mkdir()
+        _partial(folder).rmdir()
+    except OSError as error:
+        raise UserError(f"{name} cannot be written: {error.strerror or error}; give another --output") from None
+    return folder
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes the folder: all of it appears, or nothing.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    partial = _partial(folder)
+    try:
+        partial.mkdir()
         for name, content in files.items():
             (partial / name).write_bytes(content)
-        if folder.exists():
-            folder.rmtree()
         partial.rename(folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}; give another --output") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def refuse_other(folder: epath.Path) -> None:
-    """See `write`; said before any work is done."""
-    if folder.exists() and not (folder.is_dir() and ((folder / ABOUT).exists() or not any(folder.iterdir()))):
-        raise UserError(f"{folder} is there, and was not exported; give another --output, so that nothing is lost")
+def _partial(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.{os.getpid()}.partial"

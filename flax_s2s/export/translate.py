@@ -14,6 +14,7 @@ Vocabularies of characters and words are read by this file; others need the pack
 import argparse
 import hashlib
 import json
+import os
 import re
 import sys
 import unicodedata
@@ -24,6 +25,7 @@ import numpy as np
 
 EOS, BOS, UNK = 2, 1, 3
 _SPACE = "\u2581"
+_BREAKS = re.compile(r"[\r\n]*\n[\r\n]*")
 _LONGEST_FEATURE = 256  # characters of one that is taken apart
 
 
@@ -65,18 +67,21 @@ class Vocabulary:
             re.compile("|".join([*map(re.escape, longer), "."]), re.DOTALL) if self.kind == "char" else re.compile(f"{_SPACE}[^{_SPACE}]*")
         )
 
+    def _prepare(self, text: str) -> str:
+        text = _BREAKS.sub(" ", text)
+        return text if self.form == "given" else unicodedata.normalize(self.form, text)
+
     def encode(self, text: str) -> list[int]:
         """Tokens of a line."""
-        text = text if self.form == "given" else unicodedata.normalize(self.form, text)
         if self.kind == "sentencepiece":
-            found: list[int] = self._processor.encode(text)
+            found: list[int] = self._processor.encode(self._prepare(text))
             return found
         ids = [self._ids.get(piece, UNK) for piece in self.split(text)]  # of which neighbors that are unknown are one
         return [one for place, one in enumerate(ids) if one != UNK or place == 0 or ids[place - 1] != UNK]
 
     def split(self, text: str) -> list[str]:
         """The pieces of a line, known or not; of characters and words."""
-        text = text if self.form == "given" else unicodedata.normalize(self.form, text)
+        text = self._prepare(text)
         found: list[str] = self._cut.findall(_SPACE + text.replace(" ", _SPACE)) if text else []
         return found
 
@@ -90,7 +95,8 @@ class Vocabulary:
     def decode(self, ids: list[int], lacking: list[str] | None = None) -> str:
         """The line that tokens make; those behind the vocabulary stand for what is lacking."""
         if self.kind == "sentencepiece":
-            text: str = self._processor.decode(ids)
+            text: str = self._processor.decode(ids)  # spaces before words in bytes come out as its own sign
+            text = (text.removeprefix(_SPACE) if ids and self._processor.is_byte(ids[0]) else text).replace(_SPACE, " ")
         else:
             pieces = [*self.pieces, *(lacking or [])]
             text = "".join(pieces[one] for one in ids).replace(_SPACE, " ").removeprefix(" ")
@@ -124,6 +130,14 @@ def _leaves(text: str, begin: int) -> tuple[list[str], int]:
 
 
 # The model ---------------------------------------------------------------------------------------------------------
+
+
+def _largest(values: np.ndarray, count: int) -> list[int]:
+    """The places of the largest values, best first, of equal ones the earlier first."""
+    least = np.partition(values, len(values) - count)[len(values) - count] if count < len(values) else -np.inf
+    places = np.flatnonzero(values >= least)
+    chosen: list[int] = places[np.argsort(-values[places], kind="stable")][:count].tolist()
+    return chosen
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -311,8 +325,8 @@ class Model:
             n_best: how many translations; 0: as exported.
         """
         size, wanted = beam_size or self.decoding["beam_size"], n_best or self.decoding["n_best"]
-        if wanted > size:
-            raise FolderError(f"n_best={wanted} must be at most beam_size={size}; use a larger beam")
+        if not 0 < wanted <= size:
+            raise FolderError(f"n_best={wanted} must be at least 1 and at most beam_size={size}; use a larger beam")
         if not line.strip():
             return [Hypothesis("", (), 0.0, 0.0, True, None)]
         bundle = [self.features.get(one, UNK) for one in split_features(features)] if self.features else []
@@ -335,8 +349,7 @@ class Model:
             states, feed, logp, weights = self.step(memory, states, feed, last)
             logp[:, [0, BOS, UNK]] = -np.inf
             totals = ranks[:, None] + logp
-            order = np.argsort(-totals, axis=None, kind="stable")[: 2 * size].tolist()
-            order = [place for place in order if np.isfinite(totals.flat[place])]
+            order = [place for place in _largest(totals.ravel(), 2 * size) if np.isfinite(totals.flat[place])]
             first = greedy * logp.shape[1] + int(np.argmax(totals[greedy])) if greedy >= 0 else -1
             order += [first] if greedy >= 0 and first not in order else []
             chosen = [divmod(place, logp.shape[1]) for place in order]
@@ -384,21 +397,26 @@ def load(folder: str | Path = ".") -> Model:
     Raises:
         FolderError: the folder is none that `flax-s2s export` wrote, a file is damaged, or a package is missing.
     """
-    return Model(Path(folder))
+    try:
+        return Model(Path(folder))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FolderError(
+            f"{folder} is no whole exported model: {type(error).__name__} {error}; export it again, or name its folder"
+        ) from None
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
-    try:
-        about: dict[str, Any] = json.loads((folder / "model.json").read_text("utf-8"))
-        if about["format"] != 1:
-            raise FolderError(
-                f"{folder / 'model.json'} is of format {about['format']}, and this program reads 1; use the translate.py beside it"
-            )
-        for name, wanted in about["files"].items():
-            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != wanted:
-                raise FolderError(f"{folder / name} is not the file that was exported (its sha256 differs); copy or export it again")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FolderError(f"{folder} is no whole exported model: {error}; export it again, or name its folder") from None
+    about: dict[str, Any] = json.loads((folder / "model.json").read_text("utf-8"))
+    if about["format"] != 1:
+        raise FolderError(
+            f"{folder / 'model.json'} is of format {about['format']}, and this program reads 1; use the translate.py beside it"
+        )
+    used = {"weights.npz", *(about["vocabularies"][side]["file"] for side in ("source", "target"))}
+    if not used <= set(about["files"]) or any(name != Path(name).name for name in about["files"]):
+        raise FolderError(f"{folder / 'model.json'} does not say what is in {', '.join(sorted(used))}; copy or export it again")
+    for name, wanted in about["files"].items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != wanted:
+            raise FolderError(f"{folder / name} is not the file that was exported (its sha256 differs); copy or export it again")
     return about
 
 
@@ -418,9 +436,10 @@ def main() -> int:
         stream.reconfigure(encoding="utf-8", errors="replace", newline="\n")  # type: ignore[union-attr]
     try:
         model = load(given.folder)
-        for line in sys.stdin:
-            features, tab, source = line.rstrip("\n").rpartition("\t") if model.features else ("", "", line.rstrip("\n"))
-            if model.features and not tab:
+        for number, line in enumerate(sys.stdin):
+            line = line.removesuffix("\n").removesuffix("\r").removeprefix("" if number else "\ufeff")
+            features, tab, source = line.rpartition("\t") if model.features else ("", "", line)
+            if model.features and line.strip() and not tab:
                 raise FolderError(f"the line {source[:60]!r} has no features; this model reads them and a tab before each source")
             for one in model.translate(source, features, given.beam_size, given.n_best):
                 looked = " ".join(map(str, one.attention.argmax(axis=1))) if given.attention and one.attention is not None else ""
@@ -430,7 +449,9 @@ def main() -> int:
     except FolderError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (BrokenPipeError, KeyboardInterrupt):
+    except BrokenPipeError:  # the reader has left, as `head` does; Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
         return 130
     return 0
 

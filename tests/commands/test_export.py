@@ -1,6 +1,7 @@
 """`export`: from a trained run to a folder, compared before it is written."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,11 @@ from flax_s2s.export import translate
 
 
 def test_a_run_is_exported_and_says_the_same(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As a folder that is used by itself; and again, in the place of the first."""
-    for beam in (2, 3):
-        assert main(["export", str(trained_run), "--output", str(tmp_path / "out"), f"--beam-size={beam}"]) == 0
+    """As a folder that is used by itself; with n-best lists too."""
+    for beam, n_best in ((2, 2), (3, 1)):
+        if (tmp_path / "out").exists():
+            shutil.rmtree(tmp_path / "out")
+        assert main(["export", str(trained_run), "--output", str(tmp_path / "out"), f"--beam-size={beam}", f"--n-best={n_best}"]) == 0
         said = " ".join(capsys.readouterr().err.split())
         parity, about = (json.loads((tmp_path / f"out/{name}.json").read_text()) for name in ("parity", "model"))
         assert (parity["beam_size"], about["decoding"]["beam_size"]) == (beam, beam)
@@ -56,10 +59,11 @@ def test_a_model_that_says_something_else_is_not_written(
     ("options", "message"),
     [
         ([], "export needs --output, a folder to write"),
-        (["--output", "{file}"], "is there, and was not exported; give another --output"),
+        (["--output", "{file}"], "is there already; give another --output"),
         (["--output", "{new}", "--min-tokens", "2"], "decoding.min_tokens=2 is not held by an exported search"),
-        (["--output", "{new}", "--parity", "{empty}"], "has no lines; give some sources, one a line"),
-        (["--output", "{file}/in/it"], "cannot be written: Not a directory"),
+        (["--output", "{new}", "--parity", "{empty}"], "has no lines with text; give some sources, one a line"),
+        (["--output", "{file}/in/it"], "cannot be written: "),
+        (["--output", "{new}", "--beam-size", "5", "--n-best", "9"], "decoding.n_best=9 must be at most decoding.beam_size=5"),
     ],
 )
 def test_what_cannot_be_exported(

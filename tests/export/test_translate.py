@@ -10,7 +10,6 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
-from etils import epath
 
 from flax_s2s.config import UNK, Config, DecodingConfig, ModelConfig, UserError, VocabConfig
 from flax_s2s.data import features, vocab_training
@@ -59,7 +58,7 @@ def export(path, model, decoding=DECODING, words=None):
     words = words or vocabularies(model.copy)
     params = draw_params(model, words.sizes)
     files = folders.make_files(Config(model=model, decoding=decoding), params, words, {})
-    folders.write(epath.Path(path / "exported"), files)
+    folders.write(path / "exported", files)
     return translate.load(path / "exported"), params
 
 
@@ -91,6 +90,8 @@ KINDS = [
     {"clusters": True},
     {"symbols": ("<x>", "ab")},
     {"kind": "bpe", "size": 24},
+    {"kind": "word", "byte_fallback": True},
+    {"byte_fallback": True},
     {"kind": "char", "target_kind": "word", "joint": False},
 ]
 
@@ -101,10 +102,27 @@ def test_text_is_split_and_joined_as_there(tmp_path, kind):
     words = vocab_training.train(pairs, VocabConfig(**{"kind": "char", "joint": True, **kind}))
     exported, _ = export(tmp_path, SMALL, words=words)
     rng = random.Random(1)
-    lines = ["", " ", "a", " a", "a  b ", "\u2581a", "가", "x\ty", "é", "e\u0301 e", "<x>ab<x", "日本語 ab 日本", "\u00a0a"]
+    lines = [
+        "",
+        " ",
+        "a",
+        " a",
+        "a  b ",
+        "\u2581a",
+        "가",
+        "x\ty",
+        "é",
+        "e\u0301 e",
+        "<x>ab<x",
+        "日本語 ab 日本",
+        "\u00a0a",
+        "a\nb",
+        "a\r\n\r\nb",
+        "a\r",
+    ]
     lines += ["".join(rng.choices("abcde f가é\u0301<x>語", k=rng.randint(1, 12))) for _ in range(200)]
     for mine, theirs in ((exported.source, words.source), (exported.target, words.target)):
-        assert (mine.kind == "sentencepiece") == (kind.get("kind") == "bpe")
+        assert (mine.kind == "sentencepiece") == (kind.get("kind") == "bpe" or kind.get("byte_fallback", False))
         assert [mine.encode(line) for line in lines] == theirs.encode(lines)
         rows = [[rng.randrange(UNK + 1, len(theirs)) for _ in range(rng.randint(0, 6))] for _ in range(100)]
         assert [mine.decode(row) for row in rows] == theirs.decode(rows)
@@ -149,12 +167,28 @@ def test_a_damaged_folder_is_named_and_another_is_not_overwritten(tmp_path):
     (folder / "model.json").write_text(json.dumps(about | {"format": 2}))
     with pytest.raises(translate.FolderError, match="is of format 2, and this program reads 1"):
         translate.load(folder)
+    (folder / "model.json").write_text(json.dumps(about | {"files": {}}))
+    with pytest.raises(translate.FolderError, match=r"does not say what is in joint\.json, weights\.npz"):
+        translate.load(folder)
+    (folder / "model.json").write_text(json.dumps({name: part for name, part in about.items() if name != "decoding"}))
+    (folder / "weights.npz").write_bytes(content)
+    with pytest.raises(translate.FolderError, match="is no whole exported model: KeyError 'decoding'"):
+        translate.load(folder)
+
+
+def test_nothing_that_is_there_is_written_over(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/letter.txt").write_text("dear")
-    with pytest.raises(UserError, match="is there, and was not exported; give another --output, so that nothing is lost"):
-        folders.write(epath.Path(tmp_path / "mine"), {})
-    export(tmp_path, SMALL)  # one that was exported is replaced, whole
-    assert translate.load(folder).translate("bad")[0].text is not None
+    assert folders.find_place(str(tmp_path / "mine")) == tmp_path / "mine"  # empty: nothing is lost
+    (tmp_path / "mine/model.json").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in (tmp_path / "mine", tmp_path / "link", ".", "..", tmp_path / "mine/"):
+        with pytest.raises(UserError, match="is there already; give another --output, or remove it, so that nothing is lost"):
+            folders.find_place(str(name))
+    with pytest.raises(UserError, match="must be a folder of this machine"):
+        folders.find_place("gs://bucket/model")
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["here", "link", "mine"]
 
 
 def test_a_child_without_the_package_translates_lines_as_they_come(tmp_path):
