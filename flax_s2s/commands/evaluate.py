@@ -1,6 +1,5 @@
 """`evaluate RUN_DIR`: decodes a split and scores it."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,14 +9,16 @@ from rich.table import Table
 
 from flax_s2s.answers import layout as layouts
 from flax_s2s.answers.files import Files, ending
+from flax_s2s.commands import breakdown
 from flax_s2s.commands.wiring import Opened, choose_metrics, console, load_split, make_translator, open_runs, optional_file, write_json
-from flax_s2s.config import FORMATS, METRICS, Config, DataConfig, DecodingConfig, Metric, Tokenizer, UserError, nearest
+from flax_s2s.config import Config, DataConfig, DecodingConfig, Metric, Tokenizer, UserError
 from flax_s2s.data import corpus, rows
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.files import read_lines
 from flax_s2s.data.vocab import in_form
 from flax_s2s.decoding.translate import Translation
-from flax_s2s.evaluation import compare, parts, reliability
+from flax_s2s.evaluation import reliability
+from flax_s2s.evaluation.breakdown import NAMES, Parts, by_features, by_length
 from flax_s2s.evaluation.calibration import Forecaster, Group, Reliability, calibrate, group_by_confidence, spearman
 from flax_s2s.evaluation.evaluate import (
     Example,
@@ -31,11 +32,9 @@ from flax_s2s.evaluation.evaluate import (
     spread,
     translate_together,
 )
-from flax_s2s.evaluation.metrics import Measured
 from flax_s2s.runs.rundir import make_path, read_config
 from flax_s2s.runtime.runlog import make_console
 
-_MOST_PARTS = 20  # shown of those that a split has
 _EDITS: tuple[Metric, ...] = ("wer", "cer", "per")  # edits over tokens, whose mean over lines is a number of its own
 
 
@@ -86,7 +85,7 @@ def check(options: Options) -> None:
         raise UserError(f"--resamples {options.resamples} must be 0 (no confidence intervals) or more, for example 1000")
     for name in options.by:
         if not name or options.by.count(name) > 1:
-            raise UserError(f"--by {' '.join(options.by)} must name each column, or {', '.join(parts.NAMES)}, once; got {name!r}")
+            raise UserError(f"--by {' '.join(options.by)} must name each column, or {', '.join(NAMES)}, once; got {name!r}")
     if options.calibration and _form(options.calibration) not in ("png", "pdf", "svg"):
         raise UserError(f"--calibration {options.calibration} must be a picture; end its name with .png, .pdf or .svg")
 
@@ -106,7 +105,11 @@ def evaluate(
         chosen, examples = load_examples(configured, options)
         if "features" in options.by and not configured.data.features:
             raise UserError("--by features is for runs that were trained with data.features; name a column, length, or seen")
-        split = {name: _split_by(name, configured, chosen, examples, options) for name in options.by if name != "length"}
+        split = {
+            name: breakdown.split_by(name, configured, chosen, examples, options.split, options.data_folder)
+            for name in options.by
+            if name != "length"
+        }
         fitting = load_split(configured, "valid", options.data_folder) if picture else chosen
         opened = open_runs(run_dirs, checkpoint, decoding, join=join)
         opened = opened._replace(config=choose(opened.config, options))
@@ -141,7 +144,7 @@ def _evaluate(
     chosen: corpus.Corpus,
     examples: Sequence[Example],
     options: Options,
-    split: dict[str, parts.Parts],
+    split: dict[str, Parts],
     out: Console,
 ) -> tuple[Found, list[Translation]]:
     config = opened.config
@@ -158,11 +161,8 @@ def _evaluate(
         scores = {name: one.score(options.resamples) for name, one in measured.items()}
         found_by = {}
         for name in options.by:
-            of_name = split[name] if name in split else parts.by_length(_count_tokens(opened, examples))
-            found_by[name] = {
-                part: _score_part(measured, members, options.resamples if number < _MOST_PARTS else 0)
-                for number, (part, members) in enumerate(of_name.items())
-            }
+            of_name = split[name] if name in split else by_length(breakdown.count_tokens(opened, examples))
+            found_by[name] = breakdown.score(of_name, measured, options.resamples)
     families, cuts = family_scores(examples, texts), count_cuts(found)
     result: dict[str, Any] = {
         "split": options.split,
@@ -176,7 +176,7 @@ def _evaluate(
     }
     if mean_edits := {name: measured[name].statistics[:, 0].sum() / len(examples) for name in _EDITS if name in measured}:
         result["mean_edits"] = mean_edits
-    if by_feature := parts.by_features(examples):
+    if by_feature := by_features(examples):
         right = measure_examples("exact_match", examples, texts, config.evaluation, config.data.target)
         result["features"] = {name: {"exact_match": right.of(members), "sources": len(members)} for name, members in by_feature.items()}
     if found_by:
@@ -189,65 +189,9 @@ def _evaluate(
             config.evaluation,
             config.data.target,
         )
-        result["gain"] = {name: _gain(name, copied[name], measured[name], options.resamples) for name in measured}
+        result["gain"] = {name: breakdown.measure_gain(name, copied[name], measured[name], options.resamples) for name in measured}
     samples = [show(examples[i], texts[i]) for i in spread(len(found), options.samples)]
     return Found(result, samples, explain_cuts(cuts, len(found), config.decoding)), found
-
-
-def _read_column(name: str, config: Config, chosen: corpus.Corpus, options: Options) -> list[str]:
-    """What a column of the split, which is neither source nor target, holds beside each pair.
-
-    Raises:
-        UserError: there is none of that name.
-    """
-    data = config.data
-    if FORMATS[data.format] == "generated":
-        raise UserError(f"--by {name} names no column, which data.format={data.format} has none of; use {', '.join(parts.NAMES)}")
-    if name in (data.target, data.source, *rows.parts(data.source)):
-        raise UserError(f"--by {name} is the source or the target; name a column beside them, or {', '.join(parts.NAMES)}")
-    beside = dataclasses.replace(config, data=dataclasses.replace(data, features=name))
-    try:
-        found = load_split(beside, options.split, options.data_folder).pairs
-    except UserError as error:
-        raise UserError(f"--by {name}, which is no column{nearest(name, parts.NAMES)}: {error}") from None
-    if [pair[:2] for pair in found] != [pair[:2] for pair in chosen.pairs]:
-        raise UserError(f"--by {name}: {chosen.name} has changed while it was read; run it again")
-    return [pair.features for pair in found]
-
-
-def _split_by(name: str, config: Config, chosen: corpus.Corpus, examples: Sequence[Example], options: Options) -> parts.Parts:
-    """The parts of the examples by features, by what training has seen, or by a column of the pairs."""
-    if name == "features":
-        return parts.by_features(examples)
-    if name == "seen":
-        data = dataclasses.replace(config.data, folder=options.data_folder) if options.data_folder else config.data
-        return parts.by_seen(examples, corpus.Reader(data, "train", config.seed), config.vocab.unicode_form)
-    column = _read_column(name, config, chosen, options)
-    if not config.evaluation.merge_sources:
-        return parts.by_values([[value] for value in column])
-    values: dict[tuple[str, str], list[str]] = {}
-    for pair, value in zip(chosen.pairs, column, strict=True):
-        values.setdefault((pair.source, pair.features), []).append(value)
-    return parts.by_values([values[one.source, one.features] for one in examples])
-
-
-def _count_tokens(opened: Opened, examples: Sequence[Example]) -> list[int]:
-    sources = [one.source for one in examples]
-    return [len(ids) for ids in opened.vocabularies.encode_sources(sources, [""] * len(sources))]
-
-
-def _score_part(measured: dict[Metric, Measured], members: Sequence[int], resamples: int) -> dict[str, Any]:
-    return {"sources": len(members), "metrics": {name: one.part(members).score(resamples)._asdict() for name, one in measured.items()}}
-
-
-def _gain(name: Metric, copied: Measured, measured: Measured, resamples: int) -> dict[str, float]:
-    """What the sources as they are would score, and how much better the translations are."""
-    sign = -1 if METRICS[name].worst else 1  # of those whose worst is above 0, lower is better
-    if not resamples:
-        before, after = copied.score().score, measured.score().score
-        return {"source": before, "gain": sign * (after - before)}
-    both = compare.pair(copied, measured, resamples)
-    return {"source": both.first, "gain": sign * both.difference, "p_value": both.p_value}
 
 
 class Calibration(NamedTuple):
@@ -303,7 +247,7 @@ def print_found(found: Found) -> None:
     if "features" in result and "features" not in result.get("by", {}):
         _print_features(out, result["features"])
     for name, found_by in result.get("by", {}).items():
-        _print_parts(out, name, found_by)
+        breakdown.show(out, name, found_by)
     for note in found.notes:
         out.print(note)
     if "calibration" in result:
@@ -313,26 +257,12 @@ def print_found(found: Found) -> None:
 def _print_features(out: Console, features: dict[str, Any]) -> None:
     """Those that most sources have."""
     table = Table("feature", "sources", "exact match", box=None)
-    for name, found in list(features.items())[:_MOST_PARTS]:
+    for name, found in list(features.items())[: breakdown.SHOWN]:
         table.add_row(name, f"{found['sources']:,}", f"{found['exact_match']:.2f}")
-    more = len(features) - _MOST_PARTS
+    more = len(features) - breakdown.SHOWN
     out.print(table)
     if more > 0:
         out.print(f"and {more:,} rarer features, which --json has")
-
-
-def _print_parts(out: Console, name: str, found_by: dict[str, Any]) -> None:
-    """A row for each part, of which a column may have many."""
-    names = list(next(iter(found_by.values()))["metrics"]) if found_by else []
-    table = Table(f"by {name}", "sources", *names, box=None)
-    for part, found in list(found_by.items())[:_MOST_PARTS]:
-        scores = (found["metrics"][one] for one in names)
-        shown = (f"{one['score']:.2f}" + (f" ± {one['ci']:.2f}" if "|bs:" in one["signature"] else "") for one in scores)
-        table.add_row(part or "(none)", f"{found['sources']:,}", *shown)
-    more = len(found_by) - _MOST_PARTS
-    out.print(table)
-    if more > 0:
-        out.print(f"and {more:,} rarer ones, which --json has")
 
 
 def _print_calibration(out: Console, calibration: dict[str, Any]) -> None:

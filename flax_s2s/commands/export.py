@@ -17,7 +17,7 @@ from flax_s2s.data.files import read_lines
 from flax_s2s.decoding.requests import Request
 from flax_s2s.evaluation.evaluate import spread
 from flax_s2s.export import folder as folders
-from flax_s2s.export import translate
+from flax_s2s.export import runtime
 from flax_s2s.runs import manifests, rundir
 
 _LEAST, _MOST = 1e-4, 200  # how far scores may be apart; lines that are compared, unless a file says which
@@ -104,7 +104,7 @@ def _compare(opened: Opened, files: dict[str, bytes], pairs: Sequence[Pair]) -> 
     with tempfile.TemporaryDirectory(prefix="flax_s2s_") as name:
         for file, content in files.items():
             (epath.Path(name) / file).write_bytes(content)
-        exported = translate.load(name)
+        exported = runtime.load(name)
     translator = make_translator(opened)
     wanted = translator(translator.lay_out(opened.params), [Request(pair.source, features=pair.features) for pair in pairs])
     lists = [exported.translate(pair.source, pair.features) for pair in pairs]

@@ -285,9 +285,7 @@ def _field(record: object, path: str, where: str) -> object:
 
 
 def _bundle(value: object, path: str, where: str) -> str:
-    """Features as a bundle, or as a list of them; a number is its digits, and nothing is none."""
-    if value is None or isinstance(value, (int, float)):
-        return "" if value is None else str(value)
+    """Features as a bundle, or as a list of them."""
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         value = features.join(value)
     return _text(value, path, where)

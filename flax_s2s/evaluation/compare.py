@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from flax_s2s.evaluation import bootstrap
+from flax_s2s.evaluation.breakdown import bucket
 from flax_s2s.evaluation.metrics import Measured
-from flax_s2s.evaluation.parts import bucket
 
 _FREQUENCIES = (0, 1, 2, 5, 10, 100, 1000)  # where buckets begin; compare-mt's, 2 to 4 together
 
@@ -68,7 +68,7 @@ def pair(first: Measured, second: Measured, resamples: int) -> Paired:
 
 
 def bucket_lengths(lengths: Sequence[int], first: dict[str, Measured], second: dict[str, Measured], buckets: int = 5) -> list[LengthBucket]:
-    """See `parts.bucket`.
+    """See `breakdown.bucket`.
 
     Args:
         lengths: of the sources, in words.

@@ -66,7 +66,7 @@ def make_files(config: Config, params: Any, vocabularies: Vocabularies, origin: 
     }
     weights = io.BytesIO()
     np.savez(weights, **flat)  # type: ignore[arg-type]
-    files = {"weights.npz": weights.getvalue(), "translate.py": Path(__file__).with_name("translate.py").read_bytes()}
+    files = {"weights.npz": weights.getvalue(), "translate.py": Path(__file__).with_name("runtime.py").read_bytes()}
     described = {}
     for side, vocabulary in (("source", vocabularies.source), ("target", vocabularies.target)):
         name, content, described[side] = _vocabulary("joint" if vocabularies.joint else side, vocabulary)

@@ -186,8 +186,11 @@ def test_parts_of_a_split_have_scores_of_their_own(run: Path, corpus: Path, tmp_
     ("options", "message"),
     [
         (["--by", "0"], "--by 0 is the source or the target; name a column beside them, or features, length, seen"),
-        (["--by", "seem"], "--by seem, which is no column; did you mean 'seen'?: data.features='seem' must be a column number"),
-        (["--by", "7"], "--by 7, which is no column: "),
+        (
+            ["--by", "seem"],
+            "--by seem, neither features, length, seen nor a column of text; did you mean 'seen'?: data.features='seem' must be a column number",
+        ),
+        (["--by", "7"], "--by 7, neither features, length, seen nor a column of text: "),
         (["--by", "seen", "seen"], "--by seen seen must name each column, or features, length, seen, once; got 'seen'"),
         (["--gain", "--macro"], "--gain true is of one run, and --macro evaluates each by itself"),
         (["--by", "seen", "--macro"], "--by seen is of one run, and --macro evaluates each by itself"),

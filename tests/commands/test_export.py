@@ -11,7 +11,7 @@ import pytest
 
 import flax_s2s
 from flax_s2s.cli.verbs import main
-from flax_s2s.export import translate
+from flax_s2s.export import runtime
 
 
 def test_a_run_is_exported_and_says_the_same(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,13 +43,13 @@ def test_a_run_is_exported_and_says_the_same(trained_run: Path, tmp_path: Path, 
 def test_a_model_that_says_something_else_is_not_written(
     trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = translate.Model.step
+    step = runtime.Model.step
 
     def wrong(self: Any, *given: Any) -> Any:
         states, feed, logp, weights = step(self, *given)
         return states, feed, logp[:, ::-1].copy(), weights
 
-    monkeypatch.setattr(translate.Model, "step", wrong)
+    monkeypatch.setattr(runtime.Model, "step", wrong)
     assert main(["export", str(trained_run), "--output", str(tmp_path / "out")]) == 1
     assert "the exported model does not say the same as decode" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()

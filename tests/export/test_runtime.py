@@ -17,7 +17,7 @@ from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.requests import Request
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.export import folder as folders
-from flax_s2s.export import translate
+from flax_s2s.export import runtime
 from flax_s2s.model.seq2seq import init_params, make_model
 from flax_s2s.runtime import parallel
 
@@ -59,7 +59,7 @@ def export(path, model, decoding=DECODING, words=None):
     params = draw_params(model, words.sizes)
     files = folders.make_files(Config(model=model, decoding=decoding), params, words, {})
     folders.write(path / "exported", files)
-    return translate.load(path / "exported"), params
+    return runtime.load(path / "exported"), params
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -132,7 +132,7 @@ def test_features_are_taken_apart_as_there():
     rng = random.Random(2)
     bundles = ["V;IMP;ACC(2,SG)", "A(B(1,2),C)", "A(B", "A)B", "(a)", "Case=Nom|Number=Sing", " ; ", "A()", "A(B)C"]
     bundles += ["".join(rng.choices("AB(),;| 1", k=rng.randint(0, 10))) for _ in range(500)]
-    assert [translate.split_features(bundle) for bundle in bundles] == [features.split(bundle) for bundle in bundles]
+    assert [runtime.split_features(bundle) for bundle in bundles] == [features.split(bundle) for bundle in bundles]
 
 
 @pytest.mark.parametrize(
@@ -155,25 +155,25 @@ def test_a_damaged_folder_is_named_and_another_is_not_overwritten(tmp_path):
     content = (folder / "weights.npz").read_bytes()
     (folder / "weights.npz").write_bytes(content[:-10] + b"0" * 10)
     with pytest.raises(
-        translate.FolderError, match=r"weights.npz is not the file that was exported \(its sha256 differs\); copy or export it again"
+        runtime.FolderError, match=r"weights.npz is not the file that was exported \(its sha256 differs\); copy or export it again"
     ):
-        translate.load(folder)
+        runtime.load(folder)
     (folder / "weights.npz").unlink()
-    with pytest.raises(translate.FolderError, match="is no whole exported model"):
-        translate.load(folder)
-    with pytest.raises(translate.FolderError, match="is no whole exported model"):
-        translate.load(tmp_path)
+    with pytest.raises(runtime.FolderError, match="is no whole exported model"):
+        runtime.load(folder)
+    with pytest.raises(runtime.FolderError, match="is no whole exported model"):
+        runtime.load(tmp_path)
     about = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(about | {"format": 2}))
-    with pytest.raises(translate.FolderError, match="is of format 2, and this program reads 1"):
-        translate.load(folder)
+    with pytest.raises(runtime.FolderError, match="is of format 2, and this program reads 1"):
+        runtime.load(folder)
     (folder / "model.json").write_text(json.dumps(about | {"files": {}}))
-    with pytest.raises(translate.FolderError, match=r"does not say what is in joint\.json, weights\.npz"):
-        translate.load(folder)
+    with pytest.raises(runtime.FolderError, match=r"does not say what is in joint\.json, weights\.npz"):
+        runtime.load(folder)
     (folder / "model.json").write_text(json.dumps({name: part for name, part in about.items() if name != "decoding"}))
     (folder / "weights.npz").write_bytes(content)
-    with pytest.raises(translate.FolderError, match="is no whole exported model: KeyError 'decoding'"):
-        translate.load(folder)
+    with pytest.raises(runtime.FolderError, match="is no whole exported model: KeyError 'decoding'"):
+        runtime.load(folder)
 
 
 def test_nothing_that_is_there_is_written_over(tmp_path, monkeypatch):
