@@ -215,6 +215,8 @@ class ModelConfig:
     """Units per direction of a bidirectional layer; 0: half of hidden_size, so that both together match the decoder."""
     residual_from: int = identity(0)
     """First layer (counted from 1; in the decoder at least 2) whose input is added to its output, and so all above; 0: none."""
+    source_end: bool = newer(True)
+    """The encoder reads the end mark of a source; False: nothing looks at it, as in OpenNMT-py."""
     reverse_source: bool = identity(False)
     """Read the source sentence backwards (Sutskever et al. 2014, section 3.3)."""
     attention: Literal["none", Scoring] = identity("general")

@@ -248,6 +248,12 @@ def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
         raise UserError("model.coverage needs attention step after step, and so model.input_feeding; add --model.input-feeding")
     if model.attend_embeddings and model.attention in ("none", "dot"):
         raise UserError(f"model.attend_embeddings needs a score with parameters, got model.attention={model.attention}; use general")
+    for name in ("hard", "reverse_source") if not model.source_end else ():
+        if getattr(model, name):
+            field = "alignment" if name == "hard" else name
+            raise UserError(
+                f"model.source_end=False is for soft attention of sources as they stand, got model.{field}={getattr(model, field)}; leave it out"
+            )
     if model.hard:
         for name, needed in (("attention", "none"), ("input_feeding", True), ("copy", True)):
             if getattr(model, name) == needed:

@@ -199,6 +199,7 @@ def sentence(config, params, source, inputs, masks):
         zones = [masks[600 + index][step], masks[800 + index][step]] if masks else None
         return zoned(new, old, round(config.zoneout * 256) / 256, [zones[1]] * 2 if zones and config.cell == "gru" else zones)
 
+    source = source if config.source_end else source[:-1]
     memory, finals = encode(config, params, source, kept, masks)
     decoder, states, readouts, looks = params["decoder"], [], [], []
     beside = 0.0

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "decoding": {"model", "data", "runtime"},
     "runs": {"training", "runtime"},
     "evaluation": {"decoding", "model", "data", "runtime", "languages"},
-    "export": {"data"},
+    "export": {"model", "data"},
     "answers": {"decoding", "data", "runs", "runtime", "languages"},
     "commands": {
         *("data", "model", "training", "decoding", "runs", "evaluation", "answers", "export"),
@@ -47,6 +47,9 @@ ONLY = {
     "tensorflow_datasets": {"data"},
     "pyarrow": {"data"},
     "sentencepiece": {"data", "export"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
+    "torch": {"export"},
     "sacrebleu": {"evaluation"},
     "rouge_score": {"evaluation"},
     "langcodes": {"languages"},

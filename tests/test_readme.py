@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,9 @@ def run(line: str, place: Path, patch: pytest.MonkeyPatch) -> None:
         case ["echo", text, "|", "flax-s2s", *arguments]:
             patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{text}\n".encode())))
             assert main(arguments) == 0
+        case ["echo", text, "|", "python", *arguments]:
+            done = subprocess.run([sys.executable, *arguments], input=f"{text}\n", capture_output=True, text=True, check=True, cwd=place)
+            print(done.stdout, end="")
         case ["flax-s2s", "train", *arguments]:
             assert main(["train", *arguments, *SMALL]) == 0
         case ["flax-s2s", *arguments]:

@@ -280,13 +280,14 @@ class LearnShortlist:
 
 @dataclasses.dataclass
 class Export:
-    """Writes a folder that translates without JAX (`python translate.py < in > out`, NumPy alone), and compares its translations with those of `decode`.
+    """Writes a folder that translates without JAX (ONNX graphs; `python translate.py < in > out`), and compares its translations with those of `decode`.
 
     Most used; all options are explained below:
       --output FOLDER          the folder
       --beam-size 5            how wide its search is
       --checkpoint last        another checkpoint than the best one
       --parity FILE            lines to compare on, where validation pairs are not at hand
+      --quantize int8          a quarter of the size, and what that costs
     """
 
     decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")]
@@ -298,6 +299,29 @@ class Export:
     """Folder of the corpus, where it has moved; empty: as configured."""
     parity: str = ""
     """File of lines that are translated for comparison, with features a bundle and a tab before each; empty: 200 of the validation pairs."""
+    quantize: Literal["none", "int8"] = "none"
+    """`int8`: weights in 8 bits, and products with them in the search too; what it changes is printed, and said in parity.json."""
+
+
+@dataclasses.dataclass
+class Import:
+    """Makes a run of a checkpoint of OpenNMT-py 3 (LSTM, attention dot or general): decode it, train it further with `--init-from`, export it.
+
+    Its search is ours: it never says <unk>, and its beam goes on until no longer translation can be likelier.
+
+    Most used; all options are explained below:
+      --run-dir DIR            the run
+      --source-model FILE      the SentencePiece model that its corpus was prepared with
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+    """File that `onmt_train` saved, such as model_step_10000.pt."""
+    run_dir: str
+    """Folder of the run that is made."""
+    source_model: str = ""
+    """SentencePiece model of the source; empty: lines are tokens with spaces between, as `onmt_translate` reads them."""
+    target_model: str = ""
+    """SentencePiece model of the target; empty: that of the source."""
 
 
 @dataclasses.dataclass

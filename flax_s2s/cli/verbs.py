@@ -11,7 +11,20 @@ from typing import TypeVar
 import tyro
 
 from flax_s2s import __version__, errors
-from flax_s2s.cli.options import Bench, Compare, Decode, Evaluate, Export, Inspect, LearnShortlist, Score, Sweep, Train, VerifyResume
+from flax_s2s.cli.options import (
+    Bench,
+    Compare,
+    Decode,
+    Evaluate,
+    Export,
+    Import,
+    Inspect,
+    LearnShortlist,
+    Score,
+    Sweep,
+    Train,
+    VerifyResume,
+)
 from flax_s2s.config import Config, UserError, nearest
 from flax_s2s.presets import is_preset, load_preset
 from flax_s2s.runtime import job
@@ -26,7 +39,8 @@ usage: python -m flax_s2s VERB ...
   score RUN_DIR...               log-probability of given pairs or candidates, and the perplexity
   inspect CONFIG or RUN_DIR      parameters, FLOPs, shapes, padding and memory, before training
   bench CONFIG                   measured speed of training and decoding, as one JSON line
-  export RUN_DIR                 write a folder that translates without JAX, by NumPy alone
+  export RUN_DIR                 write a folder that translates without JAX: ONNX graphs, or NumPy alone
+  import CHECKPOINT              make a run of a model that OpenNMT-py trained
   shortlist RUN_DIR              learn which target tokens are worth trying for a source, to decode faster
   sweep CONFIG                   train with several seeds, and print the mean and the deviation of the scores
   verify-resume CONFIG           train straight and killed at random moments, and compare the final states
@@ -315,6 +329,13 @@ def _shortlist(arguments: list[str]) -> int:
     return shortlist.run(given.run_dir, given.data_folder)
 
 
+def _import(arguments: list[str]) -> int:
+    given = _parse(Import, "import", arguments)
+    from flax_s2s.commands import imports
+
+    return imports.run(given.checkpoint, given.run_dir, given.source_model, given.target_model)
+
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
@@ -324,6 +345,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "inspect": _inspect,
     "bench": _bench,
     "export": _export,
+    "import": _import,
     "shortlist": _shortlist,
     "sweep": _sweep,
     "verify-resume": _verify_resume,

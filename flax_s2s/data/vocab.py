@@ -33,6 +33,10 @@ def in_form(text: str, form: UnicodeForm) -> str:
     return text if form == "given" else unicodedata.normalize(form, text)
 
 
+TOKENS = "tokens"
+"""What SentencePiece calls the input's format, of vocabularies whose lines are tokens: each one that is unknown is one (`Vocabulary.apart`), not all neighbors."""
+
+
 class Vocabulary:
     """One SentencePiece model.
 
@@ -47,6 +51,7 @@ class Vocabulary:
         proto: Any = sentencepiece_model_pb2
         spec = proto.ModelProto.FromString(model)
         self._is_of_words = bool(spec.trainer_spec.model_type == proto.TrainerSpec.WORD)
+        self.apart = bool(spec.trainer_spec.input_format == TOKENS)
         self.form: UnicodeForm = next((form for form in _FORMS if spec.normalizer_spec.name.endswith(f" {form}")), "given")
         self._size = int(self._processor.get_piece_size())
         self._inside: Any = None
@@ -88,6 +93,8 @@ class Vocabulary:
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """`["Two dogs."]` -> `[[412, 1033, 7]]`; neither BOS nor EOS is added."""
+        if self.apart:
+            return [self.number(row) for row in self.split([line.strip(" ") for line in lines])]
         ids: list[list[int]] = self._processor.encode(list(map(self.prepare, lines)), out_type=int)
         return ids
 

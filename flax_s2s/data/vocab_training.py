@@ -8,7 +8,7 @@ import io
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import regex
@@ -19,7 +19,7 @@ from sentencepiece import sentencepiece_model_pb2
 from flax_s2s.config import BOS, EOS, LEAST_COVERAGE, PAD, UNK, UnicodeForm, UserError, VocabConfig
 from flax_s2s.data import features
 from flax_s2s.data.corpus import Pair
-from flax_s2s.data.vocab import RESERVED, Vocabularies, Vocabulary, in_form
+from flax_s2s.data.vocab import RESERVED, TOKENS, Vocabularies, Vocabulary, in_form
 
 _LONGEST_TRAINING_LINE_BYTES = 1 << 16
 _LONGEST_WORD_BYTES = 7_996  # a longer piece SentencePiece 0.2.3 writes, and cannot read
@@ -93,17 +93,7 @@ def adopt(file: str, config: VocabConfig) -> Vocabulary:
     Raises:
         UserError: it is not there, is no such model, is of another kind, or has a Unicode form of its own where one is asked for.
     """
-    proto = _proto()
-    try:
-        content = epath.Path(file).read_bytes()
-        sentencepiece.SentencePieceProcessor().load_from_serialized_proto(content)
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be read: {error.strerror or error}; give a SentencePiece model, the .model file that spm_train wrote"
-        ) from None
-    except RuntimeError:
-        raise UserError(f"{file} is no SentencePiece model; give the .model file that spm_train wrote, or leave the field out") from None
-    model = proto.ModelProto.FromString(content)
+    proto, model = _proto(), _read_model(file)
     kind = proto.TrainerSpec.ModelType.Name(model.trainer_spec.model_type).lower()
     if kind != config.kind:
         raise UserError(
@@ -113,7 +103,7 @@ def adopt(file: str, config: VocabConfig) -> Vocabulary:
         raise UserError(
             f"{file} brings text into a form of its own ({model.normalizer_spec.name}), got vocab.unicode_form={config.unicode_form}; use given"
         )
-    form = Vocabulary(content).form
+    form = Vocabulary(model.SerializeToString()).form
     if form not in ("given", config.unicode_form):
         raise UserError(f"{file} is of a run with vocab.unicode_form={form}, got {config.unicode_form}; give --vocab.unicode-form {form}")
     own = [piece for piece in model.pieces if piece.type in _OWN_TYPES]
@@ -125,12 +115,51 @@ def adopt(file: str, config: VocabConfig) -> Vocabulary:
     return Vocabulary(_in_form(model, config).SerializeToString())
 
 
+def kind_of(file: str) -> Any:
+    """The kind of a SentencePiece model of one's own, as `vocab.kind` names it.
+
+    Raises:
+        UserError: it is not there, or is no such model.
+    """
+    proto, model = _proto(), _read_model(file)
+    return proto.TrainerSpec.ModelType.Name(model.trainer_spec.model_type).lower()
+
+
+def from_words(words: Sequence[str]) -> Vocabulary:
+    """The vocabulary of these words, numbered in their order after the special tokens; what enters is split at white space."""
+    proto = _proto()
+    model = proto.ModelProto.FromString(_train_one(["a"], "the words", VocabConfig(kind="word")).model)
+    own = [proto.ModelProto.SentencePiece(piece=f"\u2581{word}", score=0, type=_OWN_TYPES[0]) for word in words]
+    del model.pieces[len(_SPECIAL_PIECES) :]
+    model.pieces.extend(own)
+    model.trainer_spec.vocab_size, model.trainer_spec.input_format = len(model.pieces), TOKENS
+    return Vocabulary(model.SerializeToString())
+
+
 def _special_tokens() -> dict[str, Any]:
     """Their ids and how they are written, as SentencePiece names both."""
     pieces = [piece for piece, _ in _SPECIAL_PIECES]
     return {f"{name}_id": i for name, i in _SPECIAL_IDS.items()} | {
         f"{name}_piece": piece for name, piece in zip(_SPECIAL_IDS, pieces, strict=True)
     }
+
+
+def _read_model(file: str) -> Any:
+    """Its contents.
+
+    Raises:
+        UserError: it is not there, or is no SentencePiece model.
+    """
+    try:
+        content = epath.Path(file).read_bytes()
+        sentencepiece.SentencePieceProcessor().load_from_serialized_proto(content)
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be read: {error.strerror or error}; give a SentencePiece model, the .model file that spm_train wrote"
+        ) from None
+    except RuntimeError:
+        raise UserError(f"{file} is no SentencePiece model; give the .model file that spm_train wrote, or leave the field out") from None
+    return _proto().ModelProto.FromString(content)
 
 
 def _in_form(model: Any, config: VocabConfig) -> Any:

@@ -8,6 +8,8 @@ import io
 import json
 import os
 import shutil
+import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,19 @@ import numpy as np
 
 from flax_s2s.config import Config, DecodingConfig, UserError
 from flax_s2s.data.vocab import Vocabularies, Vocabulary
+from flax_s2s.export import graph
+from flax_s2s.model.sizes import zoneout_rate
 
 ABOUT = "model.json"
 FORMAT = 1
 """Of the folder, which its `translate.py` compares."""
-_MODEL = """embedding_size hidden_size cell encoder_layers decoder_layers bidirectional_layers residual_from reverse_source attention input_feeding
-    attend_embeddings feed_features copy bridge tie zoneout""".split()
+_LINE, _ZIP_HEADER, _PADDING = (
+    64,
+    30,
+    0xD935,
+)  # bytes (a cache line), bytes, and the extra field that Android's zipalign has for what is skipped
+_MODEL = """embedding_size hidden_size cell encoder_layers decoder_layers bidirectional_layers residual_from source_end reverse_source attention input_feeding
+    attend_embeddings feed_features copy bridge tie""".split()
 _DECODING = "beam_size n_best length_penalty max_length_ratio max_length_extra max_source_tokens".split()
 # What the exported search does not know, and what it must be.
 _USUAL = "coverage_penalty min_tokens end_threshold no_repeat_ngram repetition_penalty groups temperature shortlist".split()
@@ -52,7 +61,9 @@ def check(config: Config, vocabularies: Vocabularies | None = None) -> None:
             )
 
 
-def make_files(config: Config, params: Any, vocabularies: Vocabularies, origin: Mapping[str, Any]) -> dict[str, bytes]:
+def make_files(
+    config: Config, params: Any, vocabularies: Vocabularies, origin: Mapping[str, Any], quantize: bool = False
+) -> dict[str, bytes]:
     """The contents of the folder by their names.
 
     Args:
@@ -60,25 +71,35 @@ def make_files(config: Config, params: Any, vocabularies: Vocabularies, origin: 
         params: as the run decodes with.
         vocabularies: of both sides.
         origin: what is known of the run and its checkpoint, for `model.json`.
+        quantize: the weights to int8.
     """
     flat = {
         "/".join(str(part.key) for part in path): np.asarray(leaf, np.float32) for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
-    weights = io.BytesIO()
-    np.savez(weights, **flat)  # type: ignore[arg-type]
-    files = {"weights.npz": weights.getvalue(), "translate.py": Path(__file__).with_name("runtime.py").read_bytes()}
+    weights, places = _pack(_quantize(flat) if quantize else flat)
+    files = {"weights.npz": weights, "translate.py": Path(__file__).with_name("runtime.py").read_bytes()}
+    files["GRAPHS.md"] = Path(__file__).with_name("graphs.md").read_bytes()
+    files |= graph.Graphs(config.model, places, zoneout_rate(config.model)).make()
     described = {}
     for side, vocabulary in (("source", vocabularies.source), ("target", vocabularies.target)):
         name, content, described[side] = _vocabulary("joint" if vocabularies.joint else side, vocabulary)
         files[name] = content
-    features = {"features": list(vocabularies.features), "features_from": len(vocabularies.source)}
+    features = {"features": list(vocabularies.features), "features_from": len(vocabularies.source), "target_size": len(vocabularies.target)}
     about = {
         "format": FORMAT,
         "origin": dict(origin),
-        "model": {name: getattr(config.model, name) for name in _MODEL},
+        "model": {name: getattr(config.model, name) for name in _MODEL} | {"zoneout": zoneout_rate(config.model)},
+        "weights": "int8" if quantize else "float32",
+        "opset": graph.OPSET,
         "decoding": {name: getattr(config.decoding, name) for name in _DECODING},
         "vocabularies": {**described, **features},
-        "holds": ["beam search", "n-best lists", "attention", *(["features"] if vocabularies.features else [])],
+        "holds": [
+            "beam search",
+            "n-best lists",
+            *(["attention"] if config.model.attention != "none" else []),
+            *(["features"] if vocabularies.features else []),
+            *(["copying"] if config.model.copy else []),
+        ],
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
     }
     files[ABOUT] = (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode()
@@ -86,21 +107,58 @@ def make_files(config: Config, params: Any, vocabularies: Vocabularies, origin: 
     return files
 
 
+def _quantize(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Matrices in int8, each beside its scales: one for each row of a table, one for each column of what states are multiplied with."""
+    found: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        if array.ndim != 2:
+            found[name] = array
+            continue
+        largest = np.abs(array).max(axis=1 if name.endswith("_table") else 0, keepdims=True)
+        scale = np.maximum(largest, np.float32(1e-30)) / np.float32(127)
+        found |= {name: np.round(array / scale).astype(np.int8), name + graph.SCALE: scale}
+    return found
+
+
+def _pack(arrays: Mapping[str, np.ndarray]) -> tuple[bytes, dict[str, graph.Place]]:
+    """An npz file, and where in it the bytes of each array are: at the start of a cache line, as arrays are that are mapped."""
+    out, places = io.BytesIO(), {}
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in sorted(arrays.items()):
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
+            member = zipfile.ZipInfo(f"{name}.npy")  # of 1980, so that the same weights are the same file
+            begin = out.tell() + _ZIP_HEADER + len(member.filename.encode()) + 4 + len(content.getvalue()) - array.nbytes
+            member.extra = struct.pack("<HH", _PADDING, -begin % _LINE) + bytes(-begin % _LINE)
+            archive.writestr(member, content.getvalue())
+            places[name] = graph.Place(array.shape, array.dtype == np.int8, begin + -begin % _LINE)
+    return out.getvalue(), places
+
+
 def _vocabulary(name: str, vocabulary: Vocabulary) -> tuple[str, bytes, dict[str, str]]:
     """A file, what is in it, and what says so: pieces where text is split at characters or words alone, else the SentencePiece model."""
     kind, form = vocabulary.plain_kind, {"unicode_form": vocabulary.form}
     if kind:
         pieces = [vocabulary.pieces([i])[0] for i in range(len(vocabulary))]
-        return f"{name}.json", json.dumps(pieces, ensure_ascii=False).encode(), {"kind": kind, "file": f"{name}.json", **form}
+        return (
+            f"{name}.json",
+            json.dumps(pieces, ensure_ascii=False).encode(),
+            {"kind": kind, "file": f"{name}.json", **form, "unknown": "apart" if vocabulary.apart else "joined"},
+        )
     return f"{name}.model", vocabulary.model, {"kind": "sentencepiece", "file": f"{name}.model", **form}
 
 
 def _readme(vocabularies: Vocabularies) -> str:
-    needs = "NumPy" if vocabularies.source.plain_kind and vocabularies.target.plain_kind else "NumPy and sentencepiece"
+    needs = (
+        "NumPy (or onnxruntime, which is faster)"
+        if vocabularies.source.plain_kind and vocabularies.target.plain_kind
+        else "sentencepiece and NumPy (or onnxruntime, which is faster)"
+    )
     begins = "; each line begins with its features and a tab" if vocabularies.features else ""
     return (
         f"A translation model, which needs Python and {needs}{begins}:\n\n    python translate.py < in.txt > out.txt\n\n"
-        "`python translate.py --help` has the options; model.json says of what run it is, parity.json how its translations were compared.\n"
+        "`python translate.py --help` has the options; model.json says of what run it is, parity.json how its translations were compared; GRAPHS.md is for who\n"
+        "runs encoder.onnx and step.onnx from another language.\n"
     )
 
 

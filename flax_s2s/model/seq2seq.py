@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from flax_s2s.config import PAD, UNK, ModelConfig
+from flax_s2s.config import EOS, PAD, UNK, ModelConfig
 from flax_s2s.model import noise
 from flax_s2s.model.alignment import Aim
 from flax_s2s.model.copying import as_targets
@@ -78,6 +78,8 @@ class Seq2Seq(nnx.Module):
             keys: one key per row for dropout; None means deterministic.
         """
         mask, reverse = src_ids != PAD, self.config.reverse_source
+        if not self.config.source_end:
+            mask &= src_ids != EOS
         read = reverse_real(src_ids, mask) if reverse else src_ids
         embedded = self._embed(self._source_rows(), read)
         embedded = drop_features(self.config, drop_words(self.config, embedded, keys, noise.WORD), keys, 0)

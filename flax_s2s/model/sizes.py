@@ -45,8 +45,12 @@ def initializers(config: ModelConfig) -> tuple[Any, Any]:
     return nnx.initializers.glorot_uniform(), nnx.initializers.normal(config.embedding_size**-0.5)
 
 
+def zoneout_rate(config: ModelConfig) -> float:
+    """The configured rate as masks are drawn, in 256ths."""
+    return round(config.zoneout * 256) / 256
+
+
 def make_layer(config: ModelConfig, inputs: int, hidden: int, rngs: nnx.Rngs) -> RecurrentLayer:
     """Declares a layer with the configuration's cell."""
-    rate = round(config.zoneout * 256) / 256  # as masks are drawn
-    how: dict[str, Any] = {"cell": config.cell, "zoneout": rate, "forget_bias": config.forget_bias}
+    how: dict[str, Any] = {"cell": config.cell, "zoneout": zoneout_rate(config), "forget_bias": config.forget_bias}
     return RecurrentLayer(inputs, hidden, **how, kernel_init=initializers(config)[0], rngs=rngs)

@@ -1,11 +1,13 @@
-"""The exported folder, which needs NumPy alone, beside the package: tokens, steps, and the search with all its hypotheses."""
+"""The exported folder, by NumPy alone and by its graphs, beside the package: tokens, steps, and the search with all its hypotheses."""
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,7 +19,7 @@ from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding.requests import Request
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.export import folder as folders
-from flax_s2s.export import runtime
+from flax_s2s.export import graph, runtime
 from flax_s2s.model.seq2seq import init_params, make_model
 from flax_s2s.runtime import parallel
 
@@ -36,6 +38,8 @@ CONFIGS = {
     "gru, zoneout, dense bridge": replace(SMALL, cell="gru", zoneout=0.25, bridge="dense", bidirectional_size=3, input_feeding=True),
     "copying, additive, all tied": replace(SMALL, copy=True, attention="additive", tie="all", feed_features=True, input_feeding=True),
     "copying, general": replace(SMALL, copy=True, reverse_source=True, bidirectional_layers=0),
+    "no end mark, deep": replace(SMALL, source_end=False, encoder_layers=2, decoder_layers=2, bidirectional_layers=2, input_feeding=True),
+    "no end mark, zoneout": replace(SMALL, source_end=False, zoneout=0.25),
     "layer norm, zoneout, features": replace(SMALL, cell="layer_norm_lstm", zoneout=0.25, feed_features=True, tie="all"),
 }
 PAIRS = [Pair("bad cab", "dab", "V;PST"), Pair("ace dace", "face", "N"), Pair("fed", "deaf cab", "V;ACC(2,SG)")]
@@ -54,33 +58,37 @@ def draw_params(config, sizes):
     return jax.tree.map(lambda leaf: rng.uniform(-1.0, 1.0, leaf.shape).astype(np.float32), shapes)
 
 
-def export(path, model, decoding=DECODING, words=None):
+def export(path, model, decoding=DECODING, words=None, engine="", quantize=False):
     words = words or vocabularies(model.copy)
     params = draw_params(model, words.sizes)
-    files = folders.make_files(Config(model=model, decoding=decoding), params, words, {})
+    files = folders.make_files(Config(model=model, decoding=decoding), params, words, {}, quantize)
     folders.write(path / "exported", files)
-    return runtime.load(path / "exported"), params
+    return runtime.load(path / "exported", engine), params
 
 
+@pytest.mark.parametrize("engine", ["numpy", "onnx"])
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize(("beam", "n_best", "alpha"), [(1, 1, 1.0), (4, 1, 0.6), (4, 3, 1.0), (3, 3, 0.0)])
-def test_it_finds_what_the_package_finds(tmp_path, name, beam, n_best, alpha):
-    """Texts, tokens, scores, attention; of the n-best list every one, in its order."""
+def test_it_finds_what_the_package_finds(tmp_path, name, beam, n_best, alpha, engine):
+    """Texts, tokens, scores, attention; of the n-best list every one, in its order; each line by itself and all together."""
     decoding = replace(DECODING, beam_size=beam, n_best=n_best, length_penalty=alpha)
-    exported, params = export(tmp_path, CONFIGS[name], decoding)
+    exported, params = export(tmp_path, CONFIGS[name], decoding, engine=engine)
+    graph.check(tmp_path / "exported")
     words = vocabularies(CONFIGS[name].copy)
     made = Translator([make_model(CONFIGS[name], *words.sizes)], words, decoding, parallel.make_devices(1, {}), attention=True)
     bundles = ["V;PST", "N", "V;ACC(SG)", "", "UNSEEN", "N", "V", "N"]
     found = made(made.lay_out([params]), [Request(line, features=own) for line, own in zip(LINES, bundles, strict=True)])
-    for line, bundle, want in zip(LINES, bundles, found, strict=True):
-        got = exported.translate(line, bundle)
-        for one, other in zip(got, (want, *want.others), strict=True):
-            assert (one.text, one.finished) == (other.text, other.finished)
-            assert one.ids == other.ids
-            np.testing.assert_allclose([one.score, one.logp], [other.score, other.logp], rtol=1e-4, atol=1e-5)
-            if one.attention is not None:
-                np.testing.assert_allclose(one.attention, other.attention, atol=1e-4)
-    assert exported.translate("bad", "N", beam_size=2, n_best=1)[0].text
+    alone = [exported.translate(line, bundle) for line, bundle in zip(LINES, bundles, strict=True)]
+    for lists in (alone, exported.translate_all(LINES, bundles), exported.translate_all(LINES, bundles, batch=3)):
+        for got, want in zip(lists, found, strict=True):
+            for one, other in zip(got, (want, *want.others), strict=True):
+                assert (one.text, one.finished) == (other.text, other.finished)
+                assert one.ids == other.ids
+                np.testing.assert_allclose([one.score, one.logp], [other.score, other.logp], rtol=1e-4, atol=1e-5)
+                assert (one.attention is None) == (CONFIGS[name].attention == "none" or not one.ids)
+                if one.attention is not None:
+                    np.testing.assert_allclose(one.attention, other.attention, atol=1e-4)
+    assert len(exported.translate("bad", "N", beam_size=2, n_best=1)) == 1
 
 
 KINDS = [
@@ -128,6 +136,26 @@ def test_text_is_split_and_joined_as_there(tmp_path, kind):
         assert [mine.decode(row) for row in rows] == theirs.decode(rows)
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("engine", ["numpy", "onnx"])
+def test_in_int8_a_translation_depends_on_no_neighbor(tmp_path, name, engine):
+    """Each row has a scale of its own; and what is said is near what float32 says."""
+    exported, _ = export(tmp_path, CONFIGS[name], engine=engine, quantize=True)
+    (tmp_path / "float32").mkdir()
+    whole, _ = export(tmp_path / "float32", CONFIGS[name], engine=engine)
+    rng = random.Random(3)
+    lines = [" ".join("".join(rng.choices("abcdef", k=rng.randint(1, 4))) for _ in range(rng.randint(1, 3))) for _ in range(24)]
+    bundles = rng.choices(["V;PST", "N", "V;ACC(SG)"], k=24)
+    together = exported.translate_all(lines, bundles)
+    for line, bundle, many in zip(lines, bundles, together, strict=True):
+        for one, other in zip(exported.translate(line, bundle), many, strict=True):
+            assert one.ids == other.ids and one.score == pytest.approx(other.score, rel=1e-5, abs=1e-6)
+    near = sum(one[0].text == other[0].text for one, other in zip(together, whole.translate_all(lines, bundles), strict=True))
+    assert near > 8 and any(
+        one[0].score != other[0].score for one, other in zip(together, whole.translate_all(lines, bundles), strict=True)
+    )
+
+
 def test_features_are_taken_apart_as_there():
     rng = random.Random(2)
     bundles = ["V;IMP;ACC(2,SG)", "A(B(1,2),C)", "A(B", "A)B", "(a)", "Case=Nom|Number=Sing", " ; ", "A()", "A(B)C"]
@@ -168,7 +196,7 @@ def test_a_damaged_folder_is_named_and_another_is_not_overwritten(tmp_path):
     with pytest.raises(runtime.FolderError, match="is of format 2, and this program reads 1"):
         runtime.load(folder)
     (folder / "model.json").write_text(json.dumps(about | {"files": {}}))
-    with pytest.raises(runtime.FolderError, match=r"does not say what is in joint\.json, weights\.npz"):
+    with pytest.raises(runtime.FolderError, match=r"does not say what is in encoder\.onnx, joint\.json, step\.onnx, weights\.npz"):
         runtime.load(folder)
     (folder / "model.json").write_text(json.dumps({name: part for name, part in about.items() if name != "decoding"}))
     (folder / "weights.npz").write_bytes(content)
@@ -213,3 +241,33 @@ def test_a_child_without_the_package_translates_lines_as_they_come(tmp_path):
         child.stdin.close()
         assert child.wait() == 2
         assert child.stderr and "has no features; this model reads them and a tab before each source" in child.stderr.read()
+
+
+@pytest.fixture(scope="session")
+def node_packages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("node")
+    (folder / "package.json").write_text("{}")
+    subprocess.run(
+        ["npm", "install", "--ignore-scripts", "--no-audit", "onnxruntime-node@1.30.0"], cwd=folder, check=True, capture_output=True
+    )
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("npm"), reason="needs Node.js with npm")
+@pytest.mark.parametrize("beam", [1, 4])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_javascript_host_says_the_same(tmp_path, node_packages, name, beam):
+    """translate.mjs, which holds vocabulary and beam in another language, beside `translate.py`."""
+    exported, _ = export(tmp_path, CONFIGS[name], replace(DECODING, beam_size=beam, n_best=1))
+    bundles = ["V;PST", "N", "V|UNSEEN", "", "N N", "N", "V", "V"]
+    given = [*zip(LINES, bundles, strict=True)]
+    done = subprocess.run(
+        ["node", str(Path(__file__).with_name("translate.mjs")), str(tmp_path / "exported")],
+        input="".join(f"{bundle}\t{line}\n" for line, bundle in given),
+        cwd=node_packages, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = [line.split("\t") for line in done.stdout.split("\n")[:-1]]
+    wanted = [exported.translate(line, bundle)[0] for line, bundle in given]
+    assert [text for _, text in found] == [one.text for one in wanted]
+    assert [float(score) for score, _ in found] == pytest.approx([one.score for one in wanted], abs=1e-5)

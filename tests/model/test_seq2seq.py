@@ -62,6 +62,12 @@ CONFIGS |= {
     "layer norm, zoneout, dot, feeding": replace(SMALL, cell="layer_norm_lstm", zoneout=0.25, attention="dot", input_feeding=True),
 }
 CONFIGS |= {
+    "no end mark, feeding": replace(
+        SMALL, source_end=False, input_feeding=True, encoder_layers=2, decoder_layers=2, bidirectional_layers=2
+    ),
+    "no end mark, fixed vector": replace(SMALL, source_end=False, attention="none", bidirectional_layers=0),
+}
+CONFIGS |= {
     "coverage, general": replace(SMALL, input_feeding=True, coverage=True, decoder_layers=2, bridge="dense"),
     "coverage, dot": replace(SMALL, attention="dot", input_feeding=True, coverage=True),
     "coverage, additive": replace(SMALL, attention="additive", attention_size=3, input_feeding=True, coverage=True, tie="softmax"),
@@ -244,7 +250,8 @@ def test_step_by_step_equals_teacher_forcing(name):
     if config.attention == "none":
         assert weights is None
     else:  # [tgt batch beam src]
-        np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
+        seen = (SRC_IDS != PAD).sum(axis=1) > (not config.source_end)  # whether there is anything to look at
+        np.testing.assert_allclose(weights.sum(axis=-1), np.broadcast_to(seen[None, :, None], weights.shape[:3]), rtol=1e-5)
         assert not np.any(np.moveaxis(np.asarray(weights), 1, 2)[:, :, SRC_IDS == PAD])
 
 
