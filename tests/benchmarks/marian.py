@@ -33,7 +33,7 @@ def translate(given: argparse.Namespace) -> None:
 
     options = f"--models {given.model} --vocabs {given.vocabulary} {given.vocabulary} --beam-size {given.beam_size} --normalize 1 --cpu-threads {given.threads}"
     options += f" --mini-batch {given.batch} --maxi-batch 16 --maxi-batch-sort src --quiet --quiet-translation --max-length-factor 2"
-    translator = Translator(options + (" --int8shift" if given.int8 else ""))
+    translator = Translator(options)
     lines = (line.rstrip("\n") for line in sys.stdin)
     while some := list(itertools.islice(lines, 1 if given.batch == 1 else 16 * given.batch)):
         print("\n".join(translator.translate(some)), flush=True)
@@ -55,7 +55,6 @@ def main() -> None:
     verb.add_argument("--beam-size", type=int, default=5)
     verb.add_argument("--batch", type=int, default=1)
     verb.add_argument("--threads", type=int, default=1)
-    verb.add_argument("--int8", action="store_true")
     verb.set_defaults(act=translate)
     given = parser.parse_args()
     given.act(given)

@@ -204,6 +204,13 @@ def test_a_damaged_folder_is_named_and_another_is_not_overwritten(tmp_path):
         runtime.load(folder)
 
 
+@pytest.mark.parametrize("engine", ["numpy", "onnx"])
+def test_a_source_that_is_far_too_long_is_cut_and_counted(tmp_path, engine):
+    exported, _ = export(tmp_path, SMALL, engine=engine)
+    most = DECODING.max_source_tokens
+    assert exported.translate("abc" * 40_000)[0].ids == exported.translate(("abc" * most)[: most - 2])[0].ids and exported.cut == 1
+
+
 def test_nothing_that_is_there_is_written_over(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     assert folders.find_place(str(tmp_path / "mine")) == tmp_path / "mine"  # empty: nothing is lost
