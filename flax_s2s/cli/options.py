@@ -305,7 +305,7 @@ class Export:
 
 @dataclasses.dataclass
 class Import:
-    """Makes a run of a checkpoint of OpenNMT-py 3 (LSTM, attention dot or general): decode it, train it further with `--init-from`, export it.
+    """Makes a run of a checkpoint of OpenNMT-py 3 (LSTM, attention dot or general): decode it, train it further, export it.
 
     Its search is ours: it never says <unk>, and its beam goes on until no longer translation can be likelier.
 
