@@ -321,7 +321,7 @@ class Import:
     source_model: str = ""
     """SentencePiece model of the source; empty: lines are tokens with spaces between, as `onmt_translate` reads them."""
     target_model: str = ""
-    """SentencePiece model of the target; empty: that of the source."""
+    """SentencePiece model of the target; empty: that of the source, where the target's tokens are pieces, too."""
 
 
 @dataclasses.dataclass

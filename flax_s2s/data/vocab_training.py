@@ -94,7 +94,7 @@ def adopt(file: str, config: VocabConfig) -> Vocabulary:
         UserError: it is not there, is no such model, is of another kind, or has a Unicode form of its own where one is asked for.
     """
     proto, model = _proto(), _read_model(file)
-    kind = proto.TrainerSpec.ModelType.Name(model.trainer_spec.model_type).lower()
+    kind = kind_of(file)
     if kind != config.kind:
         raise UserError(
             f"{file} is a model of the kind {kind}, got {config.kind}; give --vocab.kind {kind}, or for the target --vocab.target-kind {kind}"
@@ -121,8 +121,7 @@ def kind_of(file: str) -> Any:
     Raises:
         UserError: it is not there, or is no such model.
     """
-    proto, model = _proto(), _read_model(file)
-    return proto.TrainerSpec.ModelType.Name(model.trainer_spec.model_type).lower()
+    return _proto().TrainerSpec.ModelType.Name(_read_model(file).trainer_spec.model_type).lower()
 
 
 def from_words(words: Sequence[str]) -> Vocabulary:

@@ -53,11 +53,11 @@ class _Nodes:
         self.held: dict[str, Any] = outer.held if outer else {}  # initializers; those of a loop's body stand outside of it
         self._count: list[int] = outer._count if outer else [0]
 
-    def __call__(self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> Any:
+    def __call__(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
         """One node; its output's name, or a tuple of them."""
         self._count[0] += 1
         names = [f"{kind}_{self._count[0]}" + (f"_{place}" if outputs > 1 else "") for place in range(outputs)]
-        self.nodes.append(self.onnx.helper.make_node(kind, inputs, names, name=names[0], domain=domain, **attributes))
+        self.nodes.append(self.onnx.helper.make_node(kind, inputs, names, name=names[0], **attributes))
         return names[0] if outputs == 1 else tuple(names)
 
     def name(self, value: str, name: str) -> None:

@@ -94,38 +94,9 @@ def convert(found: Mapping[str, Any]) -> Imported:
         UserError: an option cannot be imported, or a weight is missing.
     """
     opt, arrays, generator, vocab = (found[part] for part in ("opt", "model", "generator", "vocab"))
-    for name, allowed in _MUST.items():
-        if name in opt and opt[name] not in allowed:
-            usual = " or ".join(str(one) for one in allowed if one is not None) or "a model without it"
-            raise UserError(
-                f"the checkpoint was trained with {name}={opt[name]}{_WHY.get(name, '')}, which cannot be imported; only {usual} can"
-            )
-    if (start := vocab.get("decoder_start_token", _SPECIAL[1])) != _SPECIAL[1]:
-        raise UserError(
-            f"the checkpoint begins translations with decoder_start_token={start}, which cannot be imported; only {_SPECIAL[1]} can"
-        )
-    if opt["src_word_vec_size"] != opt["tgt_word_vec_size"]:
-        raise UserError(
-            f"the checkpoint has src_word_vec_size={opt['src_word_vec_size']} and tgt_word_vec_size={opt['tgt_word_vec_size']}, and embeddings of "
-            "both sides must be of one size here; it cannot be imported"
-        )
-    if vocab.get("src_feats"):
-        raise UserError("the checkpoint reads source features, which cannot be imported")
-    attends, feeds = opt.get("global_attention") not in (None, "none"), bool(opt["input_feed"])
-    if feeds and not attends:
-        raise UserError(
-            "the checkpoint has global_attention=none with input_feed=1, which cannot be imported; only input_feed=0 can, without attention"
-        )
-    if opt["enc_layers"] != opt["dec_layers"] or (opt["dec_layers"] > 1 and attends and not feeds):
-        raise UserError(
-            f"the checkpoint has enc_layers={opt['enc_layers']}, dec_layers={opt['dec_layers']}, input_feed={opt['input_feed']}; as many layers on both sides "
-            "can be imported, of several with attention those with input_feed=1"
-        )
+    _refuse(opt, vocab)
+    attends, feeds = _attends(opt), bool(opt["input_feed"])
     layers, both, hidden = opt["dec_layers"], opt["encoder_type"] == "brnn", opt["dec_hid_size"]
-    if opt["enc_hid_size"] != hidden:
-        raise UserError(
-            f"the checkpoint has enc_hid_size={opt['enc_hid_size']} and dec_hid_size={hidden}, which must be equal to be imported"
-        )
     params: dict[str, np.ndarray] = {}
 
     def take(name: str, part: Mapping[str, np.ndarray] = arrays) -> np.ndarray:
@@ -166,6 +137,45 @@ def convert(found: Mapping[str, Any]) -> Imported:
         tie="none",
     )
     return Imported(model, params, sides["source"], sides["target"])
+
+
+def _refuse(opt: Mapping[str, Any], vocab: Mapping[str, Any]) -> None:
+    """Raises where a model of these options is none of ours."""
+    for name, allowed in _MUST.items():
+        if name in opt and opt[name] not in allowed:
+            usual = " or ".join(str(one) for one in allowed if one is not None) or "a model without it"
+            raise UserError(
+                f"the checkpoint was trained with {name}={opt[name]}{_WHY.get(name, '')}, which cannot be imported; only {usual} can"
+            )
+    if (start := vocab.get("decoder_start_token", _SPECIAL[1])) != _SPECIAL[1]:
+        raise UserError(
+            f"the checkpoint begins translations with decoder_start_token={start}, which cannot be imported; only {_SPECIAL[1]} can"
+        )
+    if opt["src_word_vec_size"] != opt["tgt_word_vec_size"]:
+        raise UserError(
+            f"the checkpoint has src_word_vec_size={opt['src_word_vec_size']} and tgt_word_vec_size={opt['tgt_word_vec_size']}, and embeddings of "
+            "both sides must be of one size here; it cannot be imported"
+        )
+    if vocab.get("src_feats"):
+        raise UserError("the checkpoint reads source features, which cannot be imported")
+    attends, feeds = _attends(opt), bool(opt["input_feed"])
+    if feeds and not attends:
+        raise UserError(
+            "the checkpoint has global_attention=none with input_feed=1, which cannot be imported; only input_feed=0 can, without attention"
+        )
+    if opt["enc_layers"] != opt["dec_layers"] or (opt["dec_layers"] > 1 and attends and not feeds):
+        raise UserError(
+            f"the checkpoint has enc_layers={opt['enc_layers']}, dec_layers={opt['dec_layers']}, input_feed={opt['input_feed']}; as many layers on both sides "
+            "can be imported, of several with attention those with input_feed=1"
+        )
+    if opt["enc_hid_size"] != opt["dec_hid_size"]:
+        raise UserError(
+            f"the checkpoint has enc_hid_size={opt['enc_hid_size']} and dec_hid_size={opt['dec_hid_size']}, which must be equal to be imported"
+        )
+
+
+def _attends(opt: Mapping[str, Any]) -> bool:
+    return opt.get("global_attention") not in (None, "none")
 
 
 def _rate(dropout: Any) -> float:

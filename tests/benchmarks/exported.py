@@ -42,24 +42,15 @@ class Contender:
     disk: float  # MB
 
 
-def measured(command: Sequence[str], given: str, cores: str) -> tuple[float, float, list[str]]:
+def measured(command: Sequence[str], given: Path, cores: str) -> tuple[float, float, list[str]]:
     """Seconds, the largest resident size in MB, and the lines that came out."""
     begin = time.perf_counter()
-    process = subprocess.Popen(
-        ["taskset", "-c", cores, *command], cwd=ROOT, env=environment(cores), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    with tempfile.TemporaryFile("w+") as lines:
-        lines.write(given)
-        lines.seek(0)
-        pid = os.fork()
-        if not pid:  # writes while the parent reads
-            process.stdin.write(lines.read())
-            process.stdin.close()
-            os._exit(0)
-        process.stdin.close()
+    with given.open() as lines:
+        process = subprocess.Popen(
+            ["taskset", "-c", cores, *command], cwd=ROOT, env=environment(cores), text=True, stdin=lines, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
         out = process.stdout.read()
-        os.waitpid(pid, 0)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -129,8 +120,8 @@ def contenders(given: argparse.Namespace, work: Path, beam: int, threads: int) -
 
 def checkpoint(run: str) -> list[str]:
     folder = Path(run)
-    best = max((path for path in (folder / "checkpoints").iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
-    return [str(path.relative_to(folder)) for path in best.rglob("*") if path.is_file()]
+    newest = max((path for path in (folder / "checkpoints").iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    return [str(path.relative_to(folder)) for path in newest.rglob("*") if path.is_file()]
 
 
 def main() -> None:
@@ -169,7 +160,7 @@ def main() -> None:
 def run_whole(one: Contender, lines: Sequence[str], cores: str, work: Path) -> tuple[float, float, list[str]]:
     file, out = work / "lines", Path(tempfile.mkdtemp(dir=work)) / "out"  # a job that was there would be gone on with
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    secs, memory, found = measured([part.format(file=file, out=out) for part in one.whole], file.read_text(encoding="utf-8"), cores)
+    secs, memory, found = measured([part.format(file=file, out=out) for part in one.whole], file, cores)
     return secs, memory, out.read_text(encoding="utf-8").split("\n")[:-1] if out.exists() else found
 
 
