@@ -27,6 +27,7 @@ class Alternatives {
       return;
     }
     this.close(false);
+    sentence.column.pointed(sentence, index);
     Object.assign(this, { sentence, place, index, token: place.tokens[0] });
     place.element.setAttribute("aria-expanded", "true");
     this.box.hidden = false;
@@ -41,6 +42,7 @@ class Alternatives {
     this.sentence = null;
     this.box.hidden = true;
     place.element.removeAttribute("aria-expanded");
+    sentence.column.pointed(null);
     if (givesFocusBack) sentence.focus(index);
   }
 
@@ -143,6 +145,6 @@ class Alternatives {
     const margin = 8;
     const room = document.documentElement.clientWidth - this.box.offsetWidth - margin;
     this.box.style.left = `${Math.max(margin, Math.min(word.left, room)) + window.scrollX}px`;
-    this.box.style.top = `${word.bottom + 4 + window.scrollY}px`;
+    this.box.style.top = `${word.bottom + 8 + window.scrollY}px`;
   }
 }

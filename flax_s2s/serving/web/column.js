@@ -48,7 +48,6 @@ class Column {
       for (const [prefix, group] of this.byPrefix(missing)) {
         for (let start = 0; start < group.length; start += LINES_PER_REQUEST) {
           await this.translate(group.slice(start, start + LINES_PER_REQUEST), prefix, signal);
-          this.render();
         }
       }
       this.element.classList.remove("busy");
@@ -75,10 +74,12 @@ class Column {
       const { translations } = await ask("v1/translate", this.request(lines, prefix), signal, (sentence) => this.tell(sentence));
       signal.throwIfAborted(); // it came, but too late
       translations.forEach((translation, index) => this.keep(lines[index], translation));
+      this.render();
     } catch (error) {
       if (!(error instanceof Refusal) || !REFUSED_LINES.has(error.status)) throw error;
       if (lines.length === 1) {
         this.failures.set(this.key(lines[0]), { error: error.message });
+        this.render();
         return;
       }
       const half = lines.length >> 1;
@@ -128,6 +129,7 @@ class Column {
       const key = this.key(line);
       sentence.show(line, this.answers.get(key) ?? this.failures.get(key) ?? null, this.prefixes.get(line) ?? "");
     });
+    this.list.classList.toggle("many", this.lines.filter((line) => line.trim()).length > 1);
     this.list.classList.toggle("empty", this.lines.every((line) => !line.trim()));
     this.page.rendered();
   }
@@ -157,12 +159,18 @@ class Column {
     if (!(error instanceof Refusal)) console.error(error);
   }
 
-  describe(words) {
-    this.detail.textContent = words || (this.holds("alternatives") ? "Point at a word to see where it looked; choose it for alternatives." : "");
+  get hint() {
+    const told = this.holds("attention") ? "where it looked" : "how sure the model is of it";
+    return `Point at a word to see ${told}${this.holds("alternatives") ? "; choose it for alternatives" : ""}.`;
   }
 
-  // A word of a sentence is pointed at; null: none is any more.
+  describe(words) {
+    this.detail.textContent = words || this.hint;
+  }
+
+  // A word of a sentence is pointed at; null: none is any more, but one whose alternatives are shown stays.
   pointed(sentence, index) {
+    if (this.alternatives.sentence?.column === this) return;
     if (sentence === null) {
       this.describe("");
       this.page.pointed(null);

@@ -23,12 +23,12 @@ function fill(element, settings, children) {
   return element;
 }
 
-// 0.934 -> "93 %"; what is nearly certain, or nearly impossible, is not called certain or impossible.
+// 0.934 -> "93%"; what is nearly certain, or nearly impossible, is not called certain or impossible.
 function percent(share) {
   const whole = Math.round(share * 100);
-  if (whole === 100 && share < 0.9995) return "over 99 %";
-  if (whole === 0 && share > 0) return "under 1 %";
-  return `${whole} %`;
+  if (whole === 100 && share < 0.9995) return "over 99%";
+  if (whole === 0 && share > 0) return "under 1%";
+  return `${whole}%`;
 }
 
 // A minus sign, not a hyphen: -0.25 -> "−0.25".

@@ -16,6 +16,7 @@ class Page {
     this.columns = info.runs.map((run) => new Column(run, info.runs.length === 1, this));
     byId("runs").append(...this.columns.map(({ element }) => element));
     byId("panels").classList.toggle("several", info.runs.length > 1);
+    byId("panels").classList.toggle("two", info.runs.length === 2);
     this.source = new Source((text, now) => this.typed(now), (line, word) => this.sourcePointed(line, word));
     this.features = byId("features");
     this.features.addEventListener("input", () => this.typed(false));
@@ -28,7 +29,7 @@ class Page {
   }
 
   nameLanguages(info) {
-    byId("served").textContent = info.name;
+    byId("served").textContent = info.name.replace("flax_s2s ", "");
     byId("features-row").hidden = !info.runs.some((run) => run.features);
     const sources = new Set(info.runs.map((run) => run.source));
     const [source] = sources;
@@ -96,6 +97,7 @@ class Page {
     this.history.splice(this.history.lastIndexOf(last), 1);
     last.column.setPrefix(last.line, last.prefix);
     this.offerUndo();
+    if (document.activeElement === document.body) this.source.field.focus(); // the button is off now
   }
 
   // In a field the keys of undo belong to the field.
@@ -110,7 +112,8 @@ function makeLegend(info) {
   const calibrated = info.runs.every((run) => run.calibrated);
   byId("legend").append(
     make("span", {}, calibrated ? "How sure the model is of a word, calibrated:" : "How sure the model is of a word, not calibrated:"),
-    ...LEVELS.map(({ name, words }) => make("span", {}, make("span", { class: `word ${name}` }, words.split(":")[0]), words.slice(words.indexOf(":") + 1))));
+    ...LEVELS.map(({ name, words }) => make("span", {}, make("span", { class: `word ${name}` }, words.split(":")[0]), words.slice(words.indexOf(":") + 1))),
+    make("span", {}, make("span", { class: "word fixed" }, "yours"), " what you chose to begin with"));
 }
 
 async function start() {

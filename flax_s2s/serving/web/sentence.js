@@ -28,10 +28,15 @@ class Sentence {
   }
 
   parts() {
-    if (this.answer.error) return [this.failure(), this.chip()];
+    if (this.answer.error) return [this.echo(), this.failure(), this.chip()];
     this.sourceWords = groupWords(this.line, this.answer.source_spans ?? []);
     const text = this.text();
-    return [text, this.warnings(), this.tools(), this.panel("others"), this.panel("beam")];
+    return [this.echo(), text, this.warnings(), this.tools(), this.panel("beam"), this.panel("others")];
+  }
+
+  // The line itself, where there are several: which is whose.
+  echo() {
+    return make("p", { class: "echo small", dir: "auto", "aria-hidden": "true" }, this.line);
   }
 
   failure() {
@@ -42,7 +47,8 @@ class Sentence {
   text() {
     const { text, spans, abstained } = this.answer;
     const { run } = this.column;
-    const label = `Translation of line ${this.number + 1}. The arrow keys move between its words, Enter shows the alternatives of one.`;
+    const keys = this.answer.alternatives ? " The arrow keys move between its words, Enter shows the alternatives of one." : "";
+    const label = `Translation of line ${this.number + 1}.${keys}`;
     const container = make("div", { class: "translation", dir: "auto", lang: languageTag(run.target), role: "group", "aria-label": label });
     if (abstained || !spans) {
       container.append(text);
@@ -50,10 +56,11 @@ class Sentence {
     }
     const probabilities = tokenProbabilities(this.answer);
     const points = Array.from(text);
+    const given = Array.from(this.prefix).length;
     let end = 0;
     for (const word of groupWords(text, spans)) {
       const element = this.word(points.slice(word.start, word.end).join(""), wordProbability(word, probabilities));
-      element.classList.toggle("fixed", word.end <= Array.from(this.prefix).length);
+      element.classList.toggle("fixed", word.end <= given);
       container.append(points.slice(end, word.start).join(""), element);
       this.places.push({ ...word, element });
       end = word.end;
@@ -67,7 +74,8 @@ class Sentence {
 
   word(text, probability) {
     const level = probability === null ? null : levelOf(probability);
-    return make("span", { class: `word ${level?.name ?? ""}`, role: "button", tabindex: "-1", "aria-description": level && percent(probability) }, text);
+    const role = this.answer.alternatives ? "button" : null;
+    return make("span", { class: `word ${level?.name ?? ""}`, role, tabindex: "-1", "aria-description": level && percent(probability) }, text);
   }
 
   addEnd(container, at, probability) {
@@ -221,14 +229,9 @@ class Sentence {
 
 // The n-best list, the best first.
 function makeOthers(answer, run) {
-  const rows = [answer, ...answer.others].map((one, index) =>
-    make("tr", {},
-      make("td", { class: "number" }, `${index + 1}`),
-      make("td", { dir: "auto", lang: languageTag(run.target) }, one.text || "(nothing)"),
-      make("td", { class: "number" }, decimal(one.score)),
-      make("td", { class: "number" }, decimal(one.logp))));
-  const head = ["", "Hypothesis", "Score", "Log-prob."].map((name) => make("th", { scope: "col" }, name));
-  return make("table", { class: "others" },
-    make("caption", { class: "hidden" }, "The best hypotheses with score and log-probability"),
-    make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
+  const rows = [answer, ...answer.others].map((one) =>
+    make("li", {},
+      make("span", { class: "hypothesis", dir: "auto", lang: languageTag(run.target) }, one.text || "(nothing)"),
+      make("span", { class: "scores" }, `score ${decimal(one.score)}, log-probability ${decimal(one.logp)}`)));
+  return make("ol", { class: "others", "aria-label": "The best hypotheses" }, ...rows);
 }

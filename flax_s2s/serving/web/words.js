@@ -53,10 +53,10 @@ function wordProbability(word, probabilities) {
 }
 
 const LEVELS = [
-  { name: "sure", least: 0.9, words: "sure: 90 % and more" },
-  { name: "fair", least: 0.6, words: "fairly sure: 60 % and more" },
-  { name: "unsure", least: 0.3, words: "unsure: 30 % and more" },
-  { name: "doubtful", least: 0, words: "doubtful: under 30 %" },
+  { name: "sure", least: 0.9, words: "sure: 90% and more" },
+  { name: "fair", least: 0.6, words: "fairly sure: 60% and more" },
+  { name: "unsure", least: 0.3, words: "unsure: 30% and more" },
+  { name: "doubtful", least: 0, words: "doubtful: under 30%" },
 ];
 
 function levelOf(probability) {
