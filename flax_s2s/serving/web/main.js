@@ -118,9 +118,9 @@ function makeLegend(info) {
 
 async function start() {
   try {
-    const page = new Page(await ask("v1/info", null, null, notice));
-    document.body.classList.add("ready");
-    return page;
+    const info = await ask("v1/info", null, null, notice);
+    document.body.classList.add("ready"); // what is not shown cannot have the focus
+    return new Page(info);
   } catch (error) {
     notice(error instanceof Refusal ? error.message : `This page failed: ${error.message}`);
     if (!(error instanceof Refusal)) throw error;
