@@ -91,9 +91,9 @@ class Chromium:
             "Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         )
 
-    def prefer(self, scheme: str) -> None:
-        """Sets what the system prefers: light or dark."""
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    def prefer(self, value: str, feature: str = "prefers-color-scheme") -> None:
+        """Sets what the system prefers: light or dark; "" for what it does."""
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": feature, "value": value}] if value else []})
 
     def run(self, script: str, *arguments: object) -> object:
         return self.driver.execute_script(script, *arguments)

@@ -14,8 +14,8 @@ class Alternatives {
       if (this.sentence && !this.box.contains(event.target) && !this.place.element.contains(event.target)) this.close(false);
     });
     this.box.addEventListener("keydown", (event) => event.key === "Escape" && this.close(true));
-    this.box.addEventListener("focusout", (event) => {
-      if (event.relatedTarget && !this.box.contains(event.relatedTarget)) this.close(false);
+    document.addEventListener("focusin", (event) => {
+      if (!this.box.contains(event.target)) this.close(false);
     });
     window.addEventListener("resize", () => this.sentence && this.moveToWord());
   }

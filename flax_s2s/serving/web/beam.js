@@ -85,7 +85,7 @@ function drawNode(branch, index, { x, y, width }) {
 }
 
 function describeBranch(branch, index) {
-  return `${branch.text || "(nothing)"}: number ${index + 1}, log-probability ${decimal(branch.logp)}${branch.kept ? ", part of the translation" : ""}`;
+  return `${branch.text || "(nothing)"}: hypothesis ${index + 1}, log-probability ${decimal(branch.logp)}${branch.kept ? ", part of the translation" : ""}`;
 }
 
 function listSteps(steps) {

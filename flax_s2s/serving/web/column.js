@@ -182,6 +182,7 @@ class Column {
 
   // Lights what looked at a word of the source in line `number`; word null: nothing.
   lightFrom(number, word) {
-    this.sentences.forEach((sentence) => sentence.lightFrom(sentence.number === number ? word : null));
+    const said = this.sentences.map((sentence) => sentence.lightFrom(sentence.number === number ? word : null));
+    this.describe(said[number] ?? "");
   }
 }

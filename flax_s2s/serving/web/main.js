@@ -39,6 +39,7 @@ class Page {
   }
 
   typed(now) {
+    this.alternatives.close(false);
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.translate(), now ? 0 : DEBOUNCE_SECS * 1000);
   }

@@ -140,20 +140,19 @@ class Sentence {
     const parts = [`${element.textContent || "The end"}: `];
     if (probability !== null) parts.push(`${percent(probability)} ${this.column.run.calibrated ? "confidence" : "probability"}`);
     const looked = this.looked(index);
-    if (looked.length) parts.push(`, looked at ${looked.map(({ text, weight }) => `${text} ${percent(weight)}`).join(", ")}`);
+    if (looked) parts.push(`, looked at ${looked}`);
     const copied = Math.max(0, ...tokens.map((token) => this.answer.copied?.[token] ?? 0));
     if (copied >= LEAST_LIT) parts.push(`, ${percent(copied)} copied from the text`);
     return parts.join("");
   }
 
-  // The three words of the source that a word looked at most; what is left went to the end mark.
+  // The words of the source that a word looked at most, as words; what is left went to the end mark. "" where it is not known.
   looked(index) {
     const weights = this.lights[index];
-    if (!weights) return [];
+    if (!weights) return "";
     const rest = 1 - weights.reduce((sum, weight) => sum + weight, 0);
-    const words = this.sourceWords.map((word, source) => ({ text: cut(this.line, word.start, word.end), weight: weights[source] }));
-    words.push({ text: "the end of the text", weight: rest });
-    return words.filter(({ weight }) => weight >= LEAST_LIT).sort((one, other) => other.weight - one.weight).slice(0, 3);
+    const words = this.sourceWords.map((word) => cut(this.line, word.start, word.end));
+    return listMost([...words, "the end of the text"], [...weights, rest]);
   }
 
   // {start, end, weight} of the source's words, for Source.light.
@@ -161,10 +160,13 @@ class Sentence {
     return this.sourceWords.map((word, source) => ({ ...word, weight: this.lights[index]?.[source] ?? 0 }));
   }
 
-  // Lights the words that looked at a word of the source, {start, end}; null: none.
+  // Lights the words that looked at a word of the source, {start, end}, and says which; null: none.
   lightFrom(word) {
     const columns = word ? this.sourceWords.flatMap((own, index) => (own.start < word.end && own.end > word.start ? [index] : [])) : [];
-    lightUp(this.places.map(({ element }) => element), this.lights.map((row) => columns.reduce((sum, column) => sum + row[column], 0)));
+    const shares = this.lights.map((row) => columns.reduce((sum, column) => sum + row[column], 0));
+    lightUp(this.places.map(({ element }) => element), shares);
+    const most = listMost(this.places.map(({ element }) => element.textContent || "the end"), shares);
+    return most && `${cut(this.line, word.start, word.end)}: looked at by ${most}`;
   }
 
   warnings() {
@@ -225,6 +227,12 @@ class Sentence {
     }
     return panel;
   }
+}
+
+// The three words with most weight: "men 68%, Two 16%".
+function listMost(words, weights) {
+  const pairs = words.map((text, index) => ({ text, weight: weights[index] ?? 0 })).filter(({ weight }) => weight >= LEAST_LIT);
+  return pairs.sort((one, other) => other.weight - one.weight).slice(0, 3).map(({ text, weight }) => `${text} ${percent(weight)}`).join(", ");
 }
 
 // The n-best list, the best first.
