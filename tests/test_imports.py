@@ -27,8 +27,9 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"decoding", "model", "data", "runtime", "languages"},
     "export": {"model", "data"},
     "answers": {"decoding", "data", "runs", "runtime", "languages"},
+    "serving": {"answers", "decoding", "export", "model", "data", "runtime"},
     "commands": {
-        *("data", "model", "training", "decoding", "runs", "evaluation", "answers", "export"),
+        *("data", "model", "training", "decoding", "runs", "evaluation", "answers", "export", "serving"),
         *("runtime", "rules", "languages", "errors"),
     },
     "cli": {"commands", "answers", "runs", "runtime", "presets", "errors"},
@@ -54,6 +55,9 @@ ONLY = {
     "rouge_score": {"evaluation"},
     "langcodes": {"languages"},
     "matplotlib": {"answers", "evaluation"},
+    "fastapi": {"serving"},
+    "uvicorn": {"commands"},
+    "prometheus_client": {"serving"},
 }
 MODULES_AT_THE_ROOT = 8
 

@@ -48,19 +48,29 @@ def write(answer: Translated, layout: Layout, placeholder: str, number: int = 0)
     if layout.output != "jsonl":
         assert_never(layout.output)
     if answer.asked.error:
-        record: dict[str, Any] = {"id": answer.asked.id, "error": answer.asked.error}
-    else:
-        record = {
-            "id": answer.asked.id,
-            "source": answer.asked.request.source,
-            **({"features": answer.asked.request.features} if layout.features or layout.features_field else {}),
-            "text": text,
-            "abstained": answer.abstained,
-            "flags": list(answer.flags),
-        }
-        record |= {"confidence": answer.confidence, **_described(answer.translation)}
-        record["others"] = [{"text": one_line(other.text), **_described(other)} for other in answer.translation.others]
-    return to_json(record)
+        return to_json({"id": answer.asked.id, "error": answer.asked.error})
+    return to_json(describe(answer, placeholder, features=bool(layout.features or layout.features_field)))
+
+
+def describe(answer: Translated, placeholder: str, *, features: bool) -> dict[str, Any]:
+    """All that is said of a translation, as an object.
+
+    Args:
+        answer: of one line, without an error.
+        placeholder: the text where the model abstains.
+        features: whether the model was trained with some.
+    """
+    return {
+        "id": answer.asked.id,
+        "source": answer.asked.request.source,
+        **({"features": answer.asked.request.features} if features else {}),
+        "text": placeholder if answer.abstained else one_line(answer.translation.text),
+        "abstained": answer.abstained,
+        "flags": list(answer.flags),
+        "confidence": answer.confidence,
+        **_described(answer.translation),
+        "others": [{"text": one_line(other.text), **_described(other)} for other in answer.translation.others],
+    }
 
 
 def _listed(number: int, text: str, found: Translation) -> str:

@@ -269,6 +269,52 @@ class Decode:
 
 
 @dataclasses.dataclass
+class Serve:
+    """Serves a model over HTTP: the interface of LibreTranslate, one with all that `decode` knows, and a page to look at translations.
+
+    RUN_DIR is a run, several that translate as one, or a folder that `export` wrote. The environment variable FLAX_S2S_API_KEY holds the key
+    that clients must show; without it anyone who reaches the server may ask, by default this machine alone.
+
+    Most used; all options are explained below:
+      --port 8000              where it listens; 0: any that is free
+      --host 0.0.0.0           for other machines too
+      --side-by-side           several models beside each other, not as one
+      --languages en zh        what clients call the languages
+      --n-best 5               the most translations of a sentence
+      --abstain-below 0.5      a placeholder where the model is less sure
+      --blocklist FILE         phrases that are never said
+    """
+
+    host: str = "127.0.0.1"
+    """Address to listen at."""
+    port: int = 8000
+    """Port to listen at; 0: any that is free."""
+    checkpoint: str = "best"
+    """Checkpoint to use: best, last, or a step."""
+    side_by_side: bool = False
+    """Each run is a model of its own, named by its folder, with the first run's settings of decoding; else all are one."""
+    languages: tuple[str, ...] = ()
+    """What clients call the languages, source and target; none: as the sides of the corpus are called."""
+    blocklist: str = ""
+    """File of phrases, one a line, that no translation contains, whatever their case; empty: none."""
+    abstain_below: float = 0.0
+    """The placeholder instead of a translation whose confidence, the mean probability of a token, is below this; 0: never."""
+    placeholder: str = "[uncertain]"
+    """What stands for a translation that is not confident enough."""
+    cors_origin: tuple[str, ...] = ()
+    """Origins whose web pages may ask, as https://example.org; none: only the server's own."""
+    most_body_bytes: int = 1 << 20
+    """Largest request, in bytes."""
+    most_lines: int = 256
+    """Most sentences of a request."""
+    most_waiting: int = 1024
+    """Most sentences that wait for an answer; further requests get the status 429 and when to ask again."""
+    timeout_secs: float = 60.0
+    """Seconds after which a request is given up."""
+    decoding: Annotated[DecodingConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=DecodingConfig)
+
+
+@dataclasses.dataclass
 class LearnShortlist:
     """Learns from a run's training pairs which target tokens are worth trying for a source; `decode RUN_DIR --shortlist 256` then uses it."""
 

@@ -21,6 +21,7 @@ from flax_s2s.cli.options import (
     Inspect,
     LearnShortlist,
     Score,
+    Serve,
     Sweep,
     Train,
     VerifyResume,
@@ -39,6 +40,7 @@ usage: python -m flax_s2s VERB ...
   score RUN_DIR...               log-probability of given pairs or candidates, and the perplexity
   inspect CONFIG or RUN_DIR      parameters, FLOPs, shapes, padding and memory, before training
   bench CONFIG                   measured speed of training and decoding, as one JSON line
+  serve RUN_DIR...               answer over HTTP, with a page to look at translations
   export RUN_DIR                 write a folder that translates without JAX: ONNX graphs, or NumPy alone
   import CHECKPOINT              make a run of a model that OpenNMT-py trained
   shortlist RUN_DIR              learn which target tokens are worth trying for a source, to decode faster
@@ -50,7 +52,7 @@ CONFIG is a preset, by name (quickstart) or as a file (configs/quickstart.py); e
 
 _OTHER_NAMES = {
     **dict.fromkeys(("translate", "predict", "generate", "infer", "inference", "sample"), "`decode RUN_DIR` translates lines"),
-    "serve": "there is no server yet; `decode RUN_DIR` answers the lines of stdin as they come",
+    **dict.fromkeys(("server", "api", "web"), "`serve RUN_DIR` answers over HTTP"),
     **dict.fromkeys(("test", "eval", "validate", "bleu"), "`evaluate RUN_DIR` translates a split and scores it"),
     **dict.fromkeys(("resume", "continue"), "`train RUN_DIR` goes on with a run"),
     **dict.fromkeys(("finetune", "fine-tune"), "`train CONFIG --run-dir NEW --init-from RUN_DIR` begins with what a run has learned"),
@@ -313,6 +315,18 @@ def _score(arguments: list[str]) -> int:
     return score.run(run_dirs, given.checkpoint, decoding, given.files, given.source, given.target)
 
 
+def _serve(arguments: list[str]) -> int:
+    from flax_s2s.commands import serve
+
+    if arguments and serve.is_exported(arguments[0]):
+        count = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+        names, options, config = arguments[:count], arguments[count:], Config()
+    else:
+        names, options, config = _runs(arguments, "serve")
+    given = _parse(Serve, "serve RUN_DIR...", options, Serve(decoding=serve.settings_of(config)))
+    return serve.run(names, given.decoding, serve.Options(**{name: getattr(given, name) for name in serve.Options._fields}))
+
+
 def _export(arguments: list[str]) -> int:
     run_dirs, options, config = _runs(arguments, "export")
     given = _parse(Export, "export RUN_DIR", options, Export(decoding=config.decoding))
@@ -342,6 +356,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "compare": _compare,
     "decode": _decode,
     "score": _score,
+    "serve": _serve,
     "inspect": _inspect,
     "bench": _bench,
     "export": _export,

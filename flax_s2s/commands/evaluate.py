@@ -9,8 +9,18 @@ from rich.table import Table
 
 from flax_s2s.answers import layout as layouts
 from flax_s2s.answers.files import Files, ending
-from flax_s2s.commands import breakdown
-from flax_s2s.commands.wiring import Opened, choose_metrics, console, load_split, make_translator, open_runs, optional_file, write_json
+from flax_s2s.commands import answering, breakdown
+from flax_s2s.commands.wiring import (
+    Opened,
+    choose_metrics,
+    console,
+    keep_calibration,
+    load_split,
+    make_translator,
+    open_runs,
+    optional_file,
+    write_json,
+)
 from flax_s2s.config import Config, DataConfig, DecodingConfig, Metric, Tokenizer, UserError
 from flax_s2s.data import corpus, rows
 from flax_s2s.data.corpus import Pair
@@ -33,6 +43,7 @@ from flax_s2s.evaluation.evaluate import (
     translate_together,
 )
 from flax_s2s.runs.rundir import make_path, read_config
+from flax_s2s.runtime import parallel
 from flax_s2s.runtime.runlog import make_console
 
 _EDITS: tuple[Metric, ...] = ("wer", "cer", "per")  # edits over tokens, whose mean over lines is a number of its own
@@ -119,6 +130,8 @@ def evaluate(
             with out.status("calibrating"):
                 calibration = _calibrate(opened, fitting.pairs, chosen.pairs, examples, translations)
             found.result["calibration"] = _describe(calibration)
+            if parallel.process()[0] == 0 and options.split != "valid":
+                keep_calibration(opened.folder, answering.identify(opened, run_dirs)["states_sha256"], calibration.after.temperature)
             reliability.draw(picture, _form(options.calibration), (calibration.before, calibration.after), calibration.groups)
     return found
 

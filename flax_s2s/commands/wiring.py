@@ -259,6 +259,26 @@ def load_vocabularies(folder: epath.Path) -> Vocabularies:
     return found
 
 
+def keep_calibration(folder: epath.Path, states: Sequence[str], temperature: float) -> bool:
+    """Keeps in the first run's folder the temperature that these checkpoints were calibrated to; False where it cannot be written."""
+    record = {"states_sha256": list(states), "temperature": temperature}
+    try:
+        with rundir.writing(str(folder / rundir.CALIBRATION)) as file:
+            write_json(file, record)
+    except (OSError, UserError):  # a run that is only read is evaluated all the same
+        return False
+    return True
+
+
+def read_calibration(folder: epath.Path, states: Sequence[str]) -> float | None:
+    """The temperature that these checkpoints, as one, were calibrated to; None: they were not."""
+    try:
+        found = json.loads((folder / rundir.CALIBRATION).read_text())
+        return float(found["temperature"]) if found["states_sha256"] == list(states) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def make_translator(opened: Opened, blocklist: Sequence[str] = (), *, attention: bool = False) -> Translator:
     """A translator with the settings of decoding, and with the run's shortlist where those ask for it."""
     size, chosen = opened.config.decoding.shortlist, None

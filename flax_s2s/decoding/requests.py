@@ -202,13 +202,14 @@ class Requests:
         limit[: len(ready)] = [most_tokens(len(one.src), self.config) + len(one.prefix) for one in ready]
         prefix = prefix_length = include = exclude = seed = candidates = None
         if shape.prefix:
-            prefix = pad([np.array(self._local(one.prefix, one, shape)) for one in ready], rows, shape.prefix)
+            prefix = pad([np.array(self._local(one.prefix, one, shape), np.int32) for one in ready], rows, shape.prefix)
             prefix_length = np.array([len(one.prefix) for one in ready] + [0] * len(filler), np.int32)
         if shape.phrases:
             wanted = [[[self._local(variant, one, shape) for variant in phrase] for phrase in one.include] for one in ready]
             include = make_phrases([*wanted, *map(list, filler)], shape.phrases, 2, shape.phrase_tokens)
         if shape.states:
-            tables = [one.exclude for one in ready if one.exclude is not None]
+            nothing = (np.zeros((1, 1), np.int32), np.zeros((1, 1), bool))
+            tables = [nothing if one.exclude is None else one.exclude for one in ready]
             width = self.vocabularies.sizes[1] + (shape.src if self.vocabularies.copy else 0)
             exclude = Automaton(*(_stack([table[part] for table in tables], rows, shape.states, width) for part in (0, 1)))
         if self.config.temperature > 0:

@@ -4,7 +4,7 @@ Enters: requests, and targets. Leaves: the live hypotheses after each step of a 
 the likeliest tokens at its place.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -61,15 +61,23 @@ def trace(translator: Translator, weights: Sequence[Weights], requests: Sequence
     for i, one in ready.items():
         by_shape.setdefault(translator.shape(one), []).append(i)
     for shape, members in by_shape.items():
-        lane = translator.make_lane(shape)
-        for start in range(0, len(members), lane.free):
-            _watch(translator, weights, shape, {i: ready[i] for i in members[start : start + lane.free]}, found)
+        rows = translator.make_lane(shape).free
+        for start in range(0, len(members), rows):
+            for _ in watch(translator, weights, {i: ready[i] for i in members[start : start + rows]}, found):
+                pass
     return found
 
 
-def _watch(translator: Translator, weights: Sequence[Weights], shape: Any, chosen: dict[int, Ready], found: list[list[Step]]) -> None:
-    """Searches for as many sentences as there are rows, and looks after each step."""
-    lane = translator.make_lane(shape)
+def watch(translator: Translator, weights: Sequence[Weights], chosen: dict[int, Ready], found: list[list[Step]]) -> Iterator[None]:
+    """As `trace`, for sentences of one shape, as many as there are rows; comes back after each step, for who has other work too.
+
+    Args:
+        translator: searches.
+        weights: of each model.
+        chosen: requests as numbers, by their places in `found`.
+        found: the steps of each are put here.
+    """
+    lane = translator.make_lane(translator.shape(next(iter(chosen.values()))))
     for i, one in chosen.items():
         lane.put(i, one)
     steps, orders = 0, dict[int, np.ndarray]()
@@ -91,6 +99,7 @@ def _watch(translator: Translator, weights: Sequence[Weights], shape: Any, chose
             ids = translator.tokens(np.array([branch.token for branch in step], np.int64), chosen[i]).tolist()
             found[i].append(tuple(branch._replace(token=token) for branch, token in zip(step, ids, strict=True)))
         steps += 1
+        yield
 
 
 def fell_out(steps: Sequence[Step], ids: Sequence[int]) -> int | None:

@@ -71,6 +71,7 @@ class Translator:
         shortlist: Shortlist | None = None,
         attention: bool = False,
         lengths: Sequence[int] = SOURCE_LENGTHS,
+        settle: Callable[[Shape], Shape] = lambda shape: shape,
     ) -> None:
         """Compiles nothing yet: each shape is compiled when the first sentence of it comes.
 
@@ -83,12 +84,14 @@ class Translator:
             shortlist: which tokens may be generated for which source; None: all.
             attention: whether translations come with it.
             lengths: that sources are padded to, each a program of its own; see `requests.padded_length`.
+            settle: the shape that one is rounded up to, where only a few are to be compiled.
         """
         self.vocabularies, self.config, self.devices = vocabularies, config, devices
         self._rows_each = rows_per_device(config, config.beam_size)
         self.rows = self._rows_each * devices.count
         if not all(blocklist):
             raise UserError("a phrase to block is empty; give text, or leave it out")
+        self._settle = settle
         self._requests = Requests(vocabularies, config, tuple(blocklist), shortlist, lengths)
         self._blocklist = self._requests.make_blocklist()
         self._lay_out = make_lay_out(tuple(models))
@@ -137,7 +140,7 @@ class Translator:
 
     def shape(self, one: Ready) -> Shape:
         """What a request is padded to."""
-        return self._requests.shape(one)
+        return self._settle(self._requests.shape(one))
 
     def tokens(self, local: np.ndarray, one: Ready) -> np.ndarray:
         """The vocabulary's numbers of tokens as a search counts them, which may be among a request's candidates."""

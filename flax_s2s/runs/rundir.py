@@ -1,7 +1,7 @@
 """A run directory: its layout and its configuration.
 
 config.json  vocab/  checkpoints/  metrics.jsonl  tensorboard/  logs/  reports/ (on bad updates)  lease.json
-shortlist.npz (made by `shortlist`)
+shortlist.npz (made by `shortlist`)  calibration.json (by `evaluate --calibration`)
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from etils import epath
 from flax_s2s.config import Config, UserError, from_json, nearest, to_json
 
 CONFIG, VOCAB, CHECKPOINTS, REPORTS, SHORTLIST = "config.json", "vocab", "checkpoints", "reports", "shortlist.npz"
+CALIBRATION = "calibration.json"
 PRESET = "preset.py"  # marks the folder of a sweep, or of verify-resume: it holds runs, and is none
 
 

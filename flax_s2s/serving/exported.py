@@ -1,0 +1,126 @@
+"""An exported folder that answers: its own program translates, without JAX, some sentences of like length at a time.
+
+Enters: wishes. Leaves: answers, with what the folder's search says of them: no constraints, no seed, nothing of other tokens.
+"""
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from flax_s2s.answers import replies
+from flax_s2s.answers.lines import Asked
+from flax_s2s.answers.replies import Translated
+from flax_s2s.decoding.translate import Translation
+from flax_s2s.export.runtime import EOS, UNK, FolderError, Hypothesis, Model, split_features
+from flax_s2s.serving.spelling import spans
+from flax_s2s.serving.wishes import About, Wish, WishError
+
+_ROWS = 16  # sentences of a turn
+
+
+class Exported:
+    """The engine of a folder."""
+
+    def __init__(self, name: str, model: Model, languages: tuple[str, str], abstain_below: float, placeholder: str) -> None:
+        """The model is loaded; nothing is compiled."""
+        self._model, self._abstain_below, self._placeholder = model, abstain_below, placeholder
+        self._waiting: deque[tuple[int, Wish]] = deque()
+        decoding, attends = model.decoding, model.about["model"]["attention"] != "none"
+        most = decoding["beam_size"]
+        holds = ["n_best"] * (most > 1) + ["attention"] * attends + ["features"] * bool(model.features)
+        self.about = About(name, 0, languages, tuple(holds), bool(model.features), False, decoding["max_source_tokens"], most)
+
+    def warm_up(self) -> None:
+        """Translates a word, which is when graphs are laid out."""
+        self._model.translate("a")
+
+    def check(self, wishes: list[Wish]) -> None:
+        """Refuses what the folder cannot do."""
+        for wish in wishes:
+            asked = {
+                "prefix": wish.request.prefix,
+                "include": wish.request.include,
+                "exclude": wish.request.exclude,
+                "seed": wish.request.seed is not None,
+                "alternatives": wish.alternatives,
+                "beam": wish.beam,
+                "attention": wish.attention and "attention" not in self.about.holds,
+            }
+            for name in (name for name, value in asked.items() if value):
+                raise WishError(
+                    400, f"{name} is more than an exported folder can do; it has {', '.join(self.about.holds) or 'texts alone'}"
+                )
+            most = self.about.source_tokens - 1
+            if len(wish.request.source) > most and len(self._read(wish)) - 1 >= most + 1:
+                raise WishError(413, f"the source has more than {most} tokens; split it into sentences")
+
+    def _read(self, wish: Wish) -> list[int]:
+        """All tokens of a source."""
+        model, request = self._model, wish.request
+        words = model.source.number(request.source, model.sizes[0])[0] if model.copy else model.source.encode(request.source)
+        bundle = [model.features.get(one, UNK) for one in split_features(request.features)] if model.features else []
+        return [*bundle, *words, EOS]
+
+    def put(self, ticket: int, wish: Wish) -> None:
+        """Stands in line."""
+        self._waiting.append((ticket, wish))
+
+    def withdraw(self, ticket: int) -> None:
+        """Leaves the line."""
+        self._waiting = deque(one for one in self._waiting if one[0] != ticket)
+
+    @property
+    def busy(self) -> bool:
+        """Whether someone waits."""
+        return bool(self._waiting)
+
+    def turn(self) -> list[tuple[int, dict[str, Any]]]:
+        """Translates the one that waits longest, and with it those that are no longer, nor want more."""
+        wanted, first = self._waiting[0][1].n_best, len(self._read(self._waiting[0][1]))
+        chosen = [one for one in self._waiting if one[1].n_best == wanted and len(self._read(one[1])) <= first][:_ROWS]
+        for one in chosen:
+            self._waiting.remove(one)
+        requests = [wish.request for _, wish in chosen]
+        try:
+            found = self._model.translate_all(
+                [one.source for one in requests], [one.features for one in requests], n_best=wanted, batch=_ROWS
+            )
+        except FolderError as error:
+            raise WishError(400, str(error)) from None
+        return [(ticket, self._describe(wish, many)) for (ticket, wish), many in zip(chosen, found, strict=True)]
+
+    def _describe(self, wish: Wish, many: list[Hypothesis]) -> dict[str, Any]:
+        request, model = wish.request, self._model
+        source_ids = self._read(wish) if request.source.strip() else []
+        lacking = model.source.number(request.source, model.sizes[0])[1] if model.copy else []
+        unknown = sum(one == UNK or (model.copy and one >= model.sizes[0]) for one in source_ids)
+        best, *others = (self._translation(one, unknown, wish.attention) for one in many[: wish.n_best])
+        beside = len(split_features(request.features)) if model.features else 0
+        found = best._replace(others=tuple(others))
+        flags = replies.find_flags(request.source, found, len(source_ids) - 1 - beside)
+        abstained = bool(found.tokens) and found.confidence < self._abstain_below
+        answer = Translated(Asked(request, id=wish.id), found, flags, found.confidence, abstained)
+        record = replies.describe(answer, self._placeholder, features=bool(model.features))
+        for one in (record, *record["others"]):  # of which the folder's program says neither
+            del one["token_logp"], one["tokens"]
+        record = {name: value for name, value in record.items() if name != "id" or value is not None}
+
+        def text(prefixes: Any) -> list[str]:
+            return [" ".join(model.target.decode([i for i in ids if i > UNK], lacking).split("\n")) for ids in prefixes]
+
+        record["spans"] = [] if abstained else spans(text, found.ids)
+        record["tokens"] = [record["text"][begin:end] for begin, end in record["spans"]]
+        if found.attention is not None:
+            known, first = model.about["vocabularies"]["features_from"], model.sizes[0]
+            words = [i if i < known else known + i - first for i in source_ids[beside:] if i > UNK]
+            record["source_spans"] = [[0, 0]] * beside + spans(
+                lambda many: [model.source.decode(list(ids), lacking) for ids in many], words
+            )
+            record["source_tokens"] = [request.source[begin:end] for begin, end in record["source_spans"]]
+            record["attention"] = np.round(found.attention.astype(np.float64), 4).tolist()
+        return record
+
+    def _translation(self, one: Hypothesis, unknown: int, attention: bool) -> Translation:
+        seen = one.attention if attention else None
+        return Translation(one.text, one.logp, one.score, len(one.ids), one.finished, False, unknown, one.ids, attention=seen)

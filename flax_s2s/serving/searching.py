@@ -1,0 +1,338 @@
+"""A run, or several as one, that answers: sentences come at any time, and sit in lanes that are moved on in turn.
+
+Enters: wishes. Leaves: answers, the same as `decode` gives, to the byte. What lanes there may be is known before the first wish (each length
+of a source, with and without constraints), so that all programs are compiled before it comes. A lane has few rows, and there are as many
+lanes of a shape as it takes: a sentence alone is not kept waiting by rows that are empty, and a long one delays others by some steps.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flax_s2s.answers import replies
+from flax_s2s.answers.lines import Asked
+from flax_s2s.answers.replies import Translated
+from flax_s2s.config import EOS, UNK, DecodingConfig, UserError
+from flax_s2s.data import features
+from flax_s2s.data.vocab import Vocabularies
+from flax_s2s.decoding.lanes import Lane
+from flax_s2s.decoding.requests import SOURCE_LENGTHS, Ready, Request, Shape
+from flax_s2s.decoding.stream import Weights, most_tokens
+from flax_s2s.decoding.trace import MOST_ALTERNATIVES, Place, Places, Step, watch
+from flax_s2s.decoding.translate import BLANK, Translation, Translator
+from flax_s2s.model.seq2seq import Model
+from flax_s2s.runtime.parallel import Devices
+from flax_s2s.serving.spelling import spans
+from flax_s2s.serving.wishes import About, Wish, WishError
+
+_ROWS = 16  # of a lane
+_STEPS = 8  # that a lane makes in its turn
+_PHRASES, _PHRASE_TOKENS, _STATES = 4, 16, 128  # of constraints, see `requests.Shape`
+
+
+class Served(NamedTuple):
+    """What is served, and how."""
+
+    name: str
+    steps: Sequence[int]  # of each run's checkpoint
+    languages: tuple[str, str]
+    models: Sequence[Model]
+    params: Sequence[Any]
+    vocabularies: Vocabularies
+    decoding: DecodingConfig
+    devices: Devices
+    blocklist: Sequence[str]
+    abstain_below: float
+    placeholder: str
+    temperature: float | None  # that the probabilities of tokens were calibrated to
+
+
+class _Job(NamedTuple):
+    """A wish on its way."""
+
+    wish: Wish
+    ready: Ready
+
+
+class Searching:
+    """The engine of runs."""
+
+    def __init__(self, served: Served, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Compiles nothing yet.
+
+        Args:
+            served: the model.
+            stopping: says whether all ends, so that no more is compiled.
+
+        Raises:
+            UserError: the settings of decoding have no closed set of shapes.
+        """
+        decoding, vocabularies = served.decoding, served.vocabularies
+        if decoding.shortlist:
+            raise UserError(
+                "decoding.shortlist is for files: serve compiles all shapes before it answers, and a shortlist has many; leave it out"
+            )
+        if served.blocklist and vocabularies.copy:
+            raise UserError("a blocklist has shapes of its own where models copy, and serve compiles all before it answers; leave it out")
+        self._served, self._vocabularies, self._stopping = served, vocabularies, stopping
+        self._lengths = [length for length in SOURCE_LENGTHS if length < decoding.max_source_tokens]
+        self._lengths.append(
+            next((length for length in SOURCE_LENGTHS if length >= decoding.max_source_tokens), decoding.max_source_tokens)
+        )
+        attends = all(model.config.attention != "none" for model in served.models)
+        self._plain = self._make_translator(replace(decoding, n_best=1), attention=False, settle=lambda shape: shape)
+        self._full = self._make_translator(decoding, attention=attends, settle=self._settle)
+        self._weights: list[Weights] = self._plain.lay_out(served.params)
+        self._places = Places(served.models, vocabularies, replace(decoding, rows=min(_ROWS, decoding.rows)), served.devices, self._lengths)
+        self._lanes: dict[tuple[bool, Shape], list[Lane]] = {}
+        self._jobs: dict[int, _Job] = {}
+        self._blank: deque[int] = deque()
+        self._found: dict[int, Translation] = {}  # of those whose wish is for more than that
+        self._watched: tuple[list[int], Iterator[None], list[list[Step]]] | None = None
+        holds = ["prefix", "include", "exclude", "seed", "alternatives", "beam"]
+        self.about = About(
+            served.name,
+            served.steps[0],
+            served.languages,
+            tuple(holds + ["n_best"] * (decoding.n_best > 1) + ["attention"] * attends + ["features"] * bool(vocabularies.features)),
+            bool(vocabularies.features),
+            served.temperature is not None,
+            decoding.max_source_tokens,
+            decoding.n_best,
+        )
+
+    def _make_translator(self, decoding: DecodingConfig, *, attention: bool, settle: Callable[[Shape], Shape]) -> Translator:
+        served = self._served
+        return Translator(
+            served.models,
+            served.vocabularies,
+            replace(decoding, rows=min(_ROWS, decoding.rows)),
+            served.devices,
+            blocklist=served.blocklist,
+            attention=attention,
+            lengths=self._lengths,
+            settle=settle,
+        )
+
+    def _settle(self, shape: Shape) -> Shape:
+        """The shape with all that constraints of its kind may take; larger ones stay as they are, and are refused.
+
+        Every search has room for a prefix, and one with phrases to include room for what is excluded: neither changes what is found.
+        """
+        longest = most_tokens(shape.src, self._served.decoding)
+        return shape._replace(
+            prefix=max(shape.prefix, 1 << (longest - 1).bit_length()),
+            phrases=max(shape.phrases, _PHRASES) if shape.phrases else 0,
+            phrase_tokens=max(shape.phrase_tokens, _PHRASE_TOKENS) if shape.phrases else 0,
+            states=max(shape.states, _STATES) if shape.states or shape.phrases else 0,
+        )
+
+    def warm_up(self) -> None:
+        """Compiles all, as many at once as there are cores."""
+        plain = [(self._plain, shape) for shape in self._shapes(constraints=False)]
+        full = [(self._full, self._settle(shape)) for shape in self._shapes(constraints=True)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            done = [pool.submit(self._compile, *one) for one in (*plain, *full)]
+            done += [pool.submit(self._compile_places, length) for length in self._lengths]
+            for one in done:
+                one.result()
+
+    def _shapes(self, *, constraints: bool) -> list[Shape]:
+        searched = self._served.decoding.groups == 1 and not self._served.decoding.temperature  # see `requests.Request`
+        kinds = [(False, False), (False, True), *([(True, True)] if searched else [])] if constraints else [(False, False)]
+        return [
+            Shape(length, 0, _PHRASES * phrases, _PHRASE_TOKENS * phrases, _STATES * states, 0)
+            for length, (phrases, states) in product(self._lengths, kinds)
+        ]
+
+    def _compile(self, translator: Translator, shape: Shape) -> None:
+        """Halts a search before its first step."""
+        if self._stopping():
+            return
+        any_request = translator.read({0: Request("a", exclude=("a",) if shape.states else (), features="")})[0]
+        lane = translator.make_lane(shape)
+        lane.put(0, any_request._replace(include=[[[UNK + 1]]] if shape.phrases else []))
+        lane.go(self._weights, 0)
+
+    def _compile_places(self, length: int) -> None:
+        if not self._stopping():
+            self._places(self._weights, ["a"], [[UNK + 1] * (length - 1)], [""])
+
+    def check(self, wishes: list[Wish]) -> None:
+        """Refuses what is too long, and what has no shape that was compiled."""
+        ready = self._full.read({i: one.request for i, one in enumerate(wishes) if one.request.source.strip()})
+        for i, one in ready.items():
+            if one.cut_source:
+                most = self._served.decoding.max_source_tokens - 1
+                raise WishError(413, f"the source has more than {most} tokens; split it into sentences")
+            shape = self._full.shape(one)
+            largest = self._settle(Shape(shape.src, 0, bool(shape.phrases), bool(shape.phrases), bool(shape.states), 0))
+            if shape.prefix > largest.prefix:
+                raise WishError(413, "the prefix is longer than any translation of this source; leave it out")
+            if shape != largest:
+                raise WishError(
+                    413,
+                    f"too much is to be included or excluded; at most {_PHRASES} phrases of {_PHRASE_TOKENS} tokens are included, and "
+                    f"{_STATES - 1} bytes of text excluded",
+                )
+            self._check_places(wishes[i])
+
+    def _check_places(self, wish: Wish) -> None:
+        if wish.alternatives > MOST_ALTERNATIVES:
+            raise WishError(400, f"alternatives={wish.alternatives} are more than the {MOST_ALTERNATIVES} that are found at a place")
+
+    def put(self, ticket: int, wish: Wish) -> None:
+        """Seats a sentence in a lane with room, or in a new one; a blank one is answered at once."""
+        if not wish.request.source.strip():
+            self._jobs[ticket] = _Job(wish, None)  # type: ignore[arg-type]
+            self._blank.append(ticket)
+            return
+        translator = self._plain if wish.plain else self._full
+        ready = translator.read({ticket: wish.request})[ticket]
+        self._jobs[ticket] = _Job(wish, ready)
+        shape = translator.shape(ready)
+        lanes = self._lanes.setdefault((wish.plain, shape), [])
+        lane = next((lane for lane in lanes if lane.free > 0), None)
+        if lane is None:
+            most = max(1, self._served.decoding.rows // _ROWS)
+            lane = min(lanes, key=lambda one: -one.free) if len(lanes) >= most else translator.make_lane(shape)
+            lanes += [lane] if lane not in lanes else []
+        lane.put(ticket, ready)
+
+    def withdraw(self, ticket: int) -> None:
+        """Leaves the line; what is searched for already is searched to its end, and nothing made of it."""
+        for lanes in self._lanes.values():
+            for lane in lanes:
+                lane.withdraw(ticket)
+        self._jobs.pop(ticket, None)
+        self._found.pop(ticket, None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether some wish is not answered."""
+        return bool(self._jobs) or any(lane.busy for lanes in self._lanes.values() for lane in lanes)
+
+    def turn(self) -> list[tuple[int, dict[str, Any]]]:
+        """Moves each lane on by some steps, then looks at what was found as far as that is wanted."""
+        answers = [(ticket, self._describe(ticket, BLANK)) for ticket in self._blank]
+        self._blank.clear()
+        for (plain, _), lanes in self._lanes.items():
+            translator = self._plain if plain else self._full
+            for lane in lanes:
+                if not lane.busy:
+                    continue
+                ended = lane.go(self._weights, _STEPS)
+                for ticket, found in zip(ended.tickets, translator.translations(ended), strict=True):
+                    if ticket in self._jobs:  # else it was withdrawn
+                        self._found[ticket] = found
+        ready = [ticket for ticket in self._found if not self._jobs[ticket].wish.beam]
+        answers += self._complete(ready, {})
+        return answers + self._watch()
+
+    def _watch(self) -> list[tuple[int, dict[str, Any]]]:
+        """Searches once more for those whose beam is wanted, a step in a turn."""
+        if self._watched is None:
+            tickets = [ticket for ticket in self._found if self._jobs[ticket].wish.beam][:1]
+            if not tickets:
+                return []
+            steps: list[list[Step]] = [[]]
+            self._watched = tickets, watch(self._full, self._weights, {0: self._jobs[tickets[0]].ready}, steps), steps
+        tickets, walk, steps = self._watched
+        for _ in walk:
+            return []
+        self._watched = None
+        tickets = [ticket for ticket in tickets if ticket in self._jobs]
+        return self._complete(tickets, dict(zip(tickets, steps, strict=False)))
+
+    def _complete(self, tickets: Sequence[int], steps: dict[int, list[Step]]) -> list[tuple[int, dict[str, Any]]]:
+        """The answers of some whose translation is there."""
+        found = {ticket: self._found.pop(ticket) for ticket in tickets}
+        looked = [ticket for ticket in tickets if self._jobs[ticket].wish.alternatives and found[ticket].tokens]
+        sources = [self._jobs[ticket].wish.request for ticket in looked]
+        targets = [found[ticket].ids[:-1] if found[ticket].finished else found[ticket].ids for ticket in looked]
+        places = self._places(
+            self._weights,
+            [one.source for one in sources],
+            targets,
+            [one.features for one in sources],
+            self._served.temperature or 1.0,
+        )
+        by_ticket = dict(zip(looked, places, strict=True))
+        return [(ticket, self._describe(ticket, found[ticket], by_ticket.get(ticket), steps.get(ticket))) for ticket in tickets]
+
+    def _describe(
+        self, ticket: int, found: Translation, places: list[Place] | None = None, steps: list[Step] | None = None
+    ) -> dict[str, Any]:
+        """An answer, and the end of its job."""
+        wish, ready = self._jobs.pop(ticket)
+        request, vocabularies, served = wish.request, self._vocabularies, self._served
+        lacking = () if ready is None else ready.lacking
+        source_ids = [] if ready is None else ready.src
+        beside = len(features.split(request.features)) if vocabularies.features else 0  # tokens that are no text
+        flags = replies.find_flags(request.source, found, len(source_ids) - 1 - beside)
+        if not wish.attention:
+            found = found._replace(attention=None, others=tuple(other._replace(attention=None) for other in found.others))
+        found = found._replace(others=found.others[: wish.n_best - 1])
+        abstained = bool(found.tokens) and found.confidence < served.abstain_below
+        answer = Translated(Asked(request, id=wish.id), found, flags, found.confidence, abstained)
+        record = replies.describe(answer, served.placeholder, features=bool(vocabularies.features))
+        record = {name: value for name, value in record.items() if name != "id" or value is not None}
+
+        def text(ids: Sequence[Sequence[int]]) -> list[str]:
+            decoded = vocabularies.target.decode(ids, [lacking] * len(ids))
+            return [replies.one_line(" ".join(one.split("\n"))) for one in decoded]
+
+        record["spans"] = [] if abstained else spans(text, found.ids)
+        if found.attention is not None:
+            record["source_tokens"] = list(vocabularies.source_pieces(source_ids, lacking))
+            record["source_spans"] = self._source_spans(source_ids, lacking, beside)
+            record["attention"] = np.round(found.attention.astype(np.float64), 4).tolist()
+            if found.copied is not None:
+                record["copied"] = [round(share, 4) for share in found.copied]
+        if places is not None:
+            record["token_confidence"] = [place.probability for place in places[: found.tokens]]
+            record["alternatives"] = self._alternatives(found, places, wish.alternatives, lacking, text)
+        if steps is not None:
+            record["beam"] = self._tree(found, steps, lacking, text)
+        return record
+
+    def _source_spans(self, ids: Sequence[int], lacking: Sequence[str], beside: int) -> list[list[int]]:
+        """Of each token of a source which characters it stands for; features and the end mark stand for none."""
+        first, known, source = self._vocabularies.sizes[0], len(self._vocabularies.source), self._vocabularies.source
+        words = [i if i < known else known + i - first for i in ids[beside:]]
+        return [[0, 0]] * beside + spans(lambda many: source.decode(many, [lacking] * len(many)), words)
+
+    def _alternatives(
+        self, found: Translation, places: Sequence[Place], count: int, lacking: Sequence[str], text: Any
+    ) -> list[list[dict[str, Any]]]:
+        """At each place the likeliest tokens, and the translation up to and with each."""
+        asked = [(at, token, probability) for at, place in enumerate(places) for token, probability in place.alternatives[:count]]
+        asked = [one for one in asked if one[1] > UNK or one[1] == EOS]
+        prefixes = text([[*found.ids[:at], *([token] if token != EOS else [])] for at, token, _ in asked]) if asked else []
+        pieces = self._vocabularies.target.pieces([token for _, token, _ in asked], lacking)
+        listed: list[list[dict[str, Any]]] = [[] for _ in places[: found.tokens]]
+        for (at, _, probability), prefix, piece in zip(asked, prefixes, pieces, strict=True):
+            if at < len(listed):
+                listed[at].append({"token": piece, "probability": probability, "prefix": prefix})
+        return listed
+
+    def _tree(self, found: Translation, steps: Sequence[Step], lacking: Sequence[str], text: Any) -> list[list[dict[str, Any]]]:
+        """The live hypotheses after each step, with their texts; and which of them became the translation."""
+        listed, before = [], list[tuple[int, ...]]([()])
+        for number, step in enumerate(steps, 1):
+            now = [(*before[branch.parent], branch.token) for branch in step]
+            pieces = self._vocabularies.target.pieces([branch.token for branch in step], lacking)
+            listed.append(
+                [
+                    {"parent": branch.parent, "token": piece, "logp": branch.logp, "text": said, "kept": ids == found.ids[:number]}
+                    for branch, piece, said, ids in zip(step, pieces, text(now) if now else [], now, strict=True)
+                ]
+            )
+            before = now
+        return listed
