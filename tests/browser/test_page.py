@@ -71,11 +71,14 @@ def test_an_alternative_begins_the_new_translation_and_can_be_taken_back(page, a
     shown(page, before["text"])
     word(page, 0).click()
     options = page.all("[role=option]")
-    listed = before["alternatives"][0]
+    place = next(i for i, (begin, end) in enumerate(before["spans"]) if before["text"][begin:end].strip())  # a lone space may be before it
+    listed = before["alternatives"][place]
     assert [option.find_element("class name", "option-text").text.strip(" ✓") for option in options] == [
         "the translation ends here" if one["token"] == "</s>" else one["prefix"].strip() or one["token"] for one in listed
     ]
-    chosen = next(index for index, one in enumerate(listed) if one["token"] not in (before["tokens"][0], "</s>") and one["prefix"].strip())
+    chosen = next(
+        index for index, one in enumerate(listed) if one["token"] not in (before["tokens"][place], "</s>") and one["prefix"].strip()
+    )
     prefix = listed[chosen]["prefix"]
     after = as_page(address, ONE, prefix=prefix)["text"]
     options[chosen].click()

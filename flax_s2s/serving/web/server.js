@@ -98,14 +98,18 @@ function askForKey(signal) {
     const before = document.activeElement;
     field.value = "";
     dialog.addEventListener("cancel", (event) => event.preventDefault()); // there is nothing to do without one
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      dialog.close();
-      sessionStorage.setItem(KEY_NAME, field.value.trim());
-      keyAsked = null;
-      before?.focus();
-      resolve();
-    }, { once: true });
+    form.addEventListener(
+      "submit",
+      (event) => {
+        event.preventDefault();
+        dialog.close();
+        sessionStorage.setItem(KEY_NAME, field.value.trim());
+        keyAsked = null;
+        before?.focus();
+        resolve();
+      },
+      { once: true },
+    );
     dialog.showModal();
   });
   return keyAsked.then(() => signal?.throwIfAborted());
