@@ -47,6 +47,13 @@ def test_what_passes_is_said_and_waited_for(page, address, answer, sentence):
     assert page.text(".run .notice") == "" and not page.all(".panel.busy")
 
 
+def test_a_server_that_breaks_off_each_time_is_not_asked_forever(page, address):
+    plant(page, address, v1_translate=[0] * 4)
+    type_text(page, ONE)
+    page.until(lambda: "breaks the connection off" in page.text(".sentence > .warning"), "a warning")
+    assert len([one for one in page.run("return asked") if one["path"] == "v1/translate"]) == 4 and not page.all(".panel.busy")
+
+
 def test_a_server_that_starts_is_waited_for(page, address):
     plant(page, address, v1_info=[{"status": 503}], health=[{"status": 503}])
     page.until(lambda: page.text("#notice").startswith("The server is starting."), "a notice")

@@ -22,7 +22,7 @@ class Column {
     this.list = make("div", { class: "sentences" });
     this.said = make("p", { class: "notice", role: "status", hidden: true });
     this.detail = make("p", { class: "detail small" });
-    const title = run.target ? languageName(run.target) : "Translation";
+    const title = languageName(run.target) || "Translation";
     const [name, ...more] = [alone ? title : run.name, alone ? run.name : title, run.step ? `step ${run.step.toLocaleString("en")}` : ""];
     const about = more.filter(Boolean).join(", ");
     this.element = make(

@@ -36,8 +36,8 @@ class Page {
     byId("features-row").hidden = !info.runs.some((run) => run.features);
     const sources = new Set(info.runs.map((run) => run.source));
     const [source] = sources;
-    if (sources.size !== 1 || !source) return;
-    byId("source-heading").textContent = languageName(source);
+    if (sources.size !== 1) return;
+    byId("source-heading").textContent = languageName(source) || "Text";
     byId("source").lang = languageTag(source) ?? "";
   }
 
