@@ -8,8 +8,9 @@ import pytest
 from chromium import Chromium, serving
 from tiny import DEBUG
 
-TRAINING = ["--data.source=en", "--data.target=de", "--training.steps=300", "--training.evaluate-every-steps=300"]
-TRAINING += ["--training.save-every-steps=300", "--training.best-metric=loss", "--evaluation.valid-pairs=0", "--training.devices=1"]
+TRAINING = ["--data.source=en", "--data.target=de", "--data.buckets=1", "--model.embedding-size=32", "--model.hidden-size=128"]
+TRAINING += ["--training.steps=500", "--training.evaluate-every-steps=500", "--training.save-every-steps=500", "--training.devices=1"]
+TRAINING += ["--training.best-metric=loss", "--evaluation.valid-pairs=0"]
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,18 @@
 """What is done with the page, and read from it."""
 
-from chromium import Chromium
+import json
+import urllib.request
+
+from chromium import Chromium, translate
 
 ONE, TWO = "March 3, 2021", "Monday, April 12"
-ASKED = {"n_best": 2, "attention": True, "alternatives": 6}
-"""What the page asks for that may change the answer."""
+
+
+def as_page(address: str, source: str, **more: object) -> dict:
+    """What the server answers where it is asked as the page asks it."""
+    with urllib.request.urlopen(f"{address}/v1/info") as answer:
+        most = json.load(answer)["runs"][0]["limits"]["n_best"]
+    return translate(address, source, n_best=min(5, most), attention=True, alternatives=6, **more)
 
 
 def type_text(page: Chromium, text: str) -> None:

@@ -4,8 +4,8 @@ import shutil
 from urllib.parse import urlsplit
 
 import pytest
-from chromium import serving, translate
-from page import ASKED, ONE, TWO, texts, type_text, word
+from chromium import serving
+from page import ONE, TWO, as_page, texts, type_text, word
 from selenium.webdriver.common.keys import Keys
 
 pytestmark = pytest.mark.browser
@@ -97,7 +97,7 @@ def test_several_models_are_shown_side_by_side(chromium, run, tmp_path):
         page.open(address)
         type_text(page, ONE)
         page.until(lambda: len(texts(page)) == 2, "two translations")
-        assert texts(page) == [translate(address, ONE, run=name, **ASKED)["text"] for name in ("phrases", "other")]
+        assert texts(page) == [as_page(address, ONE, run=name)["text"] for name in ("phrases", "other")]
         tops = [one.rect["y"] for one in page.all(".run")]
         assert tops[0] == tops[1]
         page.resize(360)

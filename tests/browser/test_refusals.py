@@ -4,7 +4,7 @@ import json
 
 import pytest
 from chromium import Chromium, translate
-from page import ASKED, ONE, TWO, shown, type_text
+from page import ONE, TWO, as_page, shown, type_text
 from selenium.webdriver.common.keys import Keys
 
 pytestmark = pytest.mark.browser
@@ -43,8 +43,15 @@ def test_what_passes_is_said_and_waited_for(page, address, answer, sentence):
     plant(page, address, v1_translate=[answer])
     type_text(page, ONE)
     page.until(lambda: page.text(".run .notice") == sentence, sentence)
-    shown(page, translate(address, ONE, **ASKED)["text"])
+    shown(page, as_page(address, ONE)["text"])
     assert page.text(".run .notice") == "" and not page.all(".panel.busy")
+
+
+def test_a_server_that_breaks_off_each_time_is_not_asked_forever(page, address):
+    plant(page, address, v1_translate=[0] * 4)
+    type_text(page, ONE)
+    page.until(lambda: "breaks the connection off" in page.text(".sentence > .warning"), "a warning")
+    assert len([one for one in page.run("return asked") if one["path"] == "v1/translate"]) == 4 and not page.all(".panel.busy")
 
 
 def test_a_server_that_starts_is_waited_for(page, address):
@@ -68,7 +75,7 @@ def test_other_refusals_are_shown_in_the_servers_words(page, address):
     type_text(page, ONE)
     page.until(lambda: page.text(".run .notice").startswith("It broke."), "the server's sentence")
     page.one(".run .notice button").click()
-    shown(page, translate(address, ONE, **ASKED)["text"])
+    shown(page, as_page(address, ONE)["text"])
 
 
 def test_a_line_that_is_too_long_does_not_keep_the_others_from_being_translated(page, address):
@@ -77,7 +84,7 @@ def test_a_line_that_is_too_long_does_not_keep_the_others_from_being_translated(
         "field.dispatchEvent(new InputEvent('input', { inputType: 'insertFromPaste' }))",
         f"{ONE}\n{'x ' * 20_000}\n{TWO}",
     )
-    shown(page, *(translate(address, line, **ASKED)["text"] for line in (ONE, TWO)))
+    shown(page, *(as_page(address, line)["text"] for line in (ONE, TWO)))
     assert len(page.all(".sentence > .warning")) == 1
 
 

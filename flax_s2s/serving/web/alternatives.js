@@ -28,7 +28,9 @@ class Alternatives {
     }
     this.close(false);
     sentence.column.pointed(sentence, index);
-    Object.assign(this, { sentence, place, index, token: place.tokens[0] });
+    const { text, spans } = sentence.answer;
+    const seen = place.tokens.find((token) => cut(text, ...spans[token]).trim() !== ""); // not the space before the word
+    Object.assign(this, { sentence, place, index, token: seen ?? place.tokens[0] });
     place.element.setAttribute("aria-expanded", "true");
     this.box.hidden = false;
     this.show();
@@ -62,7 +64,7 @@ class Alternatives {
       this.current = found.push({ token: tokens[this.token], probability, prefix: cut(text, 0, spans[this.token][1]) }) - 1;
     }
     const { run } = this.sentence.column;
-    this.options = found.map((one, index) => ({ ...one, element: this.option(one, before, index) }));
+    this.options = found.map((one, index) => this.option(one, before, index));
     this.list.replaceChildren(...this.options.map(({ element }) => element));
     this.list.lang = languageTag(run.target) ?? "";
     const word = this.place.element.textContent;
@@ -75,19 +77,21 @@ class Alternatives {
   }
 
   option(alternative, before, index) {
-    const ends = this.ends(alternative);
-    const { added, begun } = describeAlternative(alternative, before);
+    const { added, begun, asks } = describeAlternative(alternative, before);
+    const ends = alternative.token === END;
     const words = ends ? [make("i", {}, "the translation ends here")] : [begun ? make("span", { class: "begun" }, begun) : null, added];
     const bar = make("span", { class: "bar", "aria-hidden": "true" });
     bar.style.setProperty("--share", `${(100 * alternative.probability).toFixed(1)}%`);
-    // An end cannot be asked for: a translation that begins with all of this one may go on.
-    return make("li", { role: "option", id: `alternative-${index}`, "aria-selected": String(index === this.current), "aria-disabled": String(ends),
-      onclick: () => this.choose(index), onmousemove: () => this.activate(index) },
-      make("span", { class: "option-text", dir: "auto" }, ...words), make("span", { class: "option-share" }, percent(alternative.probability)), bar);
-  }
-
-  ends({ token }) {
-    return token === "</s>";
+    const states = { "aria-selected": String(index === this.current), "aria-disabled": String(!asks) };
+    const events = { onclick: () => this.choose(index), onmousemove: () => this.activate(index) };
+    const element = make(
+      "li",
+      { role: "option", id: `alternative-${index}`, ...states, ...events },
+      make("span", { class: "option-text", dir: "auto" }, ...words),
+      make("span", { class: "option-share" }, percent(alternative.probability)),
+      bar,
+    );
+    return { prefix: alternative.prefix, asks, element };
   }
 
   // The tokens of the word, one button each; nothing where it is one token.
@@ -96,8 +100,12 @@ class Alternatives {
     if (tokens.length < 2) return [];
     const { text, spans } = this.sentence.answer;
     const buttons = tokens.map((token) =>
-      make("button", { type: "button", tabindex: "-1", "aria-pressed": String(token === this.token), onclick: () => this.goTo(token) },
-        cut(text, ...spans[token]).trim() || "space"));
+      make(
+        "button",
+        { type: "button", tabindex: "-1", "aria-pressed": String(token === this.token), onclick: () => this.goTo(token) },
+        cut(text, ...spans[token]).trim() || "space",
+      ),
+    );
     return [make("div", { class: "pieces", role: "group", "aria-label": "Pieces of the word", dir: "auto" }, ...buttons)];
   }
 
@@ -133,7 +141,7 @@ class Alternatives {
 
   choose(index) {
     const option = this.options[index];
-    if (this.ends(option)) return;
+    if (!option.asks) return;
     const { sentence } = this;
     this.close(true);
     this.chosen(sentence, option.prefix);

@@ -22,7 +22,9 @@ class Beam {
     this.panel.replaceChildren(said);
     try {
       const steps = await sentence.column.askBeam(sentence, this.aborting.signal, (words) => (said.textContent = words));
-      this.panel.replaceChildren(...(steps?.length ? drawBeam(steps) : [make("p", { class: "small" }, "There is no beam: nothing was searched.")]));
+      this.panel.replaceChildren(
+        ...(steps?.length ? drawBeam(steps) : [make("p", { class: "small" }, "There is no beam: nothing was searched.")]),
+      );
     } catch (error) {
       if (!this.aborting.signal.aborted) said.textContent = error.message;
     }
@@ -31,15 +33,20 @@ class Beam {
 
 function drawBeam(steps) {
   const picture = drawTree(steps);
-  const scroller = make("div", { class: "tree-scroll", tabindex: "0", role: "region", "aria-label": "The beam as a tree; it scrolls" }, picture);
-  const hint = make("p", { class: "small" }, `${plural(steps.length, "step")}, up to ${plural(Math.max(...steps.map((step) => step.length)), "hypothesis", "hypotheses")}. `,
-    "The thick line is the translation. Point at a token for its log-probability.");
+  const scroller = make(
+    "div",
+    { class: "tree-scroll", tabindex: "0", role: "region", "aria-label": "The beam as a tree; it scrolls" },
+    picture,
+  );
+  const most = Math.max(...steps.map((step) => step.length));
+  const size = `${plural(steps.length, "step")}, up to ${plural(most, "hypothesis", "hypotheses")}.`;
+  const hint = make("p", { class: "small" }, `${size} The thick line is the translation. Point at a token for its log-probability.`);
   return [hint, scroller, make("details", {}, make("summary", {}, "The beam as text"), listSteps(steps))];
 }
 
 // A token as it is drawn: the mark of a word's beginning is a space, the end mark a square.
 function tokenLabel(token) {
-  if (token === "</s>") return "■ end";
+  if (token === END) return "■ end";
   return token.replaceAll("▁", " ").trim() || "␣";
 }
 
@@ -69,7 +76,12 @@ function drawTree(steps) {
   });
   lines.sort((one, other) => one.classList.contains("kept") - other.classList.contains("kept")); // the thick line lies on top
   const label = `The beam: ${plural(steps.length, "step")}. The same as text is below.`;
-  return draw("svg", { class: "tree", width: right, height, viewBox: `0 0 ${right} ${height}`, role: "img", "aria-label": label }, ...lines, ...nodes);
+  return draw(
+    "svg",
+    { class: "tree", width: right, height, viewBox: `0 0 ${right} ${height}`, role: "img", "aria-label": label },
+    ...lines,
+    ...nodes,
+  );
 }
 
 function drawLine([fromX, fromY], [toX, toY], kept) {
@@ -78,10 +90,13 @@ function drawLine([fromX, fromY], [toX, toY], kept) {
 }
 
 function drawNode(branch, index, { x, y, width }) {
-  return draw("g", { class: branch.kept ? "node kept" : "node" },
+  return draw(
+    "g",
+    { class: branch.kept ? "node kept" : "node" },
     draw("title", {}, describeBranch(branch, index)),
     draw("rect", { x, y: y - 12, width, height: 24, rx: 6 }),
-    draw("text", { x: x + width / 2, y: y + 5 }, tokenLabel(branch.token)));
+    draw("text", { x: x + width / 2, y: y + 5 }, tokenLabel(branch.token)),
+  );
 }
 
 function describeBranch(branch, index) {
@@ -89,6 +104,6 @@ function describeBranch(branch, index) {
 }
 
 function listSteps(steps) {
-  return make("ol", { class: "steps" }, ...steps.map((step) =>
-    make("li", {}, make("ol", {}, ...step.map((branch, index) => make("li", { class: branch.kept ? "kept" : null, dir: "auto" }, describeBranch(branch, index)))))));
+  const item = (branch, index) => make("li", { class: branch.kept ? "kept" : null, dir: "auto" }, describeBranch(branch, index));
+  return make("ol", { class: "steps" }, ...steps.map((step) => make("li", {}, make("ol", {}, ...step.map(item)))));
 }

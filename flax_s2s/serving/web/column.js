@@ -22,11 +22,17 @@ class Column {
     this.list = make("div", { class: "sentences" });
     this.said = make("p", { class: "notice", role: "status", hidden: true });
     this.detail = make("p", { class: "detail small" });
-    const about = [run.name, run.step === undefined ? null : `step ${run.step.toLocaleString("en")}`].filter(Boolean).join(", ");
-    const title = run.target ? languageName(run.target) : "Translation";
-    this.element = make("section", { class: "panel run", "aria-labelledby": heading },
-      make("h2", { id: heading }, alone ? title : run.name, make("span", { class: "small about" }, alone ? about : about.replace(run.name, title))),
-      this.said, this.list, this.detail);
+    const title = languageName(run.target) || "Translation";
+    const [name, ...more] = [alone ? title : run.name, alone ? run.name : title, run.step ? `step ${run.step.toLocaleString("en")}` : ""];
+    const about = more.filter(Boolean).join(", ");
+    this.element = make(
+      "section",
+      { class: "panel run", "aria-labelledby": heading },
+      make("h2", { id: heading }, name, make("span", { class: "small about" }, about)),
+      this.said,
+      this.list,
+      this.detail,
+    );
     this.describe("");
   }
 
@@ -130,7 +136,10 @@ class Column {
       sentence.show(line, this.answers.get(key) ?? this.failures.get(key) ?? null, this.prefixes.get(line) ?? "");
     });
     this.list.classList.toggle("many", this.lines.filter((line) => line.trim()).length > 1);
-    this.list.classList.toggle("empty", this.lines.every((line) => !line.trim()));
+    this.list.classList.toggle(
+      "empty",
+      this.lines.every((line) => !line.trim()),
+    );
     this.page.rendered();
   }
 
@@ -155,7 +164,10 @@ class Column {
 
   fail(error) {
     this.tell(error instanceof Refusal ? error.message : `This page failed: ${error.message}`);
-    this.said.append(" ", make("button", { type: "button", class: "quiet", onclick: () => this.update(this.lines, this.features) }, "Try again"));
+    this.said.append(
+      " ",
+      make("button", { type: "button", class: "quiet", onclick: () => this.update(this.lines, this.features) }, "Try again"),
+    );
     if (!(error instanceof Refusal)) console.error(error);
   }
 

@@ -40,8 +40,11 @@ function plural(count, one, many = `${one}s`) {
   return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 }
 
-// "de" -> "German"; what is no language tag stays as it is.
+const UNNAMED = new Set(["", "source", "target"]); // what the server calls a language that it does not know
+
+// "de" -> "German"; what is no language tag stays as it is; "" where the language is not known.
 function languageName(tag) {
+  if (UNNAMED.has(tag)) return "";
   try {
     return new Intl.DisplayNames(["en"], { type: "language" }).of(tag);
   } catch {
@@ -51,6 +54,7 @@ function languageName(tag) {
 
 // For the attribute `lang`: null where the name is no language tag.
 function languageTag(name) {
+  if (UNNAMED.has(name)) return null;
   try {
     return Intl.getCanonicalLocales(name)[0] ?? null;
   } catch {

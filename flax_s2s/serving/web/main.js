@@ -17,7 +17,10 @@ class Page {
     byId("runs").append(...this.columns.map(({ element }) => element));
     byId("panels").classList.toggle("several", info.runs.length > 1);
     byId("panels").classList.toggle("two", info.runs.length === 2);
-    this.source = new Source((text, now) => this.typed(now), (line, word) => this.sourcePointed(line, word));
+    this.source = new Source(
+      (text, now) => this.typed(now),
+      (line, word) => this.sourcePointed(line, word),
+    );
     this.features = byId("features");
     this.features.addEventListener("input", () => this.typed(false));
     byId("undo").addEventListener("click", () => this.undo());
@@ -33,8 +36,8 @@ class Page {
     byId("features-row").hidden = !info.runs.some((run) => run.features);
     const sources = new Set(info.runs.map((run) => run.source));
     const [source] = sources;
-    if (sources.size !== 1 || !source) return;
-    byId("source-heading").textContent = languageName(source);
+    if (sources.size !== 1) return;
+    byId("source-heading").textContent = languageName(source) || "Text";
     byId("source").lang = languageTag(source) ?? "";
   }
 
@@ -113,8 +116,11 @@ function makeLegend(info) {
   const calibrated = info.runs.every((run) => run.calibrated);
   byId("legend").append(
     make("span", {}, calibrated ? "How sure the model is of a word, calibrated:" : "How sure the model is of a word, not calibrated:"),
-    ...LEVELS.map(({ name, words }) => make("span", {}, make("span", { class: `word ${name}` }, words.split(":")[0]), words.slice(words.indexOf(":") + 1))),
-    make("span", {}, make("span", { class: "word fixed" }, "yours"), " what you chose to begin with"));
+    ...LEVELS.map(({ name, words }) =>
+      make("span", {}, make("span", { class: `word ${name}` }, words.split(":")[0]), words.slice(words.indexOf(":") + 1)),
+    ),
+    make("span", {}, make("span", { class: "word fixed" }, "yours"), " what you chose to begin with"),
+  );
 }
 
 async function start() {

@@ -66,7 +66,8 @@ class Sentence {
       end = word.end;
     }
     container.append(points.slice(end).join(""));
-    if (this.answer.attention) this.lights = attentionByWord(this.answer.attention, this.places, this.sourceWords);
+    if (this.answer.attention && this.answer.source_spans)
+      this.lights = attentionByWord(this.answer.attention, this.places, this.sourceWords);
     if (this.answer.reason === "end" && this.answer.alternatives) this.addEnd(container, points.length, probabilities.at(-1));
     this.makeReachable();
     return container;
@@ -75,7 +76,11 @@ class Sentence {
   word(text, probability) {
     const level = probability === null ? null : levelOf(probability);
     const role = this.answer.alternatives ? "button" : null;
-    return make("span", { class: `word ${level?.name ?? ""}`, role, tabindex: "-1", "aria-description": level && percent(probability) }, text);
+    return make(
+      "span",
+      { class: `word ${level?.name ?? ""}`, role, tabindex: "-1", "aria-description": level && percent(probability) },
+      text,
+    );
   }
 
   addEnd(container, at, probability) {
@@ -164,8 +169,14 @@ class Sentence {
   lightFrom(word) {
     const columns = word ? this.sourceWords.flatMap((own, index) => (own.start < word.end && own.end > word.start ? [index] : [])) : [];
     const shares = this.lights.map((row) => columns.reduce((sum, column) => sum + row[column], 0));
-    lightUp(this.places.map(({ element }) => element), shares);
-    const most = listMost(this.places.map(({ element }) => element.textContent || "the end"), shares);
+    lightUp(
+      this.places.map(({ element }) => element),
+      shares,
+    );
+    const most = listMost(
+      this.places.map(({ element }) => element.textContent || "the end"),
+      shares,
+    );
     return most && `${cut(this.line, word.start, word.end)}: looked at by ${most}`;
   }
 
@@ -177,7 +188,11 @@ class Sentence {
 
   chip() {
     if (!this.prefix) return null;
-    const remove = make("button", { type: "button", "aria-label": "Remove this beginning", onclick: () => this.column.choose(this, "") }, "×");
+    const remove = make(
+      "button",
+      { type: "button", "aria-label": "Remove this beginning", onclick: () => this.column.choose(this, "") },
+      "×",
+    );
     return make("span", { class: "chip" }, "begins with ", make("bdi", {}, `“${this.prefix}”`), remove);
   }
 
@@ -185,7 +200,8 @@ class Sentence {
     const { others, confidence } = this.answer;
     const tools = make("div", { class: "tools" }, this.chip());
     if (confidence !== undefined) tools.append(make("span", { class: "small" }, `confidence ${percent(confidence)}`));
-    if (navigator.clipboard) tools.append(make("button", { type: "button", class: "quiet", onclick: (event) => this.copy(event.target) }, "Copy"));
+    if (navigator.clipboard)
+      tools.append(make("button", { type: "button", class: "quiet", onclick: (event) => this.copy(event.target) }, "Copy"));
     if (others?.length) tools.append(this.opener("others", plural(others.length, "other")));
     if (this.column.holds("beam")) tools.append(this.opener("beam", "Beam"));
     return tools;
@@ -202,8 +218,8 @@ class Sentence {
 
   // A button that opens and closes a panel; the other hypotheses are open from the start where there is one sentence.
   opener(name, words) {
-    const isOpen = this.isOpen(name);
-    return make("button", { type: "button", class: "quiet opens", "aria-expanded": String(isOpen), "data-panel": name, onclick: () => this.toggle(name) }, words);
+    const settings = { type: "button", class: "quiet opens", "aria-expanded": String(this.isOpen(name)), "data-panel": name };
+    return make("button", { ...settings, onclick: () => this.toggle(name) }, words);
   }
 
   isOpen(name) {
@@ -232,14 +248,22 @@ class Sentence {
 // The three words with most weight: "men 68%, Two 16%".
 function listMost(words, weights) {
   const pairs = words.map((text, index) => ({ text, weight: weights[index] ?? 0 })).filter(({ weight }) => weight >= LEAST_LIT);
-  return pairs.sort((one, other) => other.weight - one.weight).slice(0, 3).map(({ text, weight }) => `${text} ${percent(weight)}`).join(", ");
+  return pairs
+    .sort((one, other) => other.weight - one.weight)
+    .slice(0, 3)
+    .map(({ text, weight }) => `${text} ${percent(weight)}`)
+    .join(", ");
 }
 
 // The n-best list, the best first.
 function makeOthers(answer, run) {
   const rows = [answer, ...answer.others].map((one) =>
-    make("li", {},
+    make(
+      "li",
+      {},
       make("span", { class: "hypothesis", dir: "auto", lang: languageTag(run.target) }, one.text || "(nothing)"),
-      make("span", { class: "scores" }, `score ${decimal(one.score)}, log-probability ${decimal(one.logp)}`)));
+      make("span", { class: "scores" }, `score ${decimal(one.score)}, log-probability ${decimal(one.logp)}`),
+    ),
+  );
   return make("ol", { class: "others", "aria-label": "The best hypotheses" }, ...rows);
 }

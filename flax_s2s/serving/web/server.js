@@ -11,6 +11,7 @@ class Refusal extends Error {
 
 const KEY_NAME = "flax_s2s key";
 const LONGEST_WAIT_SECS = 30;
+const MOST_LOST = 4;
 
 // Pauses; ends early, with the signal's reason, where what is waited for is no longer wanted.
 function pause(secs, signal) {
@@ -30,13 +31,18 @@ function pause(secs, signal) {
 
 // What the server answers to a request: an object. `tell(sentence)` says why there is none yet, and tell("") that it goes on.
 async function ask(path, body, signal, tell) {
+  let lost = 0; // connections in a row
   for (let tries = 0; ; tries += 1) {
     const response = await send(path, body, signal);
+    lost = response ? 0 : lost + 1;
     if (response?.ok) {
       tell("");
       return response.json();
     }
-    if (!response) {
+    if (lost === MOST_LOST) {
+      tell("");
+      throw new Refusal(413, "The server is there, but breaks the connection off; the text may be too long for it.");
+    } else if (!response) {
       await awaitReady("The server does not answer. This page tries again by itself.", signal, tell);
     } else if (response.status === 503) {
       await awaitReady("The server is starting. This page goes on by itself.", signal, tell);
@@ -98,14 +104,18 @@ function askForKey(signal) {
     const before = document.activeElement;
     field.value = "";
     dialog.addEventListener("cancel", (event) => event.preventDefault()); // there is nothing to do without one
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      dialog.close();
-      sessionStorage.setItem(KEY_NAME, field.value.trim());
-      keyAsked = null;
-      before?.focus();
-      resolve();
-    }, { once: true });
+    form.addEventListener(
+      "submit",
+      (event) => {
+        event.preventDefault();
+        dialog.close();
+        sessionStorage.setItem(KEY_NAME, field.value.trim());
+        keyAsked = null;
+        before?.focus();
+        resolve();
+      },
+      { once: true },
+    );
     dialog.showModal();
   });
   return keyAsked.then(() => signal?.throwIfAborted());

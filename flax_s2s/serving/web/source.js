@@ -45,7 +45,11 @@ class Source {
       const inside = (words[number] ?? []).flatMap((word, index) => {
         const between = points.slice(end, word.start).join("");
         end = word.end;
-        const span = make("span", { class: "source-word", "data-line": number, "data-word": index }, points.slice(word.start, end).join(""));
+        const span = make(
+          "span",
+          { class: "source-word", "data-line": number, "data-word": index },
+          points.slice(word.start, end).join(""),
+        );
         (this.spans[number] ??= []).push(span);
         return [between, span];
       });
@@ -57,7 +61,9 @@ class Source {
   // Lights the words of a line by `weights`: {start, end, weight} in code points, of whoever's words.
   light(line, weights) {
     const words = this.words[line] ?? [];
-    const shares = words.map((word) => Math.max(0, ...weights.filter((one) => one.start < word.end && one.end > word.start).map((one) => one.weight)));
+    const shares = words.map((word) =>
+      Math.max(0, ...weights.filter((one) => one.start < word.end && one.end > word.start).map((one) => one.weight)),
+    );
     lightUp(this.spans[line] ?? [], shares);
   }
 

@@ -4,6 +4,7 @@
 
 // Scripts that are written without spaces: there each token is a word.
 const UNSPACED = /[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{scx=Thai}\p{scx=Laoo}\p{scx=Khmr}\p{scx=Mymr}\p{scx=Tibt}]/u;
+const END = "</s>"; // the token that ends a translation
 const SPACE = /^\s$/u;
 
 // Words of a text: {start, end, tokens}: code points without the spaces around, and the indices of its tokens.
@@ -75,12 +76,18 @@ function attentionByWord(weights, targetWords, sourceWords) {
 }
 
 // What an alternative writes at its place: the text that it adds to what stands before, and the part of the word that stands already.
+// `asks`: whether a translation can be asked for that begins so; not where nothing is added to see: an end, a space, half a character.
 function describeAlternative(alternative, before) {
   const start = Array.from(before);
   const added = alternative.prefix.startsWith(before) ? Array.from(alternative.prefix).slice(start.length).join("") : alternative.token;
   const begun = /\S*$/u.exec(before)[0];
   const joins = added !== "" && !/^\s/u.test(added) && begun !== "" && !UNSPACED.test(start.at(-1));
-  return { added: added.trim() || alternative.token, begun: joins ? begun : "" };
+  const seen = added.trim();
+  return {
+    added: seen || alternative.token.replaceAll("▁", "space"),
+    begun: joins ? begun : "",
+    asks: seen !== "" && alternative.token !== END,
+  };
 }
 
 const FLAGS = {
