@@ -26,9 +26,10 @@ ALLOWED: dict[str, set[str]] = {
     "runs": {"training", "runtime"},
     "evaluation": {"decoding", "model", "data", "runtime", "languages"},
     "export": {"model", "data"},
+    "serving": set(),
     "answers": {"decoding", "data", "runs", "runtime", "languages"},
     "commands": {
-        *("data", "model", "training", "decoding", "runs", "evaluation", "answers", "export"),
+        *("data", "model", "training", "decoding", "runs", "evaluation", "answers", "export", "serving"),
         *("runtime", "rules", "languages", "errors"),
     },
     "cli": {"commands", "answers", "runs", "runtime", "presets", "errors"},

@@ -1,0 +1,187 @@
+"""How well runs translate a split, for a report: scores, calibration, and sentences with what was seen while they were translated.
+
+Enters: run directories. Leaves: plain data. The numbers are those of `evaluate`, which finds them.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from flax_s2s.commands import breakdown, evaluate
+from flax_s2s.commands.evaluate import Looked
+from flax_s2s.commands.wiring import console, make_translator
+from flax_s2s.config import EOS, Config, UserError
+from flax_s2s.data import corpus
+from flax_s2s.decoding.requests import SOURCE_LENGTHS, padded_length
+from flax_s2s.decoding.translate import Translation
+from flax_s2s.evaluation.evaluate import Example, measure_examples, spread
+from flax_s2s.runtime import parallel
+from flax_s2s.serving import report
+
+_MOST_SENTENCES = 2_000  # that a page shows, with attention or without
+
+
+class Options(NamedTuple):
+    """What is shown."""
+
+    split: Literal["auto", "train", "valid", "test"] = "auto"  # auto: test, or valid where there is none
+    checkpoint: str = "best"
+    data_folder: str = ""
+    sentences: int = 200  # with what was seen while they were translated
+    by: tuple[str, ...] = ()
+    resamples: int = 1000
+
+
+class _Tested(NamedTuple):
+    """A run on its split."""
+
+    number: int  # of the run
+    split: corpus.Split
+    looked: Looked
+    lengths: list[int]  # of the sources, in tokens
+    chrf: Float[np.ndarray, " sentences"]  # of each sentence, percent
+    confidence: Float[np.ndarray, " sentences"]
+
+
+def describe(runs: Sequence[tuple[str, Config]], options: Options, notes: Sequence[list[str]]) -> list[dict[str, Any]]:
+    """What each test set showed; runs that have one test set are shown beside each other.
+
+    Args:
+        runs: folder and configuration of each.
+        options: what is shown.
+        notes: of each run; why it was not tested, or not wholly, is added.
+    """
+    found = [_test(number, *one, options, notes[number]) for number, one in enumerate(runs)]
+    tested = [one for one in found if one]
+    groups: list[list[_Tested]] = []
+    for one in tested:
+        same = (group for group in groups if group[0].looked.examples == one.looked.examples and group[0].split == one.split)
+        if (group := next(same, None)) is None:
+            groups.append([one])
+        else:
+            group.append(one)
+    return [_describe_group(group, options) for group in groups]
+
+
+def _test(number: int, folder: str, config: Config, options: Options, notes: list[str]) -> _Tested | None:
+    """Evaluates a run, calibrated where that can be; None where it cannot be evaluated."""
+    split: corpus.Split = ("test" if config.data.test else "valid") if options.split == "auto" else options.split
+    by = tuple(dict.fromkeys(("length", *(("features",) if config.data.features else ()), *options.by)))
+    evaluation = config.evaluation
+    asked = evaluate.Options(
+        split,
+        options.data_folder,
+        samples=0,
+        metrics=(),
+        merge_sources=False,
+        language=evaluation.language,
+        tokenizer=evaluation.tokenizer,
+        references=(),
+        resamples=options.resamples,
+        calibration="",
+        json="",
+        by=by,
+    )
+    for calibrates, lacks in ((True, "no calibration"), (False, "no scores and no sentences")):
+        try:
+            looked = evaluate.look([folder], options.checkpoint, None, asked, join=False, calibrates=calibrates)
+        except UserError as error:
+            reason = f"{lacks}: {error}"
+            continue
+        if not calibrates:
+            notes.append(reason)
+        notes += looked.found.notes
+        return _measure(number, split, looked)
+    notes.append(reason)
+    return None
+
+
+def _measure(number: int, split: corpus.Split, looked: Looked) -> _Tested:
+    examples, texts = looked.examples, [one.text for one in looked.translations]
+    config = looked.opened.config
+    chrf = looked.measured.get("chrf") or measure_examples("chrf", examples, texts, config.evaluation, config.data.target)
+    confidence = np.array([one.confidence for one in looked.translations])
+    return _Tested(number, split, looked, breakdown.count_tokens(looked.opened, examples), chrf.each(), confidence)
+
+
+def _describe_group(group: Sequence[_Tested], options: Options) -> dict[str, Any]:
+    examples = group[0].looked.examples
+    detailed = report.choose(_orders(group), options.sentences)
+    most = max(_MOST_SENTENCES, len(detailed))
+    shown = report.choose([detailed, spread(len(examples), most)], most)
+    details = [_look_inside(one, detailed) for one in group] if parallel.process()[0] == 0 else []
+    return {
+        "split": group[0].split,
+        "runs": [one.number for one in group],
+        "results": [one.looked.found.result for one in group],
+        "total": len(examples),
+        "sentences": [_describe_sentence(i, examples[i], group) for i in shown],
+        "details": {str(i): [of_run[place] for of_run in details] for place, i in enumerate(detailed)},
+    }
+
+
+def _orders(group: Sequence[_Tested]) -> list[list[int]]:
+    """Which sentences are worth a look: the worst first, the least sure, the longest, those that runs differ on; and some from all over."""
+    chrf, confidence = (np.stack([getattr(one, name) for one in group]) for name in ("chrf", "confidence"))
+    keys = [chrf.mean(axis=0), confidence.min(axis=0), -np.array(group[0].lengths)]
+    if len(group) > 1:
+        keys.append(chrf.min(axis=0) - chrf.max(axis=0))
+    count = len(group[0].lengths)
+    return [*(np.argsort(key, kind="stable").tolist() for key in keys), spread(count, max(1, count // 4))]
+
+
+def _describe_sentence(i: int, example: Example, group: Sequence[_Tested]) -> dict[str, Any]:
+    """A row of the table; `runs` has a part for each run."""
+    found = [(one.looked.translations[i], float(one.chrf[i])) for one in group]
+    named = {"features": example.features, "family": example.family}
+    return {
+        "number": i + 1,
+        "source": example.source,
+        "references": list(example.right),
+        "length": group[0].lengths[i],
+        **{name: text for name, text in named.items() if text},
+        "runs": [
+            {
+                "text": translation.text,
+                "chrf": round(chrf, 2),
+                "confidence": round(translation.confidence, 4),
+                "right": translation.text.strip() in {one.strip() for one in example.right},
+                **({} if translation.finished else {"cut": True}),
+            }
+            for translation, chrf in found
+        ],
+    }
+
+
+def _look_inside(tested: _Tested, chosen: Sequence[int]) -> list[dict[str, Any]]:
+    """Translates sentences once more, all in one shape, and keeps their tokens and attention."""
+    opened, examples = tested.looked.opened, [tested.looked.examples[i] for i in chosen]
+    if not examples:
+        return []
+    most = opened.config.decoding.max_source_tokens
+    vocabularies, sources = opened.vocabularies, [one.source for one in examples]
+    ids = [[*own[: most - 1], EOS] for own in vocabularies.encode_sources(sources, [one.features for one in examples])]
+    lacking = vocabularies.find_lacking(sources)
+    translator = make_translator(opened, attention=True, lengths=[padded_length(max(map(len, ids)), SOURCE_LENGTHS)])
+    with console().status("looking inside"):
+        found = translator(translator.lay_out(opened.params), [one.request for one in examples])
+    pieces = [vocabularies.source_pieces(own, texts) for own, texts in zip(ids, lacking, strict=True)]
+    before = [tested.looked.translations[i].text for i in chosen]
+    return [_describe_inside(one, text, source) for one, text, source in zip(found, before, pieces, strict=True)]
+
+
+def _describe_inside(translation: Translation, before: str, source: list[str]) -> dict[str, Any]:
+    """What was seen; nothing where the last bits of another shape's products made another translation than the one that was scored."""
+    if translation.text != before or not translation.tokens:
+        return {}
+    attention = translation.attention
+    return {
+        "source": source,
+        "target": list(translation.pieces),
+        "probability": [round(math.exp(logp), 4) for logp in translation.token_logp],
+        **({} if attention is None else {"attention": report.pack(np.asarray(attention))}),
+        **({} if translation.copied is None else {"copied": [round(share, 3) for share in translation.copied]}),
+    }
