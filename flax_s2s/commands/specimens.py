@@ -13,7 +13,7 @@ from jaxtyping import Float
 from flax_s2s.commands import breakdown, evaluate
 from flax_s2s.commands.evaluate import Looked
 from flax_s2s.commands.wiring import console, make_translator
-from flax_s2s.config import EOS, Config, UserError
+from flax_s2s.config import Config, UserError
 from flax_s2s.data import corpus
 from flax_s2s.decoding.requests import SOURCE_LENGTHS, padded_length
 from flax_s2s.decoding.translate import Translation
@@ -163,12 +163,10 @@ def _look_inside(tested: _Tested, chosen: Sequence[int]) -> list[dict[str, Any]]
         return []
     most = opened.config.decoding.max_source_tokens
     vocabularies, sources = opened.vocabularies, [one.source for one in examples]
-    ids = [[*own[: most - 1], EOS] for own in vocabularies.encode_sources(sources, [one.features for one in examples])]
-    lacking = vocabularies.find_lacking(sources)
-    translator = make_translator(opened, attention=True, lengths=[padded_length(max(map(len, ids)), SOURCE_LENGTHS)])
+    pieces = vocabularies.read_sources(sources, [one.features for one in examples], most)
+    translator = make_translator(opened, attention=True, lengths=[padded_length(max(map(len, pieces)), SOURCE_LENGTHS)])
     with console().status("looking inside"):
         found = translator(translator.lay_out(opened.params), [one.request for one in examples])
-    pieces = [vocabularies.source_pieces(own, texts) for own, texts in zip(ids, lacking, strict=True)]
     before = [tested.looked.translations[i].text for i in chosen]
     return [_describe_inside(one, text, source) for one, text, source in zip(found, before, pieces, strict=True)]
 

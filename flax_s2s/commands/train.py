@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import os
 import socket
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from flax_s2s import errors
+from flax_s2s.answers import heatmap
 from flax_s2s.commands import initial
 from flax_s2s.commands.recovery import Reports, make_roll_back
 from flax_s2s.commands.steps import Steps, by_first_use, make_steps
@@ -22,8 +24,9 @@ from flax_s2s.data.batching import Shape, TokenPairs
 from flax_s2s.data.corpus import Corpus
 from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
 from flax_s2s.data.tokens import tokenize
-from flax_s2s.decoding.requests import SOURCE_LENGTHS
-from flax_s2s.decoding.translate import Translator
+from flax_s2s.data.vocab import Vocabularies
+from flax_s2s.decoding.requests import SOURCE_LENGTHS, Request
+from flax_s2s.decoding.translate import Translation, Translator
 from flax_s2s.evaluation.evaluate import make_translation_evaluation
 from flax_s2s.evaluation.metrics import check_metrics
 from flax_s2s.model.seq2seq import Model, make_model
@@ -309,13 +312,29 @@ def _evaluations(config: Config, setup: _Setup, steps: Steps, devices: Devices) 
         greedy = dataclasses.replace(config.decoding, beam_size=1)
         longest = shapes[-1].src
         lengths = [*sorted({shape.src for shape in shapes}), *(length for length in SOURCE_LENGTHS if length > longest)]
-        translator = Translator([setup.model], setup.ready.vocabularies, greedy, parallel.my_devices(devices), lengths=lengths)
+        vocabularies, attends = setup.ready.vocabularies, config.evaluation.samples > 0
+        translator = Translator([setup.model], vocabularies, greedy, parallel.my_devices(devices), lengths=lengths, attention=attends)
+        draw_fn = _make_draw(vocabularies, config) if share.process == 0 else None
+        form = config.vocab.unicode_form
         evaluations.append(
-            make_translation_evaluation(
-                translator, setup.valid.pairs, config.evaluation, config.data.target, _poll, config.vocab.unicode_form
-            )
+            make_translation_evaluation(translator, setup.valid.pairs, config.evaluation, config.data.target, _poll, form, draw_fn)
         )
     return evaluations
+
+
+def _make_draw(vocabularies: Vocabularies, config: Config) -> Callable[[Request, Translation], dict[str, bytes]]:
+    """Draws what a translation looked at, where the model has attention."""
+
+    def draw(asked: Request, found: Translation) -> dict[str, bytes]:
+        if found.attention is None:
+            return {}
+        [source] = vocabularies.read_sources([asked.source], [asked.features], config.decoding.max_source_tokens)
+        record = {"source": source, "target": found.pieces, "attention": found.attention}
+        picture = io.BytesIO()
+        heatmap.draw_one(record, picture, (config.data.source, config.data.target))
+        return {"attention": picture.getvalue()}
+
+    return draw
 
 
 def _poll(*_: Any) -> None:
