@@ -142,7 +142,7 @@ def look(
     _check_seeds(run_dirs, configured, options)
     chosen, examples = load_examples(configured, options)
     if "features" in options.by and not configured.data.features:
-        raise UserError("--by features is for runs that were trained with data.features; name a column, length, or seen")
+        raise breakdown.PartsError("--by features is for runs that were trained with data.features; name a column, length, or seen")
     split = {
         name: breakdown.split_by(name, configured, chosen, examples, options.split, options.data_folder)
         for name in options.by

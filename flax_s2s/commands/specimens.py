@@ -3,7 +3,6 @@
 Enters: run directories. Leaves: plain data. The numbers are those of `evaluate`, which finds them.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -13,15 +12,19 @@ from jaxtyping import Float
 from flax_s2s.commands import breakdown, evaluate
 from flax_s2s.commands.evaluate import Looked
 from flax_s2s.commands.wiring import console, make_translator
-from flax_s2s.config import Config, UserError
+from flax_s2s.config import EOS, Config, DecodingConfig, UserError
 from flax_s2s.data import corpus
+from flax_s2s.data.vocab import Vocabularies, Vocabulary
 from flax_s2s.decoding.requests import SOURCE_LENGTHS, padded_length
+from flax_s2s.decoding.stream import most_tokens
+from flax_s2s.decoding.trace import Place, Places, Step, fell_out, trace
 from flax_s2s.decoding.translate import Translation
 from flax_s2s.evaluation.evaluate import Example, measure_examples, spread
 from flax_s2s.runtime import parallel
 from flax_s2s.serving import report
 
 _MOST_SENTENCES = 2_000  # that a page shows, with attention or without
+_ALTERNATIVES, _LEAST = 6, 0.001  # that are shown of a place; and how likely
 
 
 class Options(NamedTuple):
@@ -67,7 +70,11 @@ def describe(runs: Sequence[tuple[str, Config]], options: Options, notes: Sequen
 
 
 def _test(number: int, folder: str, config: Config, options: Options, notes: list[str]) -> _Tested | None:
-    """Evaluates a run, calibrated where that can be; None where it cannot be evaluated."""
+    """Evaluates a run, calibrated where that can be; None where it cannot be evaluated.
+
+    Raises:
+        PartsError: what is asked for by `--by` is not there.
+    """
     split: corpus.Split = ("test" if config.data.test else "valid") if options.split == "auto" else options.split
     by = tuple(dict.fromkeys(("length", *(("features",) if config.data.features else ()), *options.by)))
     evaluation = config.evaluation
@@ -85,9 +92,12 @@ def _test(number: int, folder: str, config: Config, options: Options, notes: lis
         json="",
         by=by,
     )
+    evaluate.check(asked)
     for calibrates, lacks in ((True, "no calibration"), (False, "no scores and no sentences")):
         try:
             looked = evaluate.look([folder], options.checkpoint, None, asked, join=False, calibrates=calibrates)
+        except breakdown.PartsError:
+            raise
         except UserError as error:
             reason = f"{lacks}: {error}"
             continue
@@ -157,29 +167,81 @@ def _describe_sentence(i: int, example: Example, group: Sequence[_Tested]) -> di
 
 
 def _look_inside(tested: _Tested, chosen: Sequence[int]) -> list[dict[str, Any]]:
-    """Translates sentences once more, all in one shape, and keeps their tokens and attention."""
+    """Translates sentences once more, all in one shape, and keeps what was seen: tokens, attention, what else was likely, the beam."""
     opened, examples = tested.looked.opened, [tested.looked.examples[i] for i in chosen]
     if not examples:
         return []
-    most = opened.config.decoding.max_source_tokens
-    vocabularies, sources = opened.vocabularies, [one.source for one in examples]
-    pieces = vocabularies.read_sources(sources, [one.features for one in examples], most)
+    decoding, vocabularies = opened.config.decoding, opened.vocabularies
+    sources, bundles, requests = [one.source for one in examples], [one.features for one in examples], [one.request for one in examples]
+    pieces = vocabularies.read_sources(sources, bundles, decoding.max_source_tokens)
+    lacking = vocabularies.find_lacking(sources)
     translator = make_translator(opened, attention=True, lengths=[padded_length(max(map(len, pieces)), SOURCE_LENGTHS)])
+    weights = translator.lay_out(opened.params)
     with console().status("looking inside"):
-        found = translator(translator.lay_out(opened.params), [one.request for one in examples])
-    before = [tested.looked.translations[i].text for i in chosen]
-    return [_describe_inside(one, text, source) for one, text, source in zip(found, before, pieces, strict=True)]
+        found, steps = translator(weights, requests), trace(translator, weights, requests)
+        own = [one.ids[: len(one.ids) - one.finished] for one in found]
+        references = _read_references(examples, vocabularies, lacking, decoding)
+        longest = max(len(ids) + 1 for ids in (*pieces, *own, *references))
+        places = Places(opened.models, vocabularies, decoding, opened.devices, [padded_length(longest)])
+        said, told = places(weights, sources, own, bundles), places(weights, sources, references, bundles)
+    inside = map(_Inside, pieces, lacking, found, said, references, told, steps)
+    return [_describe_inside(one, tested.looked.translations[i].text, vocabularies.target) for i, one in zip(chosen, inside, strict=True)]
 
 
-def _describe_inside(translation: Translation, before: str, source: list[str]) -> dict[str, Any]:
+class _Inside(NamedTuple):
+    """What was seen of a sentence."""
+
+    source: list[str]  # its tokens, as they are written
+    lacking: tuple[str, ...]
+    found: Translation
+    said: list[Place]  # of the translation
+    reference: list[int]
+    told: list[Place]  # of the reference
+    steps: list[Step]
+
+
+def _read_references(
+    examples: Sequence[Example], vocabularies: Vocabularies, lacking: Sequence[Sequence[str]], decoding: DecodingConfig
+) -> list[list[int]]:
+    """The tokens of each first reference, as far as any translation may go."""
+    most = most_tokens(decoding.max_source_tokens, decoding) - 1
+    return [ids[:most] for ids in vocabularies.encode_targets([one.references[0] for one in examples], lacking)]
+
+
+def _describe_inside(one: _Inside, before: str, vocabulary: Vocabulary) -> dict[str, Any]:
     """What was seen; nothing where the last bits of another shape's products made another translation than the one that was scored."""
-    if translation.text != before or not translation.tokens:
+    found = one.found
+    if found.text != before or not found.tokens:
         return {}
-    attention = translation.attention
+    fell = fell_out(one.steps, one.reference)
+    live = [] if fell is None or fell >= len(one.steps) else _read_beam(one.steps[: fell + 1])
     return {
-        "source": source,
-        "target": list(translation.pieces),
-        "probability": [round(math.exp(logp), 4) for logp in translation.token_logp],
-        **({} if attention is None else {"attention": report.pack(np.asarray(attention))}),
-        **({} if translation.copied is None else {"copied": [round(share, 3) for share in translation.copied]}),
+        "source": one.source,
+        "target": list(found.pieces),
+        **_describe_places(one.said[: len(found.ids)], one.lacking, vocabulary),
+        **({} if found.attention is None else {"attention": report.pack(np.asarray(found.attention))}),
+        **({} if found.copied is None else {"copied": [round(share, 3) for share in found.copied]}),
+        "reference": {
+            "pieces": vocabulary.pieces([*one.reference, EOS], one.lacking),
+            **_describe_places(one.told, one.lacking, vocabulary),
+            "fell": fell,
+            "live": vocabulary.decode(live, [one.lacking] * len(live)),
+        },
     }
+
+
+def _describe_places(places: Sequence[Place], lacking: Sequence[str], vocabulary: Vocabulary) -> dict[str, Any]:
+    """The probability of each token, and the likeliest ones at its place."""
+    likely = [[(token, value) for token, value in one.alternatives[:_ALTERNATIVES] if value >= _LEAST] for one in places]
+    return {
+        "probability": [round(one.probability, 4) for one in places],
+        "alternatives": [[[vocabulary.pieces([token], lacking)[0], round(value, 4)] for token, value in own] for own in likely],
+    }
+
+
+def _read_beam(steps: Sequence[Step]) -> list[list[int]]:
+    """The tokens of each hypothesis that is live after the last step, best first."""
+    beams: list[list[int]] = [[]]
+    for step in steps:
+        beams = [[*beams[branch.parent], branch.token] for branch in step]
+    return beams
