@@ -4,29 +4,36 @@
 #
 #   bash tests/run.sh -k beam
 #   bash tests/run.sh --launch      # the tests with a live Slurm, Open MPI and MPICH, which it installs by apt (needs root)
+#   bash tests/run.sh --browser     # the tests of the page in Chromium, which it installs by apt (needs root, if it is not there)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 
-# Debian's and Ubuntu's packages; nothing is asked of apt where the programs are there.
-install_launchers() {
-  local missing=() pair
-  for pair in slurmctld:slurm-wlm munged:munge mpirun:openmpi-bin mpiexec.hydra:mpich; do
+# install_programs OPTION PROGRAM:PACKAGE ...: Debian's and Ubuntu's packages; nothing is asked of apt where the programs are there.
+install_programs() {
+  local option=$1 missing=() pair
+  for pair in "${@:2}"; do
     PATH="$PATH:/usr/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
   done
   if ((${#missing[@]})); then
-    ((EUID == 0)) || fail "--launch needs ${missing[*]}; install them, or run this as root"
-    command -v apt-get >/dev/null || fail "--launch needs ${missing[*]}, and there is no apt-get to install them with"
+    ((EUID == 0)) || fail "$option needs ${missing[*]}; install them, or run this as root"
+    command -v apt-get >/dev/null || fail "$option needs ${missing[*]}, and there is no apt-get to install them with"
     echo "installing ${missing[*]}"
     apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" >/dev/null
   fi
-  ((EUID == 0)) || fail "--launch needs root: Slurm's daemons start the tasks of a job"
 }
 
-if [[ "${1:-}" == --launch ]]; then
-  install_launchers
-  set -- -m launch -n 0 tests/launch "${@:2}"
-fi
+case "${1:-}" in
+  --launch)
+    install_programs --launch slurmctld:slurm-wlm munged:munge mpirun:openmpi-bin mpiexec.hydra:mpich
+    ((EUID == 0)) || fail "--launch needs root: Slurm's daemons start the tasks of a job"
+    set -- -m launch -n 0 tests/launch "${@:2}"
+    ;;
+  --browser)
+    install_programs --browser chromium:chromium chromedriver:chromium-driver
+    set -- -m browser -n 0 tests/browser "${@:2}"
+    ;;
+esac
 make_environment .venv-test tests/requirements.txt
 
 failed=()

@@ -118,7 +118,7 @@ def test_the_beam_search(preset, topology, options):
     weights = jax.eval_shape(make_lay_out((model,)), [state.params])
     abstract = jax.eval_shape(stream.admit, weights, None, Sentences(*ints[:2]))
     waiting = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.by_row), abstract)
-    program = stream.go.lower(weights, None, waiting, waiting, ints[1], take, ints[2]).compile(options)
+    program = stream.go.lower(weights, None, waiting, waiting, ints[1], take, ints[2], ints[2]).compile(options)
     text = program.as_text()
     assert inside_loops(computations(text))
     assert not collectives(text)

@@ -187,14 +187,14 @@ def put(flags: Bool[Array, " batch"], new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(_like(flags, a), a, b), new, old)
 
 
-def run(step_fn: StepFn, state: State, how: Search, phrases: Phrases | None = None, until: Any = None) -> State:
-    """Searches until that many rows are done; None: all."""
-    enough = state.limit.shape[0] if until is None else until
+def run(step_fn: StepFn, state: State, how: Search, phrases: Phrases | None = None, until: Any = None, most: Any = None) -> State:
+    """Searches until `until` rows are done (None: all), or for `most` steps (None: to the end)."""
+    enough, last = state.limit.shape[0] if until is None else until, jnp.iinfo(jnp.int32).max if most is None else most
 
-    def advance(now: State) -> State:
-        return _advance(step_fn, now, how, phrases)
+    def advance(now: tuple[Any, State]) -> tuple[Any, State]:
+        return now[0] + 1, _advance(step_fn, now[1], how, phrases)
 
-    return lax.while_loop(lambda now: now.done.sum() < enough, advance, state)
+    return lax.while_loop(lambda now: (now[1].done.sum() < enough) & (now[0] < last), advance, (jnp.int32(0), state))[1]
 
 
 def _advance(step_fn: StepFn, now: State, how: Search, phrases: Phrases | None) -> State:

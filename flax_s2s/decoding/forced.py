@@ -85,6 +85,57 @@ def forced_logp(
     return lax.scan(position, carry, (inputs.T, tgt_ids.T))[1].T
 
 
+def at_each_place(models: Sequence[Model], mean: Mean, weights: Any, src_ids: Any, tgt_ids: Any, look: Callable[[Any, Any], Any]) -> Any:
+    """What is seen of the distribution of the next token at each place of given targets, of several models as one.
+
+    Args:
+        models: with the same vocabularies.
+        mean: how several are one.
+        weights: of each.
+        src_ids: [batch src].
+        tgt_ids: [batch tgt].
+        look: `(log-probabilities [batch vocab], ids of the target [batch]) -> arrays [batch ...]`, called once, while it is traced.
+
+    Returns:
+        What `look` returns, with the axis tgt after the axis batch.
+    """
+    bound = [model.bind(own.params) for model, own in zip(models, weights, strict=True)]
+    memories = [one.encode(src_ids) for one in bound]
+    says = [make_logp_fn(one, own.step, memory, src_ids) for one, own, memory in zip(bound, weights, memories, strict=True)]
+
+    def position(carries: Any, now: Any) -> tuple[Any, Any]:
+        last, ids = now
+        found = [say(carry, last[:, None]) for say, carry in zip(says, carries, strict=True)]
+        logp = mean_logp([logp[:, 0] for _, logp, _ in found], mean)
+        return [carry for carry, _, _ in found], look(logp, ids)
+
+    inputs = jnp.pad(tgt_ids[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
+    start = [start_carry(one, memory, 1) for one, memory in zip(bound, memories, strict=True)]
+    return jax.tree.map(lambda part: part.swapaxes(0, 1), lax.scan(position, start, (inputs.T, tgt_ids.T))[1])
+
+
+def read_pairs(
+    vocabularies: Vocabularies, config: DecodingConfig, sources: Sequence[str], targets: Sequence[Sequence[int]], bundles: Sequence[str]
+) -> tuple[list[np.ndarray], list[np.ndarray], tuple[list[list[int]], list[tuple[str, ...]]]]:
+    """Pairs as numbers, end marks included.
+
+    Returns sources and targets; and of each source all of its tokens, and what the vocabulary lacks of those that are read.
+
+    Args:
+        vocabularies: of both sides.
+        config: the longest source; others are cut.
+        sources: lines.
+        targets: the tokens of each, without the end mark.
+        bundles: the features of each; none: models without.
+    """
+    most = config.max_source_tokens - 1
+    whole = vocabularies.encode_sources(sources, bundles or [""] * len(sources))
+    lacking = [vocabularies.keep_lacking(texts, ids[:most]) for texts, ids in zip(vocabularies.find_lacking(sources), whole, strict=True)]
+    ends = [vocabularies.sizes[1] + len(texts) for texts in lacking]  # what was cut off is unknown
+    tgt = [np.array([*(i if i < end else UNK for i in ids), EOS]) for ids, end in zip(targets, ends, strict=True)]
+    return [np.array([*ids[:most], EOS]) for ids in whole], tgt, (whole, lacking)
+
+
 class Scorer:
     """Scores pairs with any parameters of one model, or of several as one."""
 
@@ -122,14 +173,7 @@ class Scorer:
             targets: the tokens of each, without the end mark; at most `most_tokens` with it.
             bundles: the features of each, of models that have some.
         """
-        vocabularies, most = self.vocabularies, self.config.max_source_tokens - 1
-        whole = vocabularies.encode_sources(sources, bundles or [""] * len(sources))
-        src = [np.array([*ids[:most], EOS]) for ids in whole]
-        lacking = [
-            vocabularies.keep_lacking(texts, ids[:most]) for texts, ids in zip(vocabularies.find_lacking(sources), whole, strict=True)
-        ]
-        ends = [vocabularies.sizes[1] + len(texts) for texts in lacking]  # what was cut off is unknown
-        tgt = [np.array([*(i if i < end else UNK for i in ids), EOS]) for ids, end in zip(targets, ends, strict=True)]
+        src, tgt, (whole, lacking) = read_pairs(self.vocabularies, self.config, sources, targets, bundles)
         shapes: dict[tuple[int, int], list[int]] = {}
         for i in range(len(src)):
             shapes.setdefault((padded_length(len(src[i])), padded_length(len(tgt[i]))), []).append(i)

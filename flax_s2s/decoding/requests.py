@@ -4,7 +4,7 @@ Enters: `Request`s. Leaves: `Sentences` for the search, rows of one shape.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -96,17 +96,16 @@ class Requests:
         """What keeps blocked phrases out of every translation."""
         return Automaton(*(part[None] for part in self._automaton(self._blocked, ()))) if self._blocked else None
 
-    def read(self, chosen: Sequence[int], asked: Sequence[Request]) -> dict[int, Ready]:
-        """The chosen ones of some requests, by their index."""
+    def read(self, asked: Mapping[int, Request]) -> dict[int, Ready]:
+        """Some requests, by the names that they have."""
         vocabularies = self.vocabularies
-        sources = vocabularies.encode_sources([asked[i].source for i in chosen], [asked[i].features for i in chosen])
-        whole = vocabularies.find_lacking([asked[i].source for i in chosen])
+        sources = vocabularies.encode_sources([one.source for one in asked.values()], [one.features for one in asked.values()])
+        whole = vocabularies.find_lacking([one.source for one in asked.values()])
         cuts = [source[: self.config.max_source_tokens - 1] for source in sources]
         lacking = [vocabularies.keep_lacking(texts, cut) for texts, cut in zip(whole, cuts, strict=True)]
-        prefixes = vocabularies.encode_targets([asked[i].prefix for i in chosen], lacking)
+        prefixes = vocabularies.encode_targets([one.prefix for one in asked.values()], lacking)
         ready = {}
-        for i, source, cut, texts, prefix in zip(chosen, sources, cuts, lacking, prefixes, strict=True):
-            request = asked[i]
+        for (i, request), source, cut, texts, prefix in zip(asked.items(), sources, cuts, lacking, prefixes, strict=True):
             if UNK in prefix or len(prefix) >= most_tokens(self.config.max_source_tokens, self.config):
                 prefix = []
             include = self._include(request, texts, most_tokens(len(cut) + 1, self.config))

@@ -74,8 +74,9 @@ class Stream(NamedTuple):
     admit: Callable[..., Rows]
     """`(Weights of each model, blocklist, Sentences) -> Rows` after the first step"""
     go: Callable[..., Any]
-    """`(Weights of each model, blocklist, rows, waiting, index [batch], take [batch], until [devices]) -> rows, done [batch], Hypotheses`;
-    where `take` is set the waiting row `index` is seated, and each device searches until so many of its rows are done"""
+    """`(Weights of each model, blocklist, rows, waiting, index [batch], take [batch], until [devices], most [devices]) -> rows, done [batch],
+    Hypotheses`; where `take` is set the waiting row `index` is seated, and each device searches until so many of its rows are done, or for
+    so many steps"""
     empty: Callable[[Rows], Rows]
     """Rows like these, all of them free; they lie where `go` leaves its own, which is else compiled twice."""
 
@@ -234,11 +235,14 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         return jax.tree.map(lambda part: part[:count], rows._replace(state=state))
 
     @partial(jax.jit, donate_argnums=2)
-    @partial(spread, in_specs=(everywhere, everywhere, by_row, by_row, by_row, by_row, by_row))
-    def go(weights: Any, blocklist: Any, rows: Rows, waiting: Rows, index: Any, take: Any, until: Any) -> tuple[Rows, Any, Hypotheses]:
+    @partial(spread, in_specs=(everywhere, everywhere, by_row, by_row, by_row, by_row, by_row, by_row))
+    def go(
+        weights: Any, blocklist: Any, rows: Rows, waiting: Rows, index: Any, take: Any, until: Any, most: Any
+    ) -> tuple[Rows, Any, Hypotheses]:
         rows = beam.put(take, jax.tree.map(lambda part: part[index], waiting), rows)
         search = how(rows.sentences)
-        state = beam.run(steps(weights, blocklist, rows, config.beam_size).step_fn, rows.state, search, rows.sentences.include, until[0])
+        step_fn = steps(weights, blocklist, rows, config.beam_size).step_fn
+        state = beam.run(step_fn, rows.state, search, rows.sentences.include, until[0], most[0])
         return rows._replace(state=state), state.done, beam.finish(state, search, rows.sentences.include)
 
     @partial(jax.jit, out_shardings=devices.by_row)

@@ -5,23 +5,20 @@ neighbors, order, and the number of devices and of processes change no translati
 """
 
 import math
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from flax_s2s.config import DecodingConfig, UserError
 from flax_s2s.data.vocab import Vocabularies
+from flax_s2s.decoding.lanes import Ended, Lane
 from flax_s2s.decoding.requests import SOURCE_LENGTHS, Ready, Request, Requests, Shape
 from flax_s2s.decoding.shortlist import Shortlist
-from flax_s2s.decoding.stream import Rows, Sentences, Weights, make_lay_out, make_stream, rows_per_device
+from flax_s2s.decoding.stream import Weights, make_lay_out, make_stream, rows_per_device
 from flax_s2s.model.copying import as_targets
 from flax_s2s.model.seq2seq import Model
-from flax_s2s.runtime.parallel import Devices, feed_rows, localize
-
-_REFILL = 16  # one part in so many of the rows must be free before others take their places
+from flax_s2s.runtime.parallel import Devices, localize
 
 
 class Translation(NamedTuple):
@@ -98,7 +95,7 @@ class Translator:
         attends = attention and all(model.config.attention != "none" for model in models)
         self._stream = make_stream(tuple(models), config, devices, attends)
         self._says_copied = vocabularies.copy and (len(models) == 1 or config.ensemble == "probabilities")
-        self._idle: tuple[Shape, Rows] | None = None  # rows without sentences, left from the last call
+        self._idle: Lane | None = None  # an empty one, left from the last call
 
     def lay_out(self, params: Sequence[Any]) -> list[Weights]:
         """Makes each model's parameters ready, for any number of calls."""
@@ -116,63 +113,43 @@ class Translator:
         """
         results = [BLANK] * len(requests)
         asked = [Request(request) if isinstance(request, str) else request for request in requests]
-        ready = self._requests.read([i for i, request in enumerate(asked) if request.source.strip()], asked)
+        ready = self.read({i: request for i, request in enumerate(asked) if request.source.strip()})
         shapes: dict[Shape, list[int]] = {}
         for i, one in ready.items():
-            shapes.setdefault(self._requests.shape(one), []).append(i)
+            shapes.setdefault(self.shape(one), []).append(i)
         for shape in sorted(shapes, reverse=True):  # longest first, so that a lack of memory shows at once
-            members = sorted(shapes[shape], key=lambda i: (-len(ready[i].src), i))
-            for i, translation in self._decode(weights, shape, {i: ready[i] for i in members}, on_batch or (lambda _: None)):
-                results[i] = translation
+            lane = self._idle if self._idle and self._idle.shape == shape else self.make_lane(shape)
+            self._idle = None  # a lane that is broken off is none to go on with
+            for i in sorted(shapes[shape], key=lambda i: (-len(ready[i].src), i)):
+                lane.put(i, ready[i])
+            while lane.busy:
+                ended = lane.go(weights)
+                for i, translation in zip(ended.tickets, self.translations(ended), strict=True):
+                    results[i] = translation
+                if on_batch:
+                    on_batch(len(ended.tickets))
+            self._idle = lane
         return results
 
-    def _decode(self, weights: Any, shape: Shape, ready: dict[int, Ready], on_batch: Callable[[int], None]) -> Any:
-        """Yields each sentence's index and translation, as they come."""
-        queue, seats = deque(ready), np.full(self.rows, -1)
-        waiting: Rows | None = None
-        at_door: list[deque[tuple[int, int]]] = [deque() for _ in range(self.devices.count)]  # of each device: (row of waiting, sentence)
-        idle, self._idle = self._idle, None
-        rows = idle[1] if idle and idle[0] == shape else None
-        while queue or any(at_door) or (seats >= 0).any():
-            if queue and not any(at_door):
-                admitted = [queue.popleft() for _ in range(min(self.rows, len(queue)))]
-                dealt = self._deal(admitted)
-                sentences = self._requests.sentences(shape, [ready[i] for i in admitted], self.rows)
-                waiting = self._stream.admit(weights, self._blocklist, feed_rows(self.devices, _rearranged(sentences, dealt, admitted)))
-                for row, i in enumerate(dealt):
-                    if i >= 0:
-                        at_door[row // self._rows_each].append((row % self._rows_each, i))
-            if rows is None:
-                assert waiting is not None
-                rows = self._stream.empty(waiting)
-            index, take = np.zeros(self.rows, np.int32), np.zeros(self.rows, bool)
-            for row in (place for place, sentence in enumerate(seats) if sentence < 0):
-                door = at_door[row // self._rows_each]
-                if door:
-                    (index[row], seats[row]), take[row] = door.popleft(), True
-            until = self._until(seats, more=bool(queue) or any(at_door))
-            rows, done, found = self._stream.go(weights, self._blocklist, rows, waiting, *feed_rows(self.devices, (index, take, until)))
-            done, found = jax.tree.map(np.asarray, (done, found))
-            ended = np.flatnonzero(done & (seats >= 0))
-            members = [int(seats[row]) for row in ended]
-            yield from zip(members, self._read(found, ended, [ready[i] for i in members]), strict=True)
-            seats[ended] = -1
-            on_batch(len(ended))
-        if rows is not None:
-            self._idle = (shape, rows)
+    def read(self, requests: Mapping[int, Request]) -> dict[int, Ready]:
+        """Requests as numbers, by the names that they have; none of them is blank."""
+        return self._requests.read(requests)
 
-    def _deal(self, chosen: Sequence[int]) -> np.ndarray:
-        """Deals sentences out to the devices in turn: the sentence of each row, -1 for none."""
-        dealt = np.full((self.devices.count, self._rows_each), -1)
-        for number, i in enumerate(chosen):
-            dealt[number % self.devices.count, number // self.devices.count] = i
-        return dealt.reshape(-1)
+    def shape(self, one: Ready) -> Shape:
+        """What a request is padded to."""
+        return self._requests.shape(one)
 
-    def _until(self, seats: np.ndarray, more: bool) -> np.ndarray:
-        """How many rows of each device must be free before the search returns: all, or a part where others wait."""
-        free = (seats.reshape(self.devices.count, -1) < 0).sum(axis=1)
-        part = np.minimum(free + max(1, self._rows_each // _REFILL), self._rows_each)
-        return np.asarray(part if more else np.full_like(free, self._rows_each), np.int32)
+    def tokens(self, local: np.ndarray, one: Ready) -> np.ndarray:
+        """The vocabulary's numbers of tokens as a search counts them, which may be among a request's candidates."""
+        return self._requests.tokens(local, one)
+
+    def make_lane(self, shape: Shape) -> Lane:
+        """A lane for the sentences of a shape, empty."""
+        return Lane(shape, self._requests, self._stream, self._blocklist, self.devices, self._rows_each)
+
+    def translations(self, ended: Ended) -> list[Translation]:
+        """The translations of those that a lane has done with, in its order."""
+        return self._read(ended.found, ended.rows, ended.ready)
 
     def _read(self, found: Any, rows: np.ndarray, ready: Sequence[Ready]) -> list[Translation]:
         """The translations of some rows."""
@@ -217,11 +194,3 @@ class Translator:
 
 def _together(found: Sequence[Translation]) -> Translation:
     return found[0]._replace(others=tuple(found[1:]))
-
-
-def _rearranged(sentences: Sentences, dealt: np.ndarray, order: Sequence[int]) -> Sentences:
-    """Rows in the order dealt; a row without a sentence gets one without a limit."""
-    position = {i: row for row, i in enumerate(order)}
-    source = np.array([position.get(int(i), len(dealt) - 1) for i in dealt])
-    moved = jax.tree.map(lambda part: np.asarray(part)[source], sentences)
-    return moved._replace(limit=np.where(dealt >= 0, moved.limit, 0))

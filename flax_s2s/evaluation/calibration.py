@@ -20,13 +20,14 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from flax_s2s.config import BOS, EOS, DecodingConfig
+from flax_s2s.config import EOS, DecodingConfig
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.data.vocab import Vocabularies
-from flax_s2s.decoding.constraints import Mean, mean_logp
+from flax_s2s.decoding.constraints import Mean
+from flax_s2s.decoding.forced import at_each_place
 from flax_s2s.decoding.requests import padded_length
-from flax_s2s.decoding.stream import make_lay_out, make_logp_fn, start_carry
+from flax_s2s.decoding.stream import make_lay_out
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.runtime import parallel
 from flax_s2s.runtime.parallel import AXIS, Devices, feed_rows
@@ -145,20 +146,10 @@ def make_forecast(models: Sequence[Model], mean: Mean, devices: Devices) -> Call
         check_vma=False,
     )
     def forecast(weights: Any, temperatures: Any, src_ids: Any, tgt_ids: Any) -> Any:
-        bound = [model.bind(own.params) for model, own in zip(models, weights, strict=True)]
-        inputs = jnp.pad(tgt_ids[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
-        memories = [one.encode(src_ids) for one in bound]
-        says = [make_logp_fn(one, own.step, memory, src_ids) for one, own, memory in zip(bound, weights, memories, strict=True)]
+        def look(logp: Any, ids: Any) -> Any:
+            return scale(logp, ids, temperatures)
 
-        def position(carries: Any, now: Any) -> tuple[Any, Any]:
-            read, ids = now
-            found = [say(carry, read[:, None]) for say, carry in zip(says, carries, strict=True)]
-            logps = [logp[:, 0] for _, logp, _ in found]
-            return [carry for carry, _, _ in found], scale(mean_logp(logps, mean), ids, temperatures)
-
-        start = [start_carry(one, memory, 1) for one, memory in zip(bound, memories, strict=True)]
-        _, scaled = jax.lax.scan(position, start, (inputs.T, tgt_ids.T))
-        return jax.tree.map(lambda part: part.swapaxes(0, 1), scaled)
+        return at_each_place(models, mean, weights, src_ids, tgt_ids, look)
 
     return jax.jit(forecast)
 

@@ -266,7 +266,7 @@ def test_a_shortlist_of_all_tokens_changes_nothing():
 def test_a_shortlist_leaves_nothing_out_that_can_be_copied():
     """However short it is: beside the special tokens, which are always there."""
     requests = Requests(vocabularies(), DECODING, (), make_shortlist(5))
-    ready = requests.read(range(len(LINES)), [Request(line, features="V;DU") for line in LINES])
+    ready = requests.read({i: Request(line, features="V;DU") for i, line in enumerate(LINES)})
     for place, one in ready.items():
         known = {token for token in one.src if UNK < token < vocabularies().sizes[1]}
         assert known | set(range(UNK + 1)) <= set(one.candidates.tolist()), LINES[place]

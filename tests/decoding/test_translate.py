@@ -327,7 +327,7 @@ def test_the_vocabulary_is_never_sorted(devices, fields, asks):
     sentences = Sentences(*ints[:2])._replace(**{name: SPECS[name] for name in asks.split()})
     abstract = jax.eval_shape(make_lay_out(models), abstract)
     rows = jax.eval_shape(stream.admit, abstract, None, sentences)
-    compiled = stream.go.lower(abstract, None, rows, rows, ints[2], jax.ShapeDtypeStruct((8,), bool), ints[3]).compile().as_text()
+    compiled = stream.go.lower(abstract, None, rows, rows, ints[2], jax.ShapeDtypeStruct((8,), bool), ints[3], ints[3]).compile().as_text()
     sorts = re.findall(r"f32\[([\d,]+)\]\S* sort\(|\(f32\[([\d,]+)\][^=]* sort\(", compiled)
     assert "TopK" in compiled
     assert all(int(shape.split(",")[-1]) < size for shape in map("".join, sorts))
@@ -589,3 +589,49 @@ def test_sentences_of_one_length_take_each_others_places():
     assert found == [translated("attention")[LINES.index(line)] for line in lines]
     assert sum(take.sum() for take in calls) == len(lines)
     assert any(0 < take.sum() < DECODING.rows for take in calls[:-1])  # some are seated while others go on
+
+
+# Lanes: some steps at a time
+
+
+def drive(made, weights, most, late):
+    """All LINES by lanes that are moved on in turn, `most` steps each; a line is put in after `late` turns for each before it."""
+    ready = made.read({i: Request(line) for i, line in enumerate(LINES)})
+    lanes, found, turns, waiting = {}, {}, 0, list(ready.items())
+    while waiting or any(lane.busy for lane in lanes.values()):
+        while waiting and (turns >= late * waiting[0][0] or not any(lane.busy for lane in lanes.values())):
+            ticket, one = waiting.pop(0)
+            lanes.setdefault(made.shape(one), made.make_lane(made.shape(one))).put(ticket, one)
+        for lane in lanes.values():
+            if lane.busy:
+                ended = lane.go(weights, most)
+                found |= dict(zip(ended.tickets, made.translations(ended), strict=True))
+        turns += 1
+    assert len(lanes) > 1
+    return [found[i] for i in range(len(LINES))], turns
+
+
+@pytest.mark.parametrize(("most", "late"), [(1, 0), (1, 2), (3, 1), (100, 0)])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_lanes_that_take_turns_translate_the_same(devices, most, late):
+    """Bitwise: halting a search, others in turn with it, and neighbors that come later change nothing."""
+    made, weights = translator("attention", devices, rows=2 if devices == 1 else 1), laid_out("attention")
+    found, turns = drive(made, weights, most, late)
+    assert found == made(weights, LINES)
+    assert turns > (5 if most == 1 else 0)
+
+
+def test_who_is_withdrawn_from_the_line_is_not_searched_for():
+    made, weights = translator("attention", rows=2), laid_out("attention")
+    ready = made.read({i: Request(line) for i, line in enumerate(["go", "tea", "a dog"])})
+    lane = made.make_lane(made.shape(ready[0]))
+    for ticket, one in ready.items():
+        lane.put(ticket, one)
+    assert lane.free == -1
+    lane.withdraw(2)
+    assert lane.free == 0
+    ended = []
+    while lane.busy:
+        ended += lane.go(weights).tickets
+    assert sorted(ended) == [0, 1]
+    assert lane.free == 2

@@ -1,0 +1,122 @@
+"""Sentences of one shape on their way through the search: in line, at the door of a device, in a row, out.
+
+Enters: requests as numbers, at any time. Leaves: the hypotheses of each, when its search has ended. A lane is moved on by who owns it: to its
+end, as `translate` does, or some steps at a time in turn with other lanes, as a server does; neither changes a result, since a row
+depends on no other row and counts its own steps.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from flax_s2s.decoding.requests import Ready, Requests, Shape
+from flax_s2s.decoding.stream import Rows, Sentences, Stream, Weights
+from flax_s2s.runtime.parallel import Devices, feed_rows
+
+_REFILL = 16  # one part in so many of the rows must be free before others take their places
+_TO_THE_END = np.iinfo(np.int32).max
+
+
+class Ended(NamedTuple):
+    """Sentences whose search has ended."""
+
+    tickets: list[int]  # the names that they were given
+    ready: list[Ready]  # what was asked
+    rows: np.ndarray  # where they stand in what was found
+    found: Any  # beam.Hypotheses of all rows
+
+
+class Lane:
+    """Rows of one shape, those who sit in them, and those who wait."""
+
+    def __init__(self, shape: Shape, requests: Requests, stream: Stream, blocklist: Any, devices: Devices, rows_each: int) -> None:
+        """Compiles nothing yet; `rows_each` is how many rows each device has."""
+        self.shape, self._requests, self._stream, self._blocklist = shape, requests, stream, blocklist
+        self._devices, self._rows_each, self._count = devices, rows_each, rows_each * devices.count
+        self._queue: deque[tuple[int, Ready]] = deque()
+        self._doors: list[deque[tuple[int, int]]] = [deque() for _ in range(devices.count)]  # of each device: (row of waiting, ticket)
+        self._seats = np.full(self._count, -1)
+        self._ready: dict[int, Ready] = {}  # of those who are at a door or in a row
+        self._waiting: Rows | None = None  # the encoded sentences of those who are, or were last, at the doors
+        self._rows: Rows | None = None
+
+    def put(self, ticket: int, one: Ready) -> None:
+        """Stands a sentence of this shape in line, by a name that no other sentence in the lane has, from 0."""
+        self._queue.append((ticket, one))
+
+    def withdraw(self, ticket: int) -> None:
+        """Takes a sentence out of the line; who has left it is searched to the end."""
+        self._queue = deque(one for one in self._queue if one[0] != ticket)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anyone waits or is searched for."""
+        return bool(self._queue or self._ready)
+
+    @property
+    def free(self) -> int:
+        """How many sentences could be put in and would not wait; less than 0 where some do."""
+        return self._count - len(self._ready) - len(self._queue)
+
+    @property
+    def seats(self) -> dict[int, int]:
+        """The row of each sentence that is searched for."""
+        return {ticket: row for row, ticket in enumerate(self._seats.tolist()) if ticket >= 0}
+
+    @property
+    def state(self) -> Any:
+        """The `beam.State` of all rows, once they have gone."""
+        assert self._rows is not None
+        return self._rows.state
+
+    def go(self, weights: Sequence[Weights], most: int = _TO_THE_END) -> Ended:
+        """Moves a busy lane on: until enough rows are free for others, all are done, or so many steps are made."""
+        if self._queue and not any(self._doors):
+            self._admit(weights)
+        if self._rows is None:
+            assert self._waiting is not None
+            self._rows = self._stream.empty(self._waiting)
+        index, take = np.zeros(self._count, np.int32), np.zeros(self._count, bool)
+        for row in (place for place, ticket in enumerate(self._seats) if ticket < 0):
+            if door := self._doors[row // self._rows_each]:
+                (index[row], self._seats[row]), take[row] = door.popleft(), True
+        until = self._until(more=bool(self._queue) or any(self._doors))
+        fed = feed_rows(self._devices, (index, take, until, np.full_like(until, most)))
+        self._rows, done, found = self._stream.go(weights, self._blocklist, self._rows, self._waiting, *fed)
+        done, found = jax.tree.map(np.asarray, (done, found))
+        rows = np.flatnonzero(done & (self._seats >= 0))
+        tickets = [int(self._seats[row]) for row in rows]
+        self._seats[rows] = -1
+        ended = Ended(tickets, [self._ready.pop(ticket) for ticket in tickets], rows, found)
+        if not self.busy:
+            self._waiting = None  # memory
+        return ended
+
+    def _admit(self, weights: Sequence[Weights]) -> None:
+        """Encodes as many of those in line as there are rows, and sends them to the doors, to the devices in turn."""
+        admitted = [self._queue.popleft() for _ in range(min(self._count, len(self._queue)))]
+        self._ready.update(admitted)
+        dealt = np.full((self._devices.count, self._rows_each), -1)  # who is in each row
+        for number in range(len(admitted)):
+            dealt[number % self._devices.count, number // self._devices.count] = number
+        sentences = self._requests.sentences(self.shape, [one for _, one in admitted], self._count)
+        fed = feed_rows(self._devices, _rearranged(sentences, dealt.reshape(-1)))
+        self._waiting = self._stream.admit(weights, self._blocklist, fed)
+        for row, number in enumerate(dealt.reshape(-1).tolist()):
+            if number >= 0:
+                self._doors[row // self._rows_each].append((row % self._rows_each, admitted[number][0]))
+
+    def _until(self, more: bool) -> np.ndarray:
+        """How many rows of each device must be free before the search returns: all, or a part where others wait."""
+        free = (self._seats.reshape(self._devices.count, -1) < 0).sum(axis=1)
+        part = np.minimum(free + max(1, self._rows_each // _REFILL), self._rows_each)
+        return np.asarray(part if more else np.full_like(free, self._rows_each), np.int32)
+
+
+def _rearranged(sentences: Sentences, dealt: np.ndarray) -> Sentences:
+    """Sentences in the rows that they are dealt to; a row without one gets one without a limit."""
+    moved = jax.tree.map(lambda part: np.asarray(part)[dealt], sentences)
+    return moved._replace(limit=np.where(dealt >= 0, moved.limit, 0))
