@@ -5,7 +5,6 @@ own policy lets nothing run and nothing be fetched but what is in it: text of a 
 """
 
 import base64
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+
+from flax_s2s.serving.webpage import hash_source
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("charts/uPlot.iife.min.js", "report_page/parts.js", "report_page/curves.js", "report_page/sentences.js", "report_page/page.js")
@@ -24,7 +25,7 @@ def make_page(document: Mapping[str, Any]) -> bytes:
     """The page of a document, the same bytes for the same document."""
     scripts, styles = ([_read(name) for name in names] for names in (_SCRIPTS, _STYLES))
     policy = (
-        f"default-src 'none'; script-src {' '.join(map(_source, scripts))}; style-src {' '.join(map(_source, styles))}; "
+        f"default-src 'none'; script-src {' '.join(map(hash_source, scripts))}; style-src {' '.join(map(hash_source, styles))}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     parts = {
@@ -44,11 +45,6 @@ def make_page(document: Mapping[str, Any]) -> bytes:
 
 def _read(name: str) -> str:
     return (_HERE / name).read_text("utf-8")
-
-
-def _source(text: str) -> str:
-    """What a policy calls a script or a style that stands in the page."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def to_text(document: Mapping[str, Any]) -> str:

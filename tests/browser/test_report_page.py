@@ -1,13 +1,11 @@
 """The page of a report, run by a real browser: what it shows, sorts and says; and that text of a corpus is never run."""
 
 import base64
-import json
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import Chromium
 from reported import HOSTILE, command, read_document, write_corpus
 
 from flax_s2s.cli.verbs import main
@@ -30,29 +28,19 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from selenium import webdriver  # only here: others are collected where it is not installed
-    from selenium.webdriver.chrome.service import Service
-
-    with tempfile.TemporaryDirectory() as profile:
-        options = webdriver.ChromeOptions()
-        for flag in (*FLAGS, f"--user-data-dir={profile}", "--window-size=1200,900"):
-            options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
-        try:
-            yield driver
-        finally:
-            driver.quit()
-
-
 @pytest.fixture
-def shown(chromium: Any, page: Path) -> Any:
+def shown(chromium: Chromium, page: Path) -> Any:
     """The page, freshly opened, without a word from the browser's console."""
-    chromium.get(page.as_uri())
-    assert chromium.get_log("browser") == []
-    return chromium
+    return opened(chromium, page)
+
+
+def opened(chromium: Chromium, page: Path) -> Any:
+    chromium.plant("")
+    chromium.resize(1280)
+    chromium.prefer("reduce", "prefers-reduced-motion")
+    chromium.open(page.as_uri())
+    assert chromium.complaints() == []
+    return chromium.driver
 
 
 def find(driver: Any, selector: str) -> list[Any]:
@@ -85,21 +73,19 @@ def test_each_section_is_there_and_each_curve_is_drawn(shown: Any) -> None:
     assert len(inked) == 8 and all(inked)
 
 
-def test_text_of_a_corpus_is_shown_as_text_and_nothing_is_fetched(shown: Any, page: Path) -> None:
+def test_text_of_a_corpus_is_shown_as_text_and_nothing_is_fetched(shown: Any, chromium: Chromium) -> None:
     assert "report" in shown.title and shown.title != "run"
     assert not find(shown, "img") and not find(shown, "td b")
     cells = [one.text for one in find(shown, ".sentences td:last-child")]
     assert any("<img src=x onerror=document.title='run'>" in cell for cell in cells)
-    asked = [json.loads(entry["message"])["message"] for entry in shown.get_log("performance")]
-    urls = [one["params"]["request"]["url"] for one in asked if one["method"] == "Network.requestWillBeSent"]
-    assert page.as_uri() in urls and not [url for url in urls if not url.startswith(("file:", "data:", "chrome:"))]
+    assert chromium.hosts() == set()
     blocked = shown.execute_async_script(
         """const done = arguments[0], made = document.createElement("script");
         document.addEventListener("securitypolicyviolation", (event) => done(event.violatedDirective));
         made.textContent = "document.title = 'run'"; document.body.append(made);"""
     )
     assert blocked.startswith("script-src") and shown.title != "run"
-    assert "Content Security Policy" in shown.get_log("browser")[-1]["message"]  # and read, so that no later test finds it
+    assert "Content Security Policy" in chromium.complaints()[-1]
 
 
 @pytest.mark.parametrize("name", ["worst", "unsure", "longest", "different"])
@@ -174,20 +160,16 @@ def test_a_curve_is_read_by_keyboard_and_as_numbers(shown: Any, page: Path) -> N
 
 @pytest.mark.parametrize("width", [1280, 768, 390])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_fits_any_width_and_both_themes(shown: Any, width: int, theme: str) -> None:
-    shown.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
-    shown.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]})
-    try:
-        shown.refresh()
-        assert shown.get_log("browser") == []
-        assert shown.execute_script("return document.documentElement.scrollWidth") <= width
-        back, ink = (shown.find_element("css selector", "body").value_of_css_property(name) for name in ("background-color", "color"))
-        assert contrast(back, ink) >= 7
-        for element in (*find(shown, ".muted")[:3], *find(shown, "nav a")[:1]):
-            assert contrast(back, element.value_of_css_property("color")) >= 4.5
-    finally:
-        shown.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        shown.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+def test_it_fits_any_width_and_both_themes(chromium: Chromium, page: Path, width: int, theme: str) -> None:
+    chromium.resize(width)
+    chromium.prefer(theme)
+    chromium.open(page.as_uri())
+    assert chromium.complaints() == []
+    assert chromium.run("return document.documentElement.scrollWidth") <= width
+    back, ink = (chromium.one("body").value_of_css_property(name) for name in ("background-color", "color"))
+    assert contrast(back, ink) >= 7
+    for element in (*chromium.all(".muted")[:3], *chromium.all("nav a")[:1]):
+        assert contrast(back, element.value_of_css_property("color")) >= 4.5
 
 
 def contrast(one: str, other: str) -> float:
@@ -202,13 +184,23 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_a_run_of_which_little_is_there_makes_a_page_too(chromium: Any, page: Path, tmp_path: Path) -> None:
+def test_a_run_of_which_little_is_there_makes_a_page_too(chromium: Chromium, page: Path, tmp_path: Path) -> None:
     document = read_document(page)
     [first, _] = document["runs"]
-    bare = {**first, "train": {"step": []}, "valid": {"step": []}, "facts": {}, "versions": {}, "hashes": {}, "checkpoints": [], "step": 0}
+    bare = {
+        **first,
+        "train": {"step": []},
+        "valid": {"step": []},
+        "facts": {},
+        "versions": {},
+        "hashes": {},
+        "checkpoints": [],
+        "step": 0,
+        "notes": [],
+    }
     (tmp_path / "bare.html").write_bytes(
         report.make_page({**document, "runs": [bare], "families": [{"runs": [0], "bands": {}}], "tests": [], "config": []})
     )
-    chromium.get((tmp_path / "bare.html").as_uri())
-    assert chromium.get_log("browser") == []
-    assert "no step is logged yet" in find(chromium, "#top")[0].text
+    shown = opened(chromium, tmp_path / "bare.html")
+    assert find(shown, "#top")[0].text == "seed-1\nno step is logged yet · seed 1"
+    assert [one.text for one in find(shown, "h2")] == ["What was trained on what", "Configuration and versions"]

@@ -40,8 +40,8 @@ function tilesOf(number) {
   const scores = found ? Object.entries(found.result.metrics).map(([name, score]) => tile([fixed(score.score), score.signature.includes("|bs:") ? make("small", {}, ` ± ${fixed(score.ci)}`) : ""], `${name}, ${found.test.split}, beam ${found.result.beam_size}`)) : [];
   const facts = [["parameters", run.facts.parameters], ["training pairs", (run.facts.train || "").split(" ")[0]]].filter(([, value]) => value);
   const losses = (run.valid.loss || []).filter((one) => one !== null);
-  return [...scores, losses.length && tile(short(Math.min(...losses)), "best validation loss, nats per token"), ...facts.map(([name, value]) => tile(value, name)),
-    speeds.length && tile(whole(speeds[Math.floor(speeds.length / 2)]), "tokens/s, median")];
+  return [...scores, losses.length > 0 && tile(short(Math.min(...losses)), "best validation loss, nats per token"), ...facts.map(([name, value]) => tile(value, name)),
+    speeds.length > 0 && tile(whole(speeds[Math.floor(speeds.length / 2)]), "tokens/s, median")];
 }
 
 function runTable() {
