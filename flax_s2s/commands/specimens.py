@@ -24,7 +24,7 @@ from flax_s2s.runtime import parallel
 from flax_s2s.serving import report
 
 _MOST_SENTENCES = 2_000  # that a page shows, with attention or without
-_ALTERNATIVES, _LEAST = 6, 0.001  # that are shown of a place; and how likely
+_ALTERNATIVES, _LEAST = 4, 0.005  # that are shown of a place; and how likely
 
 
 class Options(NamedTuple):

@@ -7,7 +7,7 @@ function seriesOf(name, splits) {
   const found = [], families = REPORT.families, single = families.length === 1;
   families.forEach((family, number) => {
     splits.forEach((split, place) => {
-      const ink = single ? place : number, dash = DASHES[splits.length > 1 && place ? 1 : single ? 0 : number % DASHES.length];
+      const ink = single ? place : number, dash = DASHES[splits.length > 1 ? place : single ? 0 : number % DASHES.length];
       const points = split === "valid", kind = splits.length > 1 || single ? split : "";
       const band = (family.bands[split] || {})[name];
       const of = (run) => REPORT.runs[run][split];
