@@ -107,6 +107,7 @@ function drawCurves() {
   wanted.push(["learning_rate", "Learning rate", "", ["train"]], ["gradient_norm", "Gradient norm", "before clipping", ["train"]], ["tokens_per_sec", "Speed", "tokens/s, both sides", ["train"]]);
   const plots = wanted.filter(([name, , , splits]) => splits.some((split) => has(split, name))).map(([name, title, unit, splits]) =>
     plot(title, unit, seriesOf(name, splits), { lower: LOWER.includes(name) ? true : splits[0] === "valid" ? false : undefined, log: name === "learning_rate" || name === "tokens_per_sec" ? false : undefined }));
+  if (!plots.length) return;
   section("curves", "Curves", make("p", { class: "muted small" }, curvesHint()), make("div", { class: "charts" }, plots.map((one) => one.figure)));
   plots.forEach((one) => one.begin());
 }
