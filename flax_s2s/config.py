@@ -415,7 +415,7 @@ class EvaluationConfig:
     valid_pairs: int = operational(1000)
     """Validation pairs, from all over the split, translated (greedily) at each evaluation during training; 0: none."""
     samples: int = operational(3)
-    """Sample translations printed at each evaluation."""
+    """Sample translations printed at each evaluation, and given to TensorBoard, with a picture of what the first one looked at."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh clone to translations: makes .venv, trains configs/quickstart.py, scores the test split, translates five
+# From a fresh clone to translations: makes .venv, trains configs/quickstart.py, writes a report, scores the test split, translates five
 # phrases. Run again, it resumes what was interrupted and repeats nothing that is done.
 #
 #   bash launch/quickstart.sh
@@ -71,7 +71,7 @@ make_environment .venv "$lock"
 install_secs=$SECONDS
 
 echo "training: configs/quickstart.py -> $run_dir"
-.venv/bin/python -m flax_s2s train configs/quickstart.py --run-dir "$run_dir"
+.venv/bin/python -m flax_s2s train configs/quickstart.py --run-dir "$run_dir" --report
 echo "evaluation: the test split"
 .venv/bin/python -m flax_s2s evaluate "$run_dir" --split test --json "$run_dir/test.json"
 echo "translation: five phrases"
@@ -88,4 +88,6 @@ Next:
     --vocab.kind unigram --vocab.size 4000
   flax-s2s train --help
   tensorboard --logdir runs    # after: pip install tensorboard
+
+Curves, scores and sentences to look at, in a browser: $PWD/$run_dir/report.html
 END

@@ -14,6 +14,7 @@ import pytest
 from tiny import REPOSITORY, TINY
 
 PRESETS = {path.name for path in (REPOSITORY / "configs").glob("*.py")}
+PAGES = {f"flax_s2s/serving/{path.parent.name}/{path.name}" for path in (REPOSITORY / "flax_s2s/serving").glob("*/*") if path.is_file()}
 ROOMS = {path.parent.name for path in (REPOSITORY / "flax_s2s").glob("*/__init__.py")}
 SCRIPT = """
 import sys
@@ -62,7 +63,7 @@ def test_the_wheel_holds_the_package_its_presets_and_nothing_else(wheel: Path) -
         names = {name for name in file.namelist() if ".dist-info/" not in name}
         about = {name.partition("/")[2] for name in file.namelist() if ".dist-info/" in name}
     package = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "flax_s2s").rglob("*.py")}
-    assert names == package | {"flax_s2s/py.typed"} | {f"flax_s2s/configs/{name}" for name in PRESETS}
+    assert names == package | PAGES | {"flax_s2s/py.typed"} | {f"flax_s2s/configs/{name}" for name in PRESETS}
     assert {"licenses/LICENSE", "METADATA", "entry_points.txt"} <= about
 
 

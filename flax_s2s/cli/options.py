@@ -40,6 +40,8 @@ class Train:
     """Folder of the run."""
     init_from: str = ""
     """Folder of another run, whose parameters and vocabulary a new run starts from (fine-tuning); empty: they are new."""
+    report: bool = False
+    """At the end write `report.html` into the run, see `report --help`."""
     place: Annotated[Flags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Flags)
 
 
@@ -112,6 +114,8 @@ class Sweep:
     """Files of further references, see `evaluate --help`."""
     json: str = ""
     """File that all scores are written to; empty: none."""
+    report: bool = True
+    """At the end write `report.html` of all runs into the folder, see `report --help`."""
 
 
 @dataclasses.dataclass
@@ -368,6 +372,37 @@ class Import:
     """SentencePiece model of the source; empty: lines are tokens with spaces between, as `onmt_translate` reads them."""
     target_model: str = ""
     """SentencePiece model of the target; empty: that of the source, where the target's tokens are pieces, too."""
+
+
+@dataclasses.dataclass
+class Report:
+    """Writes one page that opens offline: what runs were trained on, their curves, scores, calibration, and sentences to look at.
+
+    Several runs are shown beside each other, and those that differ in their seed alone as one, with a band. A run may be training meanwhile.
+
+    Most used; all options are explained below:
+      --output FILE            the page
+      --split valid            what is translated
+      --sentences 500          how many are shown with attention, alternatives and the beam
+      --by COLUMN              scores of parts of the split
+      --checkpoint last        another checkpoint than the best one
+      --data-folder DIR        where the corpus has moved to
+    """
+
+    output: str = "report.html"
+    """File to write; one that is there is replaced."""
+    split: Literal["auto", "train", "valid", "test"] = "auto"
+    """Split to translate; auto: test, or valid where the run has no test split."""
+    checkpoint: str = "best"
+    """Checkpoint to use: best, last, or a step."""
+    data_folder: str = ""
+    """Folder of the corpus, where it has moved; empty: as configured."""
+    sentences: int = 200
+    """Sentences, the most telling ones, that come with attention, alternatives and where the reference fell out of the beam."""
+    by: tuple[str, ...] = ()
+    """Scores of further parts of the split than by length and features: seen, or a column of the corpus, see `evaluate --help`."""
+    resamples: int = 1000
+    """Bootstrap resamples for the confidence intervals; 0: no intervals."""
 
 
 @dataclasses.dataclass

@@ -20,6 +20,7 @@ from flax_s2s.cli.options import (
     Import,
     Inspect,
     LearnShortlist,
+    Report,
     Score,
     Serve,
     Sweep,
@@ -35,6 +36,7 @@ usage: python -m flax_s2s VERB ...
 
   train CONFIG --run-dir DIR     train a model; `train DIR` goes on where it stopped
   evaluate RUN_DIR...            translate a split of the corpus and score it
+  report RUN_DIR...              one page that opens offline: data, curves, scores, calibration, sentences with attention
   compare RUN_A RUN_B            translate a split with both, and say where they differ and whether chance explains it
   decode RUN_DIR...              translate lines, stdin to stdout or a file to a file
   score RUN_DIR...               log-probability of given pairs or candidates, and the perplexity
@@ -58,6 +60,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(("finetune", "fine-tune"), "`train CONFIG --run-dir NEW --init-from RUN_DIR` begins with what a run has learned"),
     **dict.fromkeys(("fit", "run", "start"), "`train CONFIG` trains a model"),
     **dict.fromkeys(("perplexity", "rescore", "rerank"), "`score RUN_DIR` scores given pairs"),
+    **dict.fromkeys(("plot", "dashboard", "html"), "`report RUN_DIR` writes a page of curves, scores and sentences"),
     **dict.fromkeys(("info", "summary", "show"), "`inspect CONFIG` or `inspect RUN_DIR` says what a model amounts to"),
     **dict.fromkeys(("benchmark", "profile"), "`bench CONFIG` measures speed"),
 }  # what people call the verbs elsewhere
@@ -188,7 +191,7 @@ def _train(arguments: list[str]) -> int:
         from flax_s2s.commands import train
 
         command = shlex.join(["python", "-m", "flax_s2s", "train", *arguments])
-        return train.run(given.config, given.run_dir, given.place, given.init_from, command)
+        return train.run(given.config, given.run_dir, given.place, given.init_from, command, report=given.report)
 
 
 def _read_run(name: str) -> Config:
@@ -223,7 +226,7 @@ def _sweep(arguments: list[str]) -> int:
     asked = {name: getattr(given, name) for name in ("split", "metrics", "merge_sources", "references", "json")}
     asked |= {name: getattr(given.config.evaluation, name) for name in ("language", "tokenizer")}
     how = evaluate.Options(**asked, data_folder="", samples=0, resamples=0, calibration="")
-    return sweep.run(given.config, given.run_dir, sweep.Options(given.seeds, given.each, given.ensemble, how))
+    return sweep.run(given.config, given.run_dir, sweep.Options(given.seeds, given.each, given.ensemble, how, given.report))
 
 
 def _verify_resume(arguments: list[str]) -> int:
@@ -282,6 +285,16 @@ def _evaluate(arguments: list[str]) -> int:
         each = [(run_dir, read(_read_run(run_dir))) for run_dir in run_dirs]
         return macro.run([macro.Asked(run_dir, own.checkpoint, own.decoding, choose(own)) for run_dir, own in each])
     return evaluate.run(run_dirs, given.checkpoint, given.decoding, choose(given))
+
+
+def _report(arguments: list[str]) -> int:
+    run_dirs, options, _ = _runs(arguments, "report")
+    given = _parse(Report, "report RUN_DIR...", options, Report())
+    if not given.output:
+        raise UserError("--output is empty, perhaps because a shell variable is not set; name a file, such as report.html")
+    from flax_s2s.commands import report
+
+    return report.run(run_dirs, given.output, report.Options(**{name: getattr(given, name) for name in report.Options._fields}))
 
 
 def _compare(arguments: list[str]) -> int:
@@ -353,6 +366,7 @@ def _import(arguments: list[str]) -> int:
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
+    "report": _report,
     "compare": _compare,
     "decode": _decode,
     "score": _score,

@@ -19,22 +19,26 @@ SHOWN = 20
 """Parts that are printed of those that a split has."""
 
 
+class PartsError(UserError):
+    """What `--by` names is not there."""
+
+
 def _read_column(name: str, config: Config, chosen: corpus.Corpus, split: corpus.Split, folder: str) -> list[str]:
     """What a column of the split, which is neither source nor target, holds beside each pair.
 
     Raises:
-        UserError: there is none of that name.
+        PartsError: there is none of that name.
     """
     data = config.data
     if FORMATS[data.format] == "generated":
-        raise UserError(f"--by {name} names no column, which data.format={data.format} has none of; use {', '.join(breakdown.NAMES)}")
+        raise PartsError(f"--by {name} names no column, which data.format={data.format} has none of; use {', '.join(breakdown.NAMES)}")
     if name in (data.target, data.source, *rows.parts(data.source)):
-        raise UserError(f"--by {name} is the source or the target; name a column beside them, or {', '.join(breakdown.NAMES)}")
+        raise PartsError(f"--by {name} is the source or the target; name a column beside them, or {', '.join(breakdown.NAMES)}")
     beside = dataclasses.replace(config, data=dataclasses.replace(data, features=name))
     try:
         found = load_split(beside, split, folder).pairs
     except UserError as error:
-        raise UserError(
+        raise PartsError(
             f"--by {name}, neither {', '.join(breakdown.NAMES)} nor a column of text{nearest(name, breakdown.NAMES)}: {error}"
         ) from None
     if [pair[:2] for pair in found] != [pair[:2] for pair in chosen.pairs]:

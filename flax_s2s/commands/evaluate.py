@@ -42,6 +42,7 @@ from flax_s2s.evaluation.evaluate import (
     spread,
     translate_together,
 )
+from flax_s2s.evaluation.metrics import Measured
 from flax_s2s.runs.rundir import make_path, read_config
 from flax_s2s.runtime import parallel
 from flax_s2s.runtime.runlog import make_console
@@ -105,35 +106,73 @@ def _form(picture: str) -> str:
     return picture.rpartition(".")[2].lower()
 
 
+class Calibration(NamedTuple):
+    """What was found of tokens and of translations."""
+
+    before: Reliability
+    after: Reliability
+    correlation: float  # Spearman's, of confidence and sentence chrF
+    groups: list[Group]
+
+
+class Looked(NamedTuple):
+    """An evaluation, and what its numbers were found in."""
+
+    found: Found
+    opened: Opened
+    examples: list[Example]
+    translations: list[Translation]  # of each example, without its tokens
+    measured: dict[Metric, Measured]
+    calibration: Calibration | None
+
+
 def evaluate(
     run_dirs: Sequence[str], checkpoint: str, decoding: DecodingConfig | None, options: Options, *, quiet: bool = False, join: bool = True
 ) -> Found:
     """Translates and scores as `run` does, and prints none of it; what goes on is said unless it is to be quiet; `join` as in `open_runs`."""
+    with optional_file(options.calibration) as picture:
+        looked = look(run_dirs, checkpoint, decoding, options, quiet=quiet, join=join, calibrates=bool(picture))
+        if picture and (drawn := looked.calibration):
+            reliability.draw(picture, _form(options.calibration), (drawn.before, drawn.after), drawn.groups)
+            if parallel.process()[0] == 0 and options.split != "valid":  # on which it was fitted
+                states = answering.identify(looked.opened, run_dirs)["states_sha256"]
+                keep_calibration(looked.opened.folder, states, drawn.after.temperature)
+    return looked.found
+
+
+def look(
+    run_dirs: Sequence[str],
+    checkpoint: str,
+    decoding: DecodingConfig | None,
+    options: Options,
+    *,
+    quiet: bool = False,
+    join: bool = True,
+    calibrates: bool = False,
+) -> Looked:
+    """What `evaluate` does, with all that its numbers were found in; `calibrates` is whether a temperature is fitted, too."""
     # What is asked for is read first, since a mistake in it is soon said, and models are loaded for seconds.
     configured = choose(read_config(make_path(run_dirs[0])), options)
-    with optional_file(options.calibration) as picture:
-        _check_seeds(run_dirs, configured, options)
-        chosen, examples = load_examples(configured, options)
-        if "features" in options.by and not configured.data.features:
-            raise UserError("--by features is for runs that were trained with data.features; name a column, length, or seen")
-        split = {
-            name: breakdown.split_by(name, configured, chosen, examples, options.split, options.data_folder)
-            for name in options.by
-            if name != "length"
-        }
-        fitting = load_split(configured, "valid", options.data_folder) if picture else chosen
-        opened = open_runs(run_dirs, checkpoint, decoding, join=join)
-        opened = opened._replace(config=choose(opened.config, options))
-        out = make_console(stderr=True, speaks=False) if quiet else console()
-        found, translations = _evaluate(opened, run_dirs, chosen, examples, options, split, out)
-        if picture:
-            with out.status("calibrating"):
-                calibration = _calibrate(opened, fitting.pairs, chosen.pairs, examples, translations)
-            found.result["calibration"] = _describe(calibration)
-            if parallel.process()[0] == 0 and options.split != "valid":
-                keep_calibration(opened.folder, answering.identify(opened, run_dirs)["states_sha256"], calibration.after.temperature)
-            reliability.draw(picture, _form(options.calibration), (calibration.before, calibration.after), calibration.groups)
-    return found
+    _check_seeds(run_dirs, configured, options)
+    chosen, examples = load_examples(configured, options)
+    if "features" in options.by and not configured.data.features:
+        raise breakdown.PartsError("--by features is for runs that were trained with data.features; name a column, length, or seen")
+    split = {
+        name: breakdown.split_by(name, configured, chosen, examples, options.split, options.data_folder)
+        for name in options.by
+        if name != "length"
+    }
+    fitting = load_split(configured, "valid", options.data_folder) if calibrates else chosen
+    opened = open_runs(run_dirs, checkpoint, decoding, join=join)
+    opened = opened._replace(config=choose(opened.config, options))
+    out = make_console(stderr=True, speaks=False) if quiet else console()
+    looked = _evaluate(opened, run_dirs, chosen, examples, options, split, out)
+    if calibrates:
+        with out.status("calibrating"):
+            calibration = _calibrate(opened, fitting.pairs, chosen.pairs, examples, looked.translations)
+        looked.found.result["calibration"] = _describe(calibration)
+        looked = looked._replace(calibration=calibration)
+    return looked
 
 
 def choose(config: Config, options: Options) -> Config:
@@ -159,7 +198,7 @@ def _evaluate(
     options: Options,
     split: dict[str, Parts],
     out: Console,
-) -> tuple[Found, list[Translation]]:
+) -> Looked:
     config = opened.config
     runs = ", ".join(f"step {step} of {run_dir}" for step, run_dir in zip(opened.steps, run_dirs, strict=True))
     merged = f" with {len(examples):,} sources" if config.evaluation.merge_sources else ""
@@ -204,16 +243,8 @@ def _evaluate(
         )
         result["gain"] = {name: breakdown.measure_gain(name, copied[name], measured[name], options.resamples) for name in measured}
     samples = [show(examples[i], texts[i]) for i in spread(len(found), options.samples)]
-    return Found(result, samples, explain_cuts(cuts, len(found), config.decoding)), found
-
-
-class Calibration(NamedTuple):
-    """What was found of tokens and of translations."""
-
-    before: Reliability
-    after: Reliability
-    correlation: float  # Spearman's, of confidence and sentence chrF
-    groups: list[Group]
+    said = Found(result, samples, explain_cuts(cuts, len(found), config.decoding))
+    return Looked(said, opened, list(examples), found, measured, None)
 
 
 def _calibrate(

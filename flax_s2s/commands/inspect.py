@@ -122,15 +122,15 @@ def _look(config: Config, run_dir: str, memory: bool) -> tuple[Inspection, Calla
     shapes = {"/".join(str(part.key) for part in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     flops, warnings, overlap = count_flops(config.model, params), find_misfits(config), list[str]()
     if ready:
-        splits, unread = _held_out(config)
+        splits, unread = hold_out(config)
         overlap = [*account.describe_overlap(ready.train, list(splits.values())), *unread]
         warnings = [*warnings, *warn_of_tokens(config, ready, splits["valid"].pairs if "valid" in splits else [])]
     found = Inspection(count_parameters(params), shapes, sizes, flops, warnings, None, str(lack or ""), overlap)
     return found, partial(_plan, config, ready, sizes, flops, devices, memory) if ready else None
 
 
-def _held_out(config: Config) -> tuple[dict[corpus.Split, corpus.Corpus], list[str]]:
-    """Validation and test, where they can be read; and why one cannot."""
+def hold_out(config: Config) -> tuple[dict[corpus.Split, corpus.Corpus], list[str]]:
+    """Validation and test, where they can be read; and why one cannot, a line each."""
     splits: tuple[corpus.Split, ...] = ("valid", "test")
     found, unread = {}, []
     for split in splits[: 1 + bool(config.data.test)]:

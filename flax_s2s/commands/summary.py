@@ -1,5 +1,7 @@
 """The block at the start of a training: what is trained on what, with what."""
 
+from collections.abc import Mapping
+
 from flax_s2s.commands.wiring import Ready
 from flax_s2s.config import Config
 from flax_s2s.data import account
@@ -12,10 +14,15 @@ from flax_s2s.runtime import parallel
 from flax_s2s.runtime.parallel import Devices
 
 
-def describe(
+def describe(facts: Mapping[str, str]) -> str:
+    """The block at the start, of what `find_facts` found."""
+    return "\n".join(f"{name:<11}{text}" for name, text in facts.items())
+
+
+def find_facts(
     config: Config, ready: Ready, valid: Corpus, fitting: TokenPairs, pipeline: Pipeline, devices: Devices, parameters: int
-) -> str:
-    """The block at the start: what is trained on what, with what."""
+) -> dict[str, str]:
+    """What is trained on what, with what; the run keeps it, since corpus and machine may be gone when it is looked at."""
     train, sides = ready.train, ready.vocabularies
     vocabulary = f"{config.vocab.kind}, joint {len(sides.source):,}"
     if not sides.joint:
@@ -31,7 +38,7 @@ def describe(
         f"{side} {count / size:.2%}"
         for side, count, size in zip((config.data.source, config.data.target), ready.tokens.unknown, sizes, strict=True)
     ]
-    lines = {
+    return {
         "train": account.describe_train(ready.tokens, train.name, config.data)
         + (f"; in each epoch up to {config.data.hallucination:.0%} are made up from themselves" if config.data.hallucination else ""),
         "first": account.show(ready.tokens.counts.first),
@@ -45,7 +52,6 @@ def describe(
         "batches": f"{len(plan):,} an epoch, {len(ready.tokens.pairs) / len(plan):.1f} pairs each, padding {pipeline.waste(plan):.1%}",
         "versions": " ".join(f"{name} {version}" for name, version in versions().items()),
     }
-    return "\n".join(f"{name:<11}{text}" for name, text in lines.items())
 
 
 def find_faults(config: Config, ready: Ready, valid: Corpus, fitting: TokenPairs) -> list[str]:

@@ -4,6 +4,7 @@ Each training is a process of its own and resumes like any other, so that a swee
 """
 
 import dataclasses
+import os
 import re
 import signal
 import statistics
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from etils import epath
 from rich.table import Table
 
-from flax_s2s.commands import children, evaluate
+from flax_s2s.commands import children, evaluate, report
 from flax_s2s.commands.wiring import console, keep_buckets, optional_file, write_json
 from flax_s2s.config import Config, Failure, UserError, change, differences
 from flax_s2s.data import corpus, vocab
@@ -33,6 +34,7 @@ class Options(NamedTuple):
     each: tuple[str, ...]
     ensemble: bool
     evaluation: evaluate.Options
+    report: bool = False  # of all runs, into the folder
 
 
 _PLACE = "{each}"
@@ -77,6 +79,9 @@ def run(config: Config, run_dir: str, options: Options) -> int:
         _print(swept[name], name)
     if options.each:
         _print_each(swept)
+    if options.report:
+        runs = [os.fspath(folder / name / f"seed-{seed}") for name in configs for seed in options.seeds]
+        report.run(runs, os.fspath(folder / rundir.REPORT), report.Options(options.evaluation.split))
     return DONE
 
 

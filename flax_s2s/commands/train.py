@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import os
 import socket
 from collections.abc import Callable
@@ -11,10 +12,11 @@ import numpy as np
 from etils import epath
 
 from flax_s2s import errors
+from flax_s2s.answers import heatmap
 from flax_s2s.commands import initial
 from flax_s2s.commands.recovery import Reports, make_roll_back
 from flax_s2s.commands.steps import Steps, by_first_use, make_steps
-from flax_s2s.commands.summary import describe, find_faults
+from flax_s2s.commands.summary import describe, find_facts, find_faults
 from flax_s2s.commands.wiring import Ready, begin, choose_evaluation_shapes, keep_buckets, make_ready, warn_of_tokens
 from flax_s2s.config import Config, TrainingConfig, UserError, differences, to_json
 from flax_s2s.data import corpus, vocab
@@ -22,8 +24,9 @@ from flax_s2s.data.batching import Shape, TokenPairs
 from flax_s2s.data.corpus import Corpus
 from flax_s2s.data.pipeline import Pipeline, Position, Share, in_order
 from flax_s2s.data.tokens import tokenize
-from flax_s2s.decoding.requests import SOURCE_LENGTHS
-from flax_s2s.decoding.translate import Translator
+from flax_s2s.data.vocab import Vocabularies
+from flax_s2s.decoding.requests import SOURCE_LENGTHS, Request
+from flax_s2s.decoding.translate import Translation, Translator
 from flax_s2s.evaluation.evaluate import make_translation_evaluation
 from flax_s2s.evaluation.metrics import check_metrics
 from flax_s2s.model.seq2seq import Model, make_model
@@ -51,10 +54,16 @@ class Reached(NamedTuple):
     best: float | None  # of training.best_metric; None: nothing was evaluated
 
 
-def run(config: Config, run_dir: str, flags: Flags | None = None, init_from: str = "", command: str = "") -> int:
-    """Trains; returns 0, or 75 when stopped and saved. See `train`."""
+def run(config: Config, run_dir: str, flags: Flags | None = None, init_from: str = "", command: str = "", *, report: bool = False) -> int:
+    """Trains, and writes a report of the run where that is asked for; returns 0, or 75 when stopped and saved. See `train`."""
     reached = train(config, run_dir, flags, init_from, command)
-    return errors.PREEMPTED if reached.outcome == "stopped" else errors.DONE
+    if reached.outcome == "stopped":
+        return errors.PREEMPTED
+    if report:
+        from flax_s2s.commands import report as reporting  # only here: what it stands on is needed for nothing else of this
+
+        reporting.run([run_dir], os.fspath(rundir.make_path(run_dir) / rundir.REPORT), reporting.Options())
+    return errors.DONE
 
 
 def train(
@@ -141,7 +150,8 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     config = setup.config
     with log.doing("restoring the newest checkpoint"):
         state = checkpoints.restore(setup.abstract, setup.bound, log.line, log.warn)
-    _say_what(config, setup, devices, log, f" in a new run: {folder} keeps what it was begun with" if state else "")
+    facts = find_facts(config, setup.ready, setup.valid, setup.fitting, setup.pipeline, devices, count_parameters(setup.abstract.params))
+    _say_what(config, setup, facts, log, f" in a new run: {folder} keeps what it was begun with" if state else "")
     if state is None:
         state = setup.create()
         if given:
@@ -154,6 +164,7 @@ def _train(config: Config, folder: epath.Path, devices: Devices, log: RunLog, he
     evaluations = _evaluations(config, setup, steps, devices)
     if log.speaks:  # nothing is written before everything has been read and found good
         rundir.write_config(folder, config)
+        rundir.write_summary(folder, facts)
         vocab.save(setup.ready.vocabularies, folder / rundir.VOCAB)
         cut_metrics(folder, begin)
     save = _make_save(checkpoints, setup.bound, log)
@@ -216,9 +227,9 @@ def _set_up(config: Config, vocab_folder: epath.Path | None, given: initial.Init
     return _Setup(config, ready, valid, fitting, evaluation_shapes, model, optimizer, pipeline, bound, abstract, create)
 
 
-def _say_what(config: Config, setup: _Setup, devices: Devices, log: RunLog, kept: str) -> None:
+def _say_what(config: Config, setup: _Setup, facts: dict[str, str], log: RunLog, kept: str) -> None:
     """The block at the start, and what is doubtful about it; `kept` ends a line on fields that are settled already."""
-    log.line(describe(config, setup.ready, setup.valid, setup.fitting, setup.pipeline, devices, count_parameters(setup.abstract.params)))
+    log.line(describe(facts))
     for warning in find_faults(config, setup.ready, setup.valid, setup.fitting):
         log.warn(warning)
     for warning in [*(f"{misfit}{kept}" for misfit in find_misfits(config)), *warn_of_tokens(config, setup.ready, setup.valid.pairs)]:
@@ -301,13 +312,29 @@ def _evaluations(config: Config, setup: _Setup, steps: Steps, devices: Devices) 
         greedy = dataclasses.replace(config.decoding, beam_size=1)
         longest = shapes[-1].src
         lengths = [*sorted({shape.src for shape in shapes}), *(length for length in SOURCE_LENGTHS if length > longest)]
-        translator = Translator([setup.model], setup.ready.vocabularies, greedy, parallel.my_devices(devices), lengths=lengths)
+        vocabularies, attends = setup.ready.vocabularies, config.evaluation.samples > 0
+        translator = Translator([setup.model], vocabularies, greedy, parallel.my_devices(devices), lengths=lengths, attention=attends)
+        draw_fn = _make_draw(vocabularies, config) if share.process == 0 else None
+        form = config.vocab.unicode_form
         evaluations.append(
-            make_translation_evaluation(
-                translator, setup.valid.pairs, config.evaluation, config.data.target, _poll, config.vocab.unicode_form
-            )
+            make_translation_evaluation(translator, setup.valid.pairs, config.evaluation, config.data.target, _poll, form, draw_fn)
         )
     return evaluations
+
+
+def _make_draw(vocabularies: Vocabularies, config: Config) -> Callable[[Request, Translation], dict[str, bytes]]:
+    """Draws what a translation looked at, where the model has attention."""
+
+    def draw(asked: Request, found: Translation) -> dict[str, bytes]:
+        if found.attention is None:
+            return {}
+        [source] = vocabularies.read_sources([asked.source], [asked.features], config.decoding.max_source_tokens)
+        record = {"source": source, "target": found.pieces, "attention": found.attention}
+        picture = io.BytesIO()
+        heatmap.draw_one(record, picture, (config.data.source, config.data.target))
+        return {"attention": picture.getvalue()}
+
+    return draw
 
 
 def _poll(*_: Any) -> None:

@@ -23,6 +23,7 @@ from flax_s2s.data.pipeline import Pipeline, Share
 from flax_s2s.data.tokens import Draw, Tokens, open_tokens, tokenize
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding import shortlist
+from flax_s2s.decoding.requests import SOURCE_LENGTHS
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.evaluation.metrics import check_metrics
 from flax_s2s.model.flops import count_flops
@@ -279,14 +280,23 @@ def read_calibration(folder: epath.Path, states: Sequence[str]) -> float | None:
         return None
 
 
-def make_translator(opened: Opened, blocklist: Sequence[str] = (), *, attention: bool = False) -> Translator:
-    """A translator with the settings of decoding, and with the run's shortlist where those ask for it."""
+def make_translator(
+    opened: Opened, blocklist: Sequence[str] = (), *, attention: bool = False, lengths: Sequence[int] = SOURCE_LENGTHS
+) -> Translator:
+    """A translator with the settings of decoding, and with the run's shortlist where those ask for it; `lengths` as in `Translator`."""
     size, chosen = opened.config.decoding.shortlist, None
     if size:
         chosen = shortlist.load(opened.folder / rundir.SHORTLIST, min(size, len(opened.vocabularies.target)))
     decoding = opened.config.decoding
     return Translator(
-        opened.models, opened.vocabularies, decoding, opened.devices, blocklist=blocklist, shortlist=chosen, attention=attention
+        opened.models,
+        opened.vocabularies,
+        decoding,
+        opened.devices,
+        blocklist=blocklist,
+        shortlist=chosen,
+        attention=attention,
+        lengths=lengths,
     )
 
 

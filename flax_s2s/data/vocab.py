@@ -16,7 +16,7 @@ import sentencepiece
 from etils import epath
 from sentencepiece import sentencepiece_model_pb2
 
-from flax_s2s.config import UNK, UnicodeForm, UserError
+from flax_s2s.config import EOS, UNK, UnicodeForm, UserError
 from flax_s2s.data import features
 
 _BREAKS = re.compile(r"[\r\n]*\n[\r\n]*")
@@ -290,6 +290,11 @@ class Vocabularies(NamedTuple):
         pieces = [*self.features, *lacking]
         known = len(self.source)
         return [pieces[i - known] if i >= known else self.source.pieces([i])[0] for i in map(int, ids)]
+
+    def read_sources(self, lines: Sequence[str], bundles: Sequence[str], most: int) -> list[list[str]]:
+        """Of each source its tokens as they are written, as far as a model reads it: at most so many with the end mark, which is the last."""
+        numbers = [[*ids[: most - 1], EOS] for ids in self.encode_sources(lines, bundles)]
+        return [self.source_pieces(ids, lacking) for ids, lacking in zip(numbers, self.find_lacking(lines), strict=True)]
 
 
 def save(vocabularies: Vocabularies, folder: epath.Path) -> None:

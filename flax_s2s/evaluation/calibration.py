@@ -26,7 +26,7 @@ from flax_s2s.data.corpus import Pair
 from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.constraints import Mean
 from flax_s2s.decoding.forced import at_each_place
-from flax_s2s.decoding.requests import padded_length
+from flax_s2s.decoding.requests import SOURCE_LENGTHS, padded_length
 from flax_s2s.decoding.stream import make_lay_out
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.runtime import parallel
@@ -115,7 +115,7 @@ class Forecaster:
         tgt = [np.array([*ids, EOS]) for ids in targets]
         shapes: dict[int, list[int]] = {}
         for i, both in enumerate(zip(src, tgt, strict=True)):
-            shapes.setdefault(padded_length(max(map(len, both))), []).append(i)
+            shapes.setdefault(padded_length(max(map(len, both)), SOURCE_LENGTHS), []).append(i)  # few: compiling is most of it
         width = len(temperatures)
         parts: list[tuple[np.ndarray, ...]] = [(np.zeros((0, width), np.float32), np.zeros((0, width), np.float32), np.zeros(0, bool))]
         for length, members in shapes.items():

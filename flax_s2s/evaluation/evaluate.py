@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flax_s2s.config import METRICS, DecodingConfig, EvaluationConfig, Metric, UnicodeForm, UserError
@@ -123,6 +123,7 @@ def make_translation_evaluation(
     target: str,
     on_part: Callable[[], None] = lambda: None,
     form: UnicodeForm = "given",
+    draw_fn: Callable[[Request, Translation], Mapping[str, bytes]] | None = None,
 ) -> Callable[[Any, int], Report]:
     """Translates the pairs' sources, each process its part, scores them, and shows a few next to their references.
 
@@ -133,6 +134,7 @@ def make_translation_evaluation(
         target: the name of the target's side.
         on_part: called by all processes alike, after each part of the pairs.
         form: see `make_examples`.
+        draw_fn: draws the first sample, as a PNG by its name; None: it is not drawn.
     """
     examples = make_examples(pairs, config.merge_sources, form=form)
     examples = [examples[i] for i in spread(len(examples), config.valid_pairs)]
@@ -144,7 +146,11 @@ def make_translation_evaluation(
         cuts = count_cuts(found)
         notes = [*explain_cuts(cuts, len(found), translator.config), *find_sameness(texts, [one.references[0] for one in examples])]
         shown = [show(examples[i], texts[i]) for i in spread(len(examples), config.samples)]
-        return Report({**{name: value.score for name, value in scores.items()}, **cuts}, shown, notes)
+        drawn: Mapping[str, bytes] = {}
+        if draw_fn and shown:
+            asked = examples[0].request
+            drawn = draw_fn(asked, translator(translator.lay_out([params]), [asked])[0])  # once more: with its tokens
+        return Report({**{name: value.score for name, value in scores.items()}, **cuts}, shown, notes, drawn)
 
     return evaluate
 

@@ -1,14 +1,16 @@
 """A run directory: its layout and its configuration.
 
 config.json  vocab/  checkpoints/  metrics.jsonl  tensorboard/  logs/  reports/ (on bad updates)  lease.json
+summary.json (what was trained on what)  report.html (made by `report`)
 shortlist.npz (made by `shortlist`)  calibration.json (by `evaluate --calibration`)
 """
 
 import contextlib
 import errno
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from etils import epath
@@ -16,7 +18,7 @@ from etils import epath
 from flax_s2s.config import Config, UserError, from_json, nearest, to_json
 
 CONFIG, VOCAB, CHECKPOINTS, REPORTS, SHORTLIST = "config.json", "vocab", "checkpoints", "reports", "shortlist.npz"
-CALIBRATION = "calibration.json"
+SUMMARY, METRICS, REPORT, CALIBRATION = "summary.json", "metrics.jsonl", "report.html", "calibration.json"
 PRESET = "preset.py"  # marks the folder of a sweep, or of verify-resume: it holds runs, and is none
 
 
@@ -99,6 +101,22 @@ def writing(name: str) -> Iterator[Any]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_summary(folder: epath.Path, facts: Mapping[str, str]) -> None:
+    """Writes `summary.json`, whole or not at all: what is trained on what, by name."""
+    partial = folder / f"{SUMMARY}.partial"
+    partial.write_bytes((json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode(errors="replace"))
+    partial.replace(folder / SUMMARY)
+
+
+def read_summary(folder: epath.Path) -> dict[str, str]:
+    """What `write_summary` wrote; nothing where it is not there, or is no longer what was written."""
+    try:
+        found = json.loads((folder / SUMMARY).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}
 
 
 def write_config(folder: epath.Path, config: Config) -> None:

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import scalar, text
 
 from flax_s2s.config import METRICS, Metric, TrainingConfig
 
@@ -34,6 +35,7 @@ class Report(NamedTuple):
     metrics: dict[str, float]  # those that are whole numbers are counts
     samples: list[str]
     notes: Sequence[str] = ()  # what to know of the numbers
+    pictures: Mapping[str, bytes] = {}  # never changed; PNG, by name
 
 
 def gain(metric: Literal["loss", Metric], value: float) -> float:
@@ -172,6 +174,19 @@ class RunLog:
             if isinstance(value, (int, float)):
                 self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(f"{split}/{name}", value)))
         self._board.flush()
+
+    def show(self, step: int, samples: Sequence[str], pictures: Mapping[str, bytes]) -> None:
+        """Gives TensorBoard samples, each of some lines, and pictures (PNG); the next numbers flush them."""
+        if not self._board:
+            return
+        lines = "\n\n".join("\n".join(f"    {line}" for line in sample.split("\n")) for sample in samples)  # code, in Markdown: as it is
+        summaries = [text("valid/samples", lines)] if samples else []
+        for name, png in pictures.items():
+            width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))  # of its header
+            drawn = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
+            summaries.append(Summary(value=[Summary.Value(tag=f"valid/{name}", image=drawn)]))
+        for summary in summaries:
+            self._board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def close(self) -> None:
         """Ends the bar, flushes TensorBoard."""

@@ -1,1 +1,1 @@
-"""A model that answers: enter requests over HTTP, or runs; leave answers as `decode` gives them, a page that shows them, and the report of a run."""
+"""A model that answers and a run that is shown: enter requests over HTTP, and what runs keep; leave answers as `decode` has them, and pages for a browser."""

@@ -243,7 +243,7 @@ def _evaluate(
     if int(state.evaluated) == step:
         return state, None, False
     metrics: dict[str, float] = {}
-    samples, notes = list[str](), list[str]()
+    samples, notes, pictures = list[str](), list[str](), dict[str, bytes]()
     begin, compiled = time.perf_counter(), work.compile_secs()
     try:
         with log.doing(f"evaluating step {step}"):
@@ -252,6 +252,7 @@ def _evaluate(
                 metrics |= report.metrics
                 samples += report.samples
                 notes += report.notes
+                pictures |= report.pictures
     except Interrupted:
         return state, None, True
     took = time.perf_counter() - begin
@@ -260,6 +261,7 @@ def _evaluate(
         log.line(sample)
     numbers = " ".join(f"{name} {value:.2f}" for name, value in metrics.items() if isinstance(value, float))
     log.line(f"valid {step:>6} {numbers} ({took:.0f} s)")
+    log.show(step, samples, pictures)
     log.metrics(step, "valid", metrics)
     score = gain(config.best_metric, metrics[config.best_metric])
     nothing = score == least_gain(config.best_metric) and score >= float(state.best_score)  # no evaluation so far ranks any checkpoint

@@ -158,7 +158,8 @@ def test_what_train_is_given_first(capsys: pytest.CaptureFixture[str], tmp_path:
     monkeypatch.chdir(tmp_path)
     given: list[tuple[Any, ...]] = []
 
-    def run(config: Config, run_dir: str, place: object, init_from: str, command: str) -> int:
+    def run(config: Config, run_dir: str, place: object, init_from: str, command: str, *, report: bool) -> int:
+        assert not report
         given.append((config, run_dir, init_from, command))
         return 0
 

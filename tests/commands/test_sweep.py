@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+from reported import read_document
 from tiny import DEBUG, PLAIN, REPOSITORY, TINY
 
 from flax_s2s.cli.verbs import main
 
 
-def sweep(folder: Path, *options: str) -> int:
-    return main(["sweep", DEBUG, "--run-dir", str(folder), *TINY, *PLAIN, *options])
+def sweep(folder: Path, *options: str, report: bool = False) -> int:
+    return main(["sweep", DEBUG, "--run-dir", str(folder), *TINY, *PLAIN, *options, *([] if report else ["--no-report"])])
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +40,16 @@ def test_a_sweep_trains_each_seed_and_says_mean_deviation_and_ensemble(
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
     options = ["--metrics", "chrf", "wer", "--json", str(tmp_path / "j"), *corpus]
-    assert sweep(tmp_path / "sweep", *options, "--seeds", "3", "5") == 0
+    assert sweep(tmp_path / "sweep", *options, "--seeds", "3", "5", report=True) == 0
+    [test] = read_document(tmp_path / "sweep/report.html")["tests"]
     printed, found = capsys.readouterr().out, json.loads((tmp_path / "j").read_text())
     assert list(found["runs"]) == ["seed 3", "seed 5", "ensemble"]
     for metric in ("chrf", "wer"):
         scores = [found["runs"][name]["metrics"][metric]["score"] for name in ("seed 3", "seed 5")]
         assert found["summary"][metric] == {"mean": statistics.mean(scores), "deviation": pytest.approx(statistics.stdev(scores))}
         assert f"{statistics.mean(scores):.2f} ± {statistics.stdev(scores):.2f}" in printed
+    of_seeds = [{name: one["score"] for name, one in result["metrics"].items()} for result in test["results"]]
+    assert [found["chrf"] for found in of_seeds] == [found["runs"][f"seed {seed}"]["metrics"]["chrf"]["score"] for seed in (3, 5)]
     cut = found["runs"]["seed 5"]["cut_translations"]
     assert cut > 0 and f"{cut} of 20 translations were cut at their length limit" in printed
     both = [str(tmp_path / f"sweep/seed-{seed}") for seed in (3, 5)]

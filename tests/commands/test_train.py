@@ -1,10 +1,12 @@
 """`train` as a user runs it: resuming, stopping, devices, refusals."""
 
+import io
 import json
 import re
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -13,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import matplotlib.image
 import numpy as np
 import pytest
 from etils import epath
+from tensorboardX.proto.event_pb2 import Event
 from tiny import DEBUG, PLAIN, REPOSITORY, TINY, changed
 
 from flax_s2s.cli.verbs import main
@@ -177,7 +181,7 @@ def test_a_run_to_start_from_must_have_its_vocabulary(trained_run: Path, tmp_pat
 
 def test_a_run_directory_is_complete(trained_run: Path) -> None:
     assert {path.name for path in trained_run.iterdir()} == {
-        *("config.json", "vocab", "checkpoints", "metrics.jsonl", "tensorboard", "logs", "lease.json")
+        *("config.json", "summary.json", "vocab", "checkpoints", "metrics.jsonl", "tensorboard", "logs", "lease.json")
     }
     train_lines = records(trained_run, "train")
     assert [record["step"] for record in train_lines] == [1, 2, 3, 4]
@@ -185,6 +189,30 @@ def test_a_run_directory_is_complete(trained_run: Path) -> None:
     assert [record["step"] for record in records(trained_run, "valid")] == [2, 4]
     assert {"loss", "perplexity", "exact_match", "chrf", "wer"} <= records(trained_run, "valid")[0].keys()
     assert [record["checkpoint"] for record in records(trained_run, "checkpoint")] == [2, 4]
+    facts = json.loads((trained_run / "summary.json").read_text())
+    log = (trained_run / "logs/process-0.log").read_text()
+    assert facts["train"].startswith("400 pairs of ") and all(text in log for text in facts.values())
+
+
+def test_tensorboard_gets_the_samples_of_each_evaluation_and_what_the_first_looked_at(trained_run: Path) -> None:
+    (file,) = (trained_run / "tensorboard").iterdir()
+    data, pictures, texts = file.read_bytes(), [], []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        event = Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+        pictures += [(event.step, value.image) for value in event.summary.value if value.tag == "valid/attention"]
+        texts += [
+            (event.step, value.tensor.string_val[0].decode()) for value in event.summary.value if value.tag == "valid/samples/text_summary"
+        ]
+    log = (trained_run / "logs/process-0.log").read_text()
+    assert [step for step, _ in texts] == [step for step, _ in pictures] == [2, 4]
+    for _, text in texts:
+        lines = [line.removeprefix("    ") for line in text.split("\n")]
+        assert len(lines) == 3 and all(line in log for line in lines) and lines[0].startswith("  source     ")
+    for _, picture in pictures:
+        image = matplotlib.image.imread(io.BytesIO(picture.encoded_image_string))
+        assert image.shape[:2] == (picture.height, picture.width) and image.std() > 0.01
 
 
 def test_three_steps_and_three_more_equal_six_bitwise(tmp_path: Path, straight: Path) -> None:

@@ -87,8 +87,10 @@ def test_tensorboard_shows_each_step_once_where_a_run_goes_on(tmp_path: Path, mo
             patch.setattr("tensorboardX.event_file_writer.time.time", lambda second=now: second)
             log.start(begin, 4)
         for step in range(begin + 1, end + 1):
+            log.show(step, [f"said by {begin}"], {})
             log.metrics(step, "train", {"loss": float(begin)})
         log.close()
+    assert [step for step, _ in shown(tmp_path, "valid/samples/text_summary")] == expected
     points = shown(tmp_path, "train/loss")
     assert [step for step, _ in points] == expected
     assert {value for step, value in points if step > done} == {float(done)}
