@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import io
+import json
 import random
 import re
 import shlex
@@ -61,7 +62,27 @@ def place(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def run(line: str, place: Path, patch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def served() -> Iterator[list[tuple[subprocess.Popen[str], str]]]:
+    """The servers that examples have started, each with its address."""
+    found: list[tuple[subprocess.Popen[str], str]] = []
+    yield found
+    for process, _ in found:
+        process.terminate()
+        with process:
+            assert process.wait(30) == 0
+
+
+def serve(arguments: list[str], place: Path) -> tuple[subprocess.Popen[str], str]:
+    """A server at a port that is free, once it is ready."""
+    command = [sys.executable, "-m", "flax_s2s", "serve", *arguments, "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=place)
+    assert process.stderr is not None
+    said = next(line for line in process.stderr if "ready after" in line or "error" in line)
+    return process, said.split("s: ")[-1].strip()
+
+
+def run(line: str, place: Path, patch: pytest.MonkeyPatch, served: list[tuple[subprocess.Popen[str], str]]) -> None:
     """Runs a line of a shell block; of the two scripts that take minutes it only sees that bash can read them."""
     reader = shlex.shlex(line, posix=True, punctuation_chars="|>")
     reader.whitespace_split = True
@@ -78,6 +99,12 @@ def run(line: str, place: Path, patch: pytest.MonkeyPatch) -> None:
         case ["echo", text, "|", "python", *arguments]:
             done = subprocess.run([sys.executable, *arguments], input=f"{text}\n", capture_output=True, text=True, check=True, cwd=place)
             print(done.stdout, end="")
+        case ["flax-s2s", "serve", *arguments]:
+            served.append(serve(arguments, place))
+        case ["curl", *arguments]:
+            arguments = [one.replace("http://127.0.0.1:8000", served[-1][1]) for one in arguments]
+            done = subprocess.run(["curl", "--fail", *arguments], capture_output=True, text=True, check=True)
+            assert json.loads(done.stdout)["translatedText"]
         case ["flax-s2s", "train", *arguments]:
             assert main(["train", *arguments, *SMALL]) == 0
         case ["flax-s2s", *arguments]:
@@ -96,19 +123,22 @@ def test_every_block_of_the_readme_is_run_or_shown() -> None:
     assert {language for language, _ in blocks(README)} <= {"bash", "python", *SHOWN}
 
 
-def test_every_example_of_the_readme_runs(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_example_of_the_readme_runs(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], served: list[Any]
+) -> None:
     """In their order, as a reader who types them all would."""
     monkeypatch.chdir(place)
     names: dict[str, Any] = {}
     for language, block in blocks(README):
         for line in commands(block) if language == "bash" else ():
             capfd.readouterr()
-            run(line, place, monkeypatch)
+            run(line, place, monkeypatch, served)
             if "|" in line:
                 assert capfd.readouterr().out.count("\n") == 1
         if language == "python":
             exec(compile(smaller(block), "README.md", "exec"), names)
     assert len((place / "new.out").read_text().splitlines()) == 4
+    assert (place / "report.html").read_text().endswith("</html>\n")
     assert (place / "pictures/line-1.png").read_bytes().startswith(b"\x89PNG")
     assert names["reached"].step == 4
 
@@ -116,7 +146,7 @@ def test_every_example_of_the_readme_runs(place: Path, monkeypatch: pytest.Monke
 def test_a_command_that_is_not_known_fails(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for line in ("make all", "bash launch/other.sh", "flax-s2s decode runs/quickstart --no-such-option 1"):
         with pytest.raises((pytest.fail.Exception, AssertionError, SystemExit)):
-            run(line, place, monkeypatch)
+            run(line, place, monkeypatch, [])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

@@ -85,10 +85,17 @@ class Vocabulary:
         return [one for place, one in enumerate(ids) if one != UNK or place == 0 or ids[place - 1] != UNK]  # unknown neighbors are one
 
     def split(self, text: str) -> list[str]:
-        """The pieces of a line, known or not; of characters and words."""
+        """The pieces of a line, known or not."""
         text = self._prepare(text)
+        if self.kind == "sentencepiece":
+            pieces: list[str] = self._processor.encode(text, out_type=str)
+            return pieces
         found: list[str] = self._cut.findall(_SPACE + text.replace(" ", _SPACE)) if text else []
         return found
+
+    def knows(self, piece: str) -> bool:
+        """Whether the vocabulary has a piece."""
+        return self._processor.piece_to_id(piece) != UNK if self.kind == "sentencepiece" else piece in self._ids
 
     def number(self, text: str, first: int) -> tuple[list[int], list[str]]:
         """Tokens of a line of which what is not known is `first`, the one after it, ...; and what these stand for."""

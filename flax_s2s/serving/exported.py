@@ -13,7 +13,7 @@ from flax_s2s.answers.lines import Asked
 from flax_s2s.answers.replies import Translated
 from flax_s2s.decoding.translate import Translation
 from flax_s2s.export.runtime import EOS, UNK, FolderError, Hypothesis, Model, split_features
-from flax_s2s.serving.spelling import spans
+from flax_s2s.serving.spelling import source_spans, spans
 from flax_s2s.serving.wishes import About, Wish, WishError
 
 _ROWS = 16  # sentences of a turn
@@ -112,11 +112,10 @@ class Exported:
         record["spans"] = [] if abstained else spans(text, found.ids)
         record["tokens"] = [record["text"][begin:end] for begin, end in record["spans"]]
         if found.attention is not None:
-            known, first = model.about["vocabularies"]["features_from"], model.sizes[0]
-            words = [i if i < known else known + i - first for i in source_ids[beside:] if i > UNK]
-            record["source_spans"] = [[0, 0]] * beside + spans(
-                lambda many: [model.source.decode(list(ids), lacking) for ids in many], words
-            )
+            join = not (model.copy or model.source.apart)
+            words = source_spans(request.source, model.source.split(request.source), model.source.knows, join=join)
+            end = words[-1][1] if words else 0
+            record["source_spans"] = [*[[0, 0]] * beside, *words, [end, end]][: len(source_ids)]
             record["source_tokens"] = [request.source[begin:end] for begin, end in record["source_spans"]]
             record["attention"] = np.round(found.attention.astype(np.float64), 4).tolist()
         return record

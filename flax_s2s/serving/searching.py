@@ -28,7 +28,7 @@ from flax_s2s.decoding.trace import MOST_ALTERNATIVES, Place, Places, Step, watc
 from flax_s2s.decoding.translate import BLANK, Translation, Translator
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.runtime.parallel import Devices
-from flax_s2s.serving.spelling import spans
+from flax_s2s.serving.spelling import source_spans, spans
 from flax_s2s.serving.wishes import About, Wish, WishError
 
 _ROWS = 16  # of a lane
@@ -291,7 +291,7 @@ class Searching:
         record["spans"] = [] if abstained else spans(text, found.ids)
         if found.attention is not None:
             record["source_tokens"] = list(vocabularies.source_pieces(source_ids, lacking))
-            record["source_spans"] = self._source_spans(source_ids, lacking, beside)
+            record["source_spans"] = self._source_spans(request.source, source_ids, beside)
             record["attention"] = np.round(found.attention.astype(np.float64), 4).tolist()
             if found.copied is not None:
                 record["copied"] = [round(share, 4) for share in found.copied]
@@ -302,11 +302,12 @@ class Searching:
             record["beam"] = self._tree(found, steps, lacking, text)
         return record
 
-    def _source_spans(self, ids: Sequence[int], lacking: Sequence[str], beside: int) -> list[list[int]]:
+    def _source_spans(self, text: str, ids: Sequence[int], beside: int) -> list[list[int]]:
         """Of each token of a source which characters it stands for; features and the end mark stand for none."""
-        first, known, source = self._vocabularies.sizes[0], len(self._vocabularies.source), self._vocabularies.source
-        words = [i if i < known else known + i - first for i in ids[beside:]]
-        return [[0, 0]] * beside + spans(lambda many: source.decode(many, [lacking] * len(many)), words)
+        source, join = self._vocabularies.source, not (self._vocabularies.copy or self._vocabularies.source.apart)
+        found = source_spans(text, source.split([text])[0], lambda piece: not source.lacks([piece]), join=join)
+        end = found[-1][1] if found else 0
+        return [*[[0, 0]] * beside, *found, [end, end]][: len(ids)]
 
     def _alternatives(
         self, found: Translation, places: Sequence[Place], count: int, lacking: Sequence[str], text: Any

@@ -317,7 +317,7 @@ def running(run: Path, *options: str, **environment: str) -> Iterator[tuple[subp
         yield process, said.split("s: ")[-1].strip()
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_the_command_serves_its_clients_and_ends_in_order(trained_run: Path) -> None:
