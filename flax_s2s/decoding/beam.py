@@ -74,6 +74,8 @@ class Search:
     kept: int = 0
     """Ended hypotheses that each group keeps, and that are all returned, for who needs more than n_best to choose from; 0: as many
     as it has live ones, and n_best are returned."""
+    steps_at_once: int = 1
+    """Steps between two looks at which rows are done. It changes no row, since one that is done is frozen."""
 
     @property
     def ended(self) -> int:
@@ -188,13 +190,16 @@ def put(flags: Bool[Array, " batch"], new: Any, old: Any) -> Any:
 
 
 def run(step_fn: StepFn, state: State, how: Search, phrases: Phrases | None = None, until: Any = None) -> State:
-    """Searches until that many rows are done; None: all."""
+    """Searches until at least that many rows are done; None: all."""
     enough = state.limit.shape[0] if until is None else until
 
-    def advance(now: State) -> State:
+    def advance(_: Any, now: State) -> State:
         return _advance(step_fn, now, how, phrases)
 
-    return lax.while_loop(lambda now: now.done.sum() < enough, advance, state)
+    def go_on(now: State) -> State:
+        return advance(0, now) if how.steps_at_once == 1 else lax.fori_loop(0, how.steps_at_once, advance, now)
+
+    return lax.while_loop(lambda now: now.done.sum() < enough, go_on, state)
 
 
 def _advance(step_fn: StepFn, now: State, how: Search, phrases: Phrases | None) -> State:
