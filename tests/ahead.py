@@ -35,10 +35,11 @@ class Described(NamedTuple):
     devices: Any
 
 
-def describe(preset: Path, devices: Any, compute: str = "bfloat16", kernel: str = "scan") -> Described:
+def describe(preset: Path, devices: Any, compute: str = "bfloat16", kernel: str = "scan", whole_graphs: bool = False) -> Described:
     """A preset as it is trained there; `bfloat16` is what `auto` means on TPUs and new GPUs."""
     config = check(load_preset(str(preset)))
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute=compute, kernel=kernel))
+    model, training = config.model, dataclasses.replace(config.training, whole_graphs=whole_graphs)
+    config = dataclasses.replace(config, model=dataclasses.replace(model, compute=compute, kernel=kernel), training=training)
     size = config.vocab.size or 500  # all characters or words, which no preset has more of
     sizes = (size, size)
     model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
