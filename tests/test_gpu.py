@@ -19,6 +19,7 @@ if gpus.missing():
 BYTES = 80 * 10**9  # memory of an A100 or H100
 UNROLLED = 8  # steps of a layer that are one of its loop
 MOST = 3.5  # launches of one of those
+MOST_ELSE = 6  # where rows are no multiple of 8, which cuBLAS' tensor cores want: a product is padded, and cut after it; or in a toy
 # What is compiled where there is little time: one model with input feeding, one without, one without attention.
 QUICK = {("multi30k_en_de", "sm_90", 1), ("transliteration", "sm_90", 8), ("sutskever_reversed", "sm_90", 1)}
 MACHINES = [("sm_90", 1), ("sm_90", 8)]
@@ -80,7 +81,8 @@ def test_the_train_step(preset, kind, count):
     over_time = [loop for loop in launches.loops if loop.trips == LENGTH // UNROLLED or loop.trips == LENGTH]
     layers = [loop for loop in over_time if loop.trips == LENGTH // UNROLLED and loop.step["product"] == UNROLLED]
     assert len(layers) == 2 * layers_by_themselves(what.config.model)
-    assert all(loop.step.total() <= MOST * UNROLLED for loop in layers)
+    rows = arguments[1][0].shape[0] // count
+    assert all(loop.step.total() <= (MOST_ELSE if rows % 8 or what.config.model.hidden_size < 64 else MOST) * UNROLLED for loop in layers)
     assert sum(loop.trips == LENGTH and loop.step["product"] > 0 for loop in over_time) == 2 * others_over_time(what.config.model)
     assert launches_of_update.graphs + launches_of_update.single == 1
     assert not launches_of_update.loops
@@ -129,4 +131,4 @@ def test_the_beam_search(preset, kind, count):
     assert needed_bytes(program) < BYTES
     check_products(text)
     search, steps = launches.loops[:2]
-    assert (search.trips, search.step, steps.trips, steps.graphs) == (None, {}, 4, 1)  # the host waits at every fourth step
+    assert (search.trips, search.step.total() <= 1, steps.trips, steps.graphs) == (None, True, 4, 1)  # the host waits at every fourth step

@@ -6,8 +6,8 @@ after `bash tests/run.sh --gpu-aot -k none`, which fetches CUDA's compiler. Opti
 
 graphs    CUDA graphs that the host launches in a train step: gradients and update
 others    what it launches by itself: kernels, products, copies
-step      launches of a step of a layer that has a loop of its own, in graphs or not, forward / backward; with input feeding
-          the decoder has none
+step      launches of a step of a layer that has a loop of its own, in graphs or not, forward / backward (with input feeding the
+          decoder has none; with hard attention the loss is counted with them)
 GiB       a train step's memory, of the largest batch of 32 + 32 tokens
 search    launches of a step of the beam search; how many steps the host takes in one go before it waits for the device
 """
@@ -31,12 +31,17 @@ def train(what, options):
     lowered = step.lower_gradients(*arguments)
     program, launches = gpus.compiled(lowered, **options)
     _, update = gpus.compiled(step.lower_update(lowered, arguments[0], arguments[2]), **options)
-    totals = [loop.step.total() for loop in launches.loops if loop.trips == LENGTH and loop.step["product"] == 1]
-    half = len(totals) // 2
+    layers = [loop for loop in launches.loops if (loop.trips or 0) * loop.step["product"] == LENGTH]
+    half = len(layers) // 2
     steps = " / ".join(
-        f"{min(part)}-{max(part)}" if min(part) < max(part) else f"{max(part)}" for part in (totals[:half], totals[half:]) if part
+        _range([loop.step.total() / loop.step["product"] for loop in part]) for part in (layers[:half], layers[half:]) if part
     )
     return launches.graphs + update.graphs, launches.single + update.single, steps, f"{needed_bytes(program) / 2**30:.2f}"
+
+
+def _range(numbers):
+    least, most = f"{min(numbers):.3g}", f"{max(numbers):.3g}"
+    return least if least == most else f"{least} to {most}"
 
 
 def search(what, options):
@@ -53,6 +58,7 @@ def main():
     parser.add_argument("--presets", nargs="+", default=[path.stem for path in PRESETS])
     parser.add_argument("--gpus", type=int, default=1, help="GPUs")
     parser.add_argument("--kernel", default="scan", choices=("scan", "cudnn"))
+    parser.add_argument("--whole-graphs", action="store_true", help="as by training.whole_graphs")
     parser.add_argument("--options", nargs="+", default=[], help="of XLA, such as xla_gpu_command_buffer_unroll_loops=True")
     given = parser.parse_args()
     options = {name: {"True": True, "False": False}.get(value, value) for name, value in (each.split("=", 1) for each in given.options)}
@@ -60,7 +66,7 @@ def main():
     print("| preset | graphs | others | step | GiB | search |\n|---|---|---|---|---|---|")
     for path in PRESETS:
         if path.stem in given.presets:
-            what = describe(path, devices, "float32" if given.kernel == "cudnn" else "bfloat16", given.kernel)
+            what = describe(path, devices, "float32" if given.kernel == "cudnn" else "bfloat16", given.kernel, given.whole_graphs)
             cells = (*train(what, options), search(what, options))
             print(f"| {path.stem} | {' | '.join(map(str, cells))} |", flush=True)
 
