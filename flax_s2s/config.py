@@ -344,6 +344,8 @@ class TrainingConfig:
     """Evaluations without a better best_metric after which training stops, counted once it is not at its worst (BLEU of 0); 0: never."""
     devices: int = operational(0)
     """Accelerators to use; 0: all."""
+    whole_graphs: bool = operational(False)
+    """NVIDIA GPUs: start a train step as one CUDA graph, with all its loops in it. Compiled and counted so far, not measured on a GPU."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@
 #   bash tests/run.sh -k beam
 #   bash tests/run.sh --launch      # the tests with a live Slurm, Open MPI and MPICH, which it installs by apt (needs root)
 #   bash tests/run.sh --browser     # the tests of the page in Chromium, which it installs by apt (needs root, if it is not there)
+#   bash tests/run.sh --gpu-aot     # those that compile for NVIDIA GPUs, with a compiler that it fetches (250 MB, 710 MB on disk)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
@@ -23,7 +24,23 @@ install_programs() {
   fi
 }
 
-case "${1:-}" in
+# CUDA's compiler in a folder of its own, seen by these tests alone: beside the others jax would ask for a GPU's libraries at each start.
+install_gpu_compiler() {
+  local folder=.venv-gpu-aot lock=tests/requirements-gpu-aot.txt
+  if ! cmp --silent "$lock" "$folder/lock.txt"; then
+    echo "installing $lock into $folder (250 MB)"
+    rm -rf "$folder"
+    if ! .venv-test/bin/pip install --quiet --require-hashes --no-deps --target "$folder" --requirement "$lock"; then
+      echo "error: $lock could not be installed" >&2
+      exit 69 # unavailable; no test has failed
+    fi
+    cp "$lock" "$folder/lock.txt"
+  fi
+  export PYTHONPATH="$PWD/$folder${PYTHONPATH:+:$PYTHONPATH}"
+}
+
+chosen=${1:-}
+case "$chosen" in
   --launch)
     install_programs --launch slurmctld:slurm-wlm munged:munge mpirun:openmpi-bin mpiexec.hydra:mpich
     ((EUID == 0)) || fail "--launch needs root: Slurm's daemons start the tasks of a job"
@@ -35,6 +52,10 @@ case "${1:-}" in
     ;;
 esac
 make_environment .venv-test tests/requirements.txt
+if [[ "$chosen" == --gpu-aot ]]; then
+  install_gpu_compiler
+  set -- -m gpu_aot tests/test_gpu.py "${@:2}"
+fi
 
 failed=()
 check() {

@@ -74,6 +74,8 @@ class Search:
     kept: int = 0
     """Ended hypotheses that each group keeps, and that are all returned, for who needs more than n_best to choose from; 0: as many
     as it has live ones, and n_best are returned."""
+    steps_at_once: int = 1
+    """Steps between two looks at which rows are done. It changes no row, since one that is done is frozen."""
 
     @property
     def ended(self) -> int:
@@ -188,13 +190,25 @@ def put(flags: Bool[Array, " batch"], new: Any, old: Any) -> Any:
 
 
 def run(step_fn: StepFn, state: State, how: Search, phrases: Phrases | None = None, until: Any = None, most: Any = None) -> State:
-    """Searches until `until` rows are done (None: all), or for `most` steps (None: to the end)."""
-    enough, last = state.limit.shape[0] if until is None else until, jnp.iinfo(jnp.int32).max if most is None else most
+    """Searches until at least `until` rows are done (None: all), or for `most` steps (None: to the end)."""
+    enough, last, many = (
+        state.limit.shape[0] if until is None else until,
+        jnp.iinfo(jnp.int32).max if most is None else most,
+        how.steps_at_once,
+    )
 
-    def advance(now: tuple[Any, State]) -> tuple[Any, State]:
-        return now[0] + 1, _advance(step_fn, now[1], how, phrases)
+    def advance(_: Any, now: State) -> State:
+        return _advance(step_fn, now, how, phrases)
 
-    return lax.while_loop(lambda now: (now[1].done.sum() < enough) & (now[0] < last), advance, (jnp.int32(0), state))[1]
+    def go_on(now: tuple[Any, State]) -> tuple[Any, State]:
+        return now[0] + many, lax.fori_loop(0, many, advance, now[1])
+
+    begun = (jnp.int32(0), state)
+    if many > 1:
+        begun = lax.while_loop(lambda now: (now[1].done.sum() < enough) & (now[0] <= last - many), go_on, begun)
+    return lax.while_loop(lambda now: (now[1].done.sum() < enough) & (now[0] < last), lambda now: (now[0] + 1, advance(0, now[1])), begun)[
+        1
+    ]
 
 
 def _advance(step_fn: StepFn, now: State, how: Search, phrases: Phrases | None) -> State:

@@ -34,6 +34,9 @@ from flax_s2s.model.seq2seq import Model, Seq2Seq, StepWeights
 from flax_s2s.runtime.parallel import AXIS, Devices
 
 _UNSAID = (PAD, BOS, UNK)  # tokens that are never generated
+_STEPS_AT_ONCE = 4
+"""Where the host decides whether a loop goes on, as with GPUs, it waits for the device then: so not at every step. More would lose what
+they win, since rows that are done wait for the next look."""
 KEPT = 8
 """Programs of as many choices of models and settings are kept, those that were used last."""
 
@@ -195,6 +198,7 @@ def make_step_fn(bound: Seq2Seq, *source: Any) -> beam.StepFn:
 def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devices, keep_attention: bool = False) -> Stream:
     """Makes the programs of a search with these settings; each shape is compiled when it first comes."""
     by_row, everywhere = PartitionSpec(AXIS), PartitionSpec()
+    steps_at_once = _STEPS_AT_ONCE if devices.mesh.devices.flat[0].platform == "gpu" else 1
     spread = partial(jax.shard_map, mesh=devices.mesh, out_specs=by_row, check_vma=False)
 
     def how(sentences: Sentences) -> beam.Search:
@@ -202,7 +206,8 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         sampled = config.temperature > 0
         groups, diversity = (config.beam_size, 0.0) if sampled else (config.groups, config.diversity)
         kept = 0 if sampled or config.n_best == 1 else _spare(config.beam_size // groups, groups)
-        return beam.Search(config.beam_size, most, BOS, EOS, config.length_penalty, config.n_best, groups, diversity, keep_attention, kept)
+        size, penalty, n_best = config.beam_size, config.length_penalty, config.n_best
+        return beam.Search(size, most, BOS, EOS, penalty, n_best, groups, diversity, keep_attention, kept, steps_at_once)
 
     def steps(weights: Sequence[Weights], blocklist: Automaton | None, rows: Rows, beams: int) -> Steps:
         members = []

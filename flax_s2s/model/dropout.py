@@ -5,6 +5,7 @@ key of a row: one call for each site. `jax.random` would fold the site into each
 programs, a third of what it takes to compile a train step.
 """
 
+from functools import partial
 from typing import Any, Literal, assert_never
 
 import jax
@@ -35,7 +36,11 @@ def threefry(
             second = (second << rotation | second >> (32 - rotation)) ^ first
         return (first + added[0], second + added[1]), None
 
-    return lax.scan(rounds, (counter[0] + key[0], counter[1] + key[1]), (jnp.asarray(_ROTATIONS), added))[0]
+    def run(unroll: bool, words: Any, added: Any) -> Any:
+        return lax.scan(rounds, words, (jnp.asarray(_ROTATIONS), added), unroll=unroll)[0]
+
+    start = counter[0] + key[0], counter[1] + key[1]  # a GPU's loop has to be started step by step
+    return lax.platform_dependent(start, added, cuda=partial(run, True), default=partial(run, False))
 
 
 def fold_in(key: UInt32[Array, "2"], data: Int[Array, "2"]) -> UInt32[Array, "2"]:

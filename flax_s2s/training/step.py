@@ -21,7 +21,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from flax_s2s.config import BOS, PAD, Config, OptimizerConfig
+from flax_s2s.config import BOS, PAD, Config, OptimizerConfig, UserError
 from flax_s2s.model.copying import point
 from flax_s2s.model.decoder import Readings
 from flax_s2s.model.dropout import fold_in, random_bytes, row_keys
@@ -35,6 +35,7 @@ from flax_s2s.training.state import Accumulated, Params, TrainState
 # Good updates that the usual loss is the mean of (an exponential one behind them): enough to hold batches of all lengths.
 # Before as many no loss is a spike: it falls fastest then.
 _USUAL_UPDATES = 100
+_IN_GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE,COLLECTIVES"
 
 
 class Update(NamedTuple):
@@ -177,11 +178,26 @@ def make_train_step(model: Model, optimizer: optax.GradientTransformation, confi
     def update(state: TrainState, gradients: Params, loss: Loss, after: Int[Array, "2"]) -> tuple[TrainState, Update]:
         return (change if state.accumulated is None else accumulate)(state._replace(position=after), gradients, loss)
 
-    everywhere = devices.replicated
+    everywhere, options = devices.replicated, _options(config, devices)
+    shardings = (everywhere, everywhere, everywhere, devices.by_row, everywhere)
     return TrainStep(
-        jax.jit(gradients, in_shardings=(everywhere, everywhere, everywhere, devices.by_row, everywhere), out_shardings=everywhere),
-        jax.jit(update, in_shardings=everywhere, out_shardings=everywhere, donate_argnums=0),
+        jax.jit(gradients, in_shardings=shardings, out_shardings=everywhere, compiler_options=options),
+        jax.jit(update, in_shardings=everywhere, out_shardings=everywhere, donate_argnums=0, compiler_options=options),
     )
+
+
+def _options(config: Config, devices: Devices) -> dict[str, Any] | None:
+    """XLA's, where they are asked for.
+
+    Raises:
+        UserError: there are no CUDA graphs here.
+    """
+    if not config.training.whole_graphs:
+        return None
+    device = devices.mesh.devices.flat[0]
+    if device.platform != "gpu":
+        raise UserError(f"training.whole_graphs=True needs NVIDIA GPUs, got {device.device_kind}; use training.whole_graphs=False")
+    return {"xla_gpu_enable_command_buffer": _IN_GRAPHS, "xla_gpu_command_buffer_unroll_loops": True}
 
 
 def _make_accumulate(update: Callable[..., tuple[TrainState, Update]], config: OptimizerConfig) -> Callable[..., tuple[TrainState, Update]]:

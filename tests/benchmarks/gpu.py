@@ -1,7 +1,8 @@
 """What the training step does on an NVIDIA GPU: first whether it is right, then how fast, then against cuDNN and nnx.RNN.
 
-    python tests/benchmarks/gpu.py                     everything, in about 8 minutes
+    python tests/benchmarks/gpu.py                     everything, in at most ten minutes
     python tests/benchmarks/gpu.py --parts check gnmt
+    JAX_PLATFORMS=cpu python tests/benchmarks/gpu.py --tiny      whether this script works
 
 Needs this package's requirements with jax for CUDA, and PyTorch for the comparison (left out where it is missing). Every
 part is a process of its own, so that one that fails or runs out of memory takes nothing else with it. What it prints is one
@@ -9,9 +10,11 @@ table for each part; `--output` keeps every number as JSON.
 
 check   layer and gradients by each kernel and type, against loops in float64 (tests/reference.py)
 gnmt    the whole train step of GNMT 4 + 4 x 1024, vocabulary 32,000, dropout and Adam included, 32 + 32 real tokens a row:
-        source + target tokens a second, and model FLOPs over the bfloat16 product's rate
-layers  one layer, 32 steps, forward and backward: scan and cuDNN of ours, nnx.RNN, torch.nn.LSTM
-loop    what could make the loop's launches cheaper: unrolling, CUDA graphs around it
+        source + target tokens a second, and model FLOPs over the bfloat16 product's rate; by each kernel, and as one CUDA graph
+decode  its beam search, beam 5, 128 rows, 32 tokens: tokens of hypotheses that are given out a second, by how many steps are
+        taken before the host waits for the device
+layers  one layer, 32 steps, forward and backward: each kernel of ours, nnx.RNN, torch.nn.LSTM
+loop    what could make the loop's launches cheaper: steps of a graph, CUDA graphs around the loop
 """
 
 import argparse
@@ -23,13 +26,24 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 HERE = Path(__file__).resolve()
-STEPS, ROUNDS, CALLS = 32, 10, 5
-GNMT_ROWS = (128, 256, 512, 1024)
-LAYERS = [(hidden, rows) for hidden in (512, 1024, 2048) for rows in (64, 128, 256, 512)]
-GRAPHS = "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL --xla_gpu_graph_min_graph_size=1"
+ROUNDS, CALLS, SECONDS = 10, 5, 580
+TINY = "--tiny" in sys.argv
+STEPS, BEAM_ROWS, PRODUCT = (4, 4, 64) if TINY else (32, 128, 8192)
+GNMT_ROWS = (2,) if TINY else (128, 256, 512, 1024)
+LAYERS = [(8, 2)] if TINY else [(hidden, rows) for hidden in (512, 1024, 2048) for rows in (64, 128, 256, 512)]
+LOOPS = [(8, 2)] if TINY else [(512, 64), (1024, 128), (1024, 512)]
+GRAPHS = "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL --xla_gpu_command_buffer_unroll_loops=true"
+
+
+def kernels():
+    """The model's kernels, and the type that each computes in: cuDNN's interface in jax is float32 only."""
+    from typing import get_args
+
+    from flax_s2s.model.lstm import Kernel
+
+    return [(name, "float32" if name == "cudnn" else "bfloat16") for name in get_args(Kernel) if not (TINY and name == "cudnn")]
 
 
 def seconds(work):
@@ -47,7 +61,7 @@ def seconds(work):
     return statistics.median(taken)
 
 
-def product_rate(dtype, size=8192):
+def product_rate(dtype, size=PRODUCT):
     """FLOP/s of a matrix product on random numbers."""
     import jax
 
@@ -73,13 +87,9 @@ def check(_):
     rows, steps, inputs, hidden = 5, 9, 6, 8
     init = nnx.initializers.zeros
     graph = nnx.graphdef(nnx.eval_shape(lambda: RecurrentLayer(inputs, hidden, kernel_init=init, rngs=nnx.Rngs(0))))
-    for kernel, dtype, precision, allowed in (
-        ("scan", "float32", "highest", 1e-5),
-        ("scan", "float32", "default", 5e-3),
-        ("scan", "bfloat16", "default", 3e-2),
-        ("cudnn", "float32", "highest", 1e-5),
-        ("cudnn", "float32", "default", 5e-3),
-    ):
+    types = [("float32", "highest", 1e-5), ("float32", "default", 5e-3), ("bfloat16", "default", 3e-2)]
+    cases = [(name, *how) for name, _ in kernels() for how in types if (name, how[0]) != ("cudnn", "bfloat16")]
+    for kernel, dtype, precision, allowed in cases:
         worst = 0.0
         for seed in range(4):
             draws = np.random.default_rng(seed)
@@ -116,6 +126,20 @@ def check(_):
 # The whole step --------------------------------------------------------------------------------------------------------
 
 
+def gnmt_config(**model):
+    """The preset, on one GPU."""
+    import dataclasses
+
+    from flax_s2s.presets import load_preset
+
+    preset = load_preset(str(HERE.parents[2] / "configs" / "gnmt_wmt16_en_de.py"))
+    if TINY:
+        small = {"embedding_size": 8, "hidden_size": 8, "attention_size": 8, "bidirectional_size": 0}
+        preset = dataclasses.replace(preset, vocab=dataclasses.replace(preset.vocab, size=64))
+        model = small | model
+    return dataclasses.replace(preset, model=dataclasses.replace(preset.model, **model))
+
+
 def gnmt(_):
     """Tokens a second of the train step."""
     import dataclasses
@@ -124,27 +148,32 @@ def gnmt(_):
     import numpy as np
 
     from flax_s2s.model.flops import count_flops
-    from flax_s2s.model.lstm import choose_means
     from flax_s2s.model.seq2seq import make_model
-    from flax_s2s.presets import load_preset
     from flax_s2s.runtime.parallel import feed_all, feed_rows, make_devices
     from flax_s2s.training.optimizer import make_optimizer
     from flax_s2s.training.state import create_state
     from flax_s2s.training.step import make_train_step
 
-    devices, preset = make_devices(1, {}), load_preset(str(HERE.parents[2] / "configs" / "gnmt_wmt16_en_de.py"))
-    after, size, rate = feed_all(devices, np.array([0, 1], np.int32)), preset.vocab.size, product_rate("bfloat16")
-    yield {"product, bfloat16, 8192": f"{rate / 1e12:.0f} TFLOP/s"}
-    for compute, attention in (("bfloat16", "additive"), ("bfloat16", "general"), ("float32", "additive")):
-        model_config = dataclasses.replace(preset.model, compute=compute, attention=attention, kernel="auto")
-        config = dataclasses.replace(preset, model=model_config)
-        model, optimizer = make_model(config.model, size, size), make_optimizer(config.optimizer)
-        step = make_train_step(model, optimizer, config, devices)
+    devices = make_devices(1, {})
+    after, rate = feed_all(devices, np.array([0, 1], np.int32)), product_rate("bfloat16")
+    yield {f"product, bfloat16, {PRODUCT}": f"{rate / 1e12:.3g} TFLOP/s"}
+    ways = [
+        (kernel, compute, graphs) for kernel, compute in kernels() for graphs in ((False,) if TINY or kernel == "cudnn" else (False, True))
+    ]
+    for kernel, compute, graphs in ways:
+        config = gnmt_config(compute=compute, kernel=kernel)
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, whole_graphs=graphs))
+        size = config.vocab.size
         for rows in GNMT_ROWS:
             draws = np.random.default_rng(rows)
             batch = feed_rows(devices, tuple(draws.integers(4, size, (rows, STEPS)).astype(np.int32) for _ in range(2)))
+            row = {"kernel": kernel, "compute": compute, "one graph": graphs, "rows": rows}
             try:
+                model, optimizer = make_model(config.model, size, size), make_optimizer(config.optimizer)
+                begin = time.perf_counter()
+                step = make_train_step(model, optimizer, config, devices)
                 program = step.compile(create_state(config, (size, size), optimizer, devices), batch, after)
+                compiling = time.perf_counter() - begin
                 box = [create_state(config, (size, size), optimizer, devices)]
 
                 def work(program=program, box=box, batch=batch):
@@ -154,19 +183,53 @@ def gnmt(_):
                 taken = seconds(work)
                 loss = work().loss
             except jax.errors.JaxRuntimeError as error:
-                yield {"means": str(choose_means(model_config)), "attention": attention, "rows": rows, "failed": str(error).split("\n")[0]}
+                yield row | {"failed": str(error).split("\n")[0]}
                 continue
             flops = count_flops(config.model, box[0].params).training(rows * STEPS, rows * STEPS, STEPS)
-            yield {
-                "means": str(choose_means(model_config)),
-                "attention": attention,
-                "rows": rows,
+            yield row | {
+                "compile s": round(compiling, 1),
                 "step ms": round(taken * 1e3, 2),
                 "src+tgt tokens/s": round(2 * rows * STEPS / taken),
                 "of the product": f"{flops / taken / rate:.1%}",
                 "temp GiB": round(program.gradients.memory_analysis().temp_size_in_bytes / 2**30, 2),
                 "loss": round(float(loss.plain / loss.tokens), 3),
             }
+
+
+def decode(_):
+    """Tokens a second of the beam search; random parameters say no end mark, so that all hypotheses are as long as they may be."""
+    import dataclasses
+
+    import jax
+    import numpy as np
+
+    from flax_s2s.config import EOS
+    from flax_s2s.decoding import stream
+    from flax_s2s.model.seq2seq import init_params, make_model
+    from flax_s2s.runtime.parallel import feed_rows, make_devices
+
+    devices, config = make_devices(1, {}), gnmt_config(compute="bfloat16", kernel="scan")
+    size, rows = config.vocab.size, BEAM_ROWS
+    model = make_model(config.model, size, size)
+    params = init_params(config.model, size, size, jax.random.key(0))
+    params["output_bias"] = params["output_bias"].at[EOS].set(-1e3)
+    decoding = dataclasses.replace(config.decoding, beam_size=5, rows=rows, max_length_ratio=1.0, max_length_extra=0)
+    ids = np.random.default_rng(0).integers(4, size, (rows, STEPS)).astype(np.int32)
+    limit, chosen, take = np.full(rows, STEPS, np.int32), np.arange(rows, dtype=np.int32), np.ones(rows, bool)
+    weights = stream.make_lay_out((model,))([params])
+    for steps_at_once in (1, 2, 4, 8):
+        stream._STEPS_AT_ONCE = steps_at_once
+        stream.make_stream.cache_clear()
+        made = stream.make_stream((model,), decoding, devices)
+        waiting = made.admit(weights, None, stream.Sentences(*feed_rows(devices, (ids, limit))))
+        fed = feed_rows(devices, (chosen, take, np.array([rows], np.int32)))
+
+        def work(made=made, waiting=waiting, fed=fed):
+            return made.go(weights, None, made.empty(waiting), waiting, *fed)[1:]
+
+        taken = seconds(work)
+        said = int(np.asarray(work()[1].length)[:, 0].sum())
+        yield {"steps at once": steps_at_once, "ms": round(taken * 1e3, 2), "tokens": said, "tokens/s": round(said / taken)}
 
 
 # Layers ----------------------------------------------------------------------------------------------------------------
@@ -189,7 +252,7 @@ def layer_work(name, hidden, rows):
     dtype = "bfloat16" if "bfloat16" in name else "float32"
     inputs = jax.random.normal(jax.random.key(0), (rows, STEPS, hidden)).astype(dtype)
     weights = jax.random.normal(jax.random.key(1), inputs.shape)
-    run = nnx_layer if "nnx" in name else partial(unroll, kernel="cudnn" if "cudnn" in name else "scan")
+    run = nnx_layer if "nnx" in name else partial(unroll, kernel=name.split()[0])
 
     @jax.jit
     def gradients(params, inputs):
@@ -231,59 +294,55 @@ def torch_seconds(name, hidden, rows):
 def layers(_):
     """Milliseconds by each, for every size; one after the other in one process."""
     try:
-        import torch  # noqa: F401
+        import torch
     except ImportError:
         peers = ()
     else:
-        peers = ("torch tf32", "torch bfloat16")
+        peers = ("torch float32", "torch bfloat16") if torch.cuda.is_available() else ()
+    ours = [f"{name} float32" for name, _ in kernels()] + [f"{name} bfloat16" for name, compute in kernels() if compute == "bfloat16"]
     for hidden, rows in LAYERS:
-        row = {"hidden": hidden, "rows": rows}
-        taken = {
-            name: seconds(layer_work(name, hidden, rows)) for name in ("cudnn", "scan", "scan bfloat16", "nnx.RNN", "nnx.RNN bfloat16")
-        }
+        taken = {name: seconds(layer_work(name, hidden, rows)) for name in (*ours, "nnx.RNN float32", "nnx.RNN bfloat16")}
         taken |= {name: torch_seconds(name, hidden, rows) for name in peers}
-        row |= {f"{name} ms": round(value * 1e3, 3) for name, value in taken.items()}
-        best = min(taken["cudnn"], taken["scan"])
-        if peers:
-            row |= {
-                "tf32 torch/ours": round(taken["torch tf32"] / best, 2),
-                "bf16 torch/ours": round(taken["torch bfloat16"] / taken["scan bfloat16"], 2),
-            }
-        row |= {"tf32 nnx/ours": round(taken["nnx.RNN"] / best, 2)}
-        yield row | {"bf16 nnx/ours": round(taken["nnx.RNN bfloat16"] / taken["scan bfloat16"], 2)}
+        row = {"hidden": hidden, "rows": rows} | {f"{name} ms": round(value * 1e3, 3) for name, value in taken.items()}
+        for dtype in ("float32", "bfloat16"):
+            best = min(value for name, value in taken.items() if name in ours and dtype in name)
+            row |= {f"{name} / ours": round(value / best, 2) for name, value in taken.items() if name not in ours and dtype in name}
+        yield row
 
 
 def loop(variant):
-    """The scan in bfloat16 with the loop unrolled; the process was started with or without CUDA graphs."""
-    from jax import lax
-
+    """The scan in bfloat16, by how many steps are one of the loop; the process was started with or without CUDA graphs around it."""
     from flax_s2s.model import lstm
 
-    for unroll in (1, 2, 4, 8):
-        lstm.lax = SimpleNamespace(**{**vars(lax), "scan": partial(lax.scan, unroll=unroll)})
-        for hidden, rows in ((512, 64), (1024, 128), (1024, 512)):
+    for steps in (1, 4, 8, 16):
+        lstm._STEPS_OF_A_GRAPH = steps
+        for hidden, rows in LOOPS:
             taken = seconds(layer_work("scan bfloat16", hidden, rows))
             microseconds = round(taken / (2 * STEPS) * 1e6, 1)
-            yield {"graphs": variant, "unroll": unroll, "hidden": hidden, "rows": rows, "us per step and direction": microseconds}
+            yield {"whole graphs": variant, "steps": steps, "hidden": hidden, "rows": rows, "us per step and direction": microseconds}
 
 
 # The run ---------------------------------------------------------------------------------------------------------------
 
-PARTS = {"check": check, "gnmt": gnmt, "layers": layers, "loop": loop}
+PARTS = {"check": check, "gnmt": gnmt, "decode": decode, "layers": layers, "loop": loop}
 
 
-def run_part(name, variant="", flags=""):
-    """A part in a process of its own: its rows."""
+def run_part(name, variant, flags, until):
+    """A part in a process of its own: its rows, of what is done by then."""
     environment = {
         **os.environ,
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
     }
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[2]), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, str(HERE), "--serve", name, variant]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return rows if done.returncode == 0 else [*rows, {"failed": f"{name} {variant} ended with {done.returncode}"}]
+    command = [sys.executable, str(HERE), "--serve", name, variant, *(["--tiny"] if TINY else [])]
+    try:
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=max(1.0, until - time.perf_counter()))
+        out, ended = done.stdout, f"ended with {done.returncode}" if done.returncode else ""
+    except subprocess.TimeoutExpired as error:
+        out, ended = error.stdout or b"", "had no more time"
+    rows = [json.loads(line) for line in out.decode().splitlines() if line.startswith("{") and line.endswith("}")]
+    return [*rows, {"failed": f"{name} {variant} {ended}"}] if ended else rows
 
 
 def show(rows):
@@ -298,6 +357,8 @@ def show(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--tiny", action="store_true", help="sizes of a toy, on whatever device there is")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="after which nothing more is measured")
     parser.add_argument("--output", type=Path, help="a file for all numbers, as JSON")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -305,11 +366,11 @@ def main():
         for row in PARTS[given.serve[0]](given.serve[1]):
             print(json.dumps(row), flush=True)
         return
-    found = {}
+    found, until = {}, time.perf_counter() + given.seconds
     for name in given.parts:
         begin = time.perf_counter()
-        variants = [("off", ""), ("on", GRAPHS)] if name == "loop" else [("", "")]
-        found[name] = [row for variant, flags in variants for row in run_part(name, variant, flags)]
+        variants = [("no", ""), ("yes", GRAPHS)] if name == "loop" else [("", "")]
+        found[name] = [row for variant, flags in variants for row in run_part(name, variant, flags, until)]
         print(f"{name} ({time.perf_counter() - begin:.0f} s)")
         show(found[name])
         if given.output:

@@ -156,10 +156,9 @@ def mean_of(functions):
     return functions[0] if len(functions) == 1 else lambda prefix: np.stack([fn(prefix) for fn in functions]).mean(axis=0)
 
 
-def make_search(setting):
-    how = beam.Search(
-        setting.beam_size, setting.steps, BOS, setting.eos, setting.alpha, setting.n_best, setting.groups, setting.diversity, attention=True
-    )
+def make_search(setting, **more):
+    shared = [getattr(setting, name) for name in ("eos", "alpha", "n_best", "groups", "diversity")]
+    how = beam.Search(setting.beam_size, setting.steps, BOS, *shared, attention=True, **more)
 
     def run(members, limit, arrays):
         size, steps = setting.groups, []
@@ -521,11 +520,22 @@ def test_rows_that_are_no_sentences_change_nothing():
         np.testing.assert_array_equal(got[real], wanted[real])
 
 
-def test_a_row_may_be_given_to_another_sentence_while_the_others_go_on():
+@pytest.mark.parametrize("steps_at_once", [2, 4, 9])
+@pytest.mark.parametrize("setting", [SETTINGS[index] for index in (0, 3, 15, 21, 32, 34, 38)], ids=lambda setting: setting.name)
+def test_several_steps_between_two_looks_change_no_bit(setting, steps_at_once):
+    found = run(setting, draw_once(setting), make_search(setting, steps_at_once=steps_at_once))
+    for got, wanted in zip(found, searched(setting), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("steps_at_once", [1, 4])
+def test_a_row_may_be_given_to_another_sentence_while_the_others_go_on(steps_at_once):
     """Rows of three sets of sentences pass through one search, each put where one is done; every one ends as it does alone."""
     setting = SETTINGS[3]
     drawn, alone = draw_once(setting), searched(setting)
-    how = beam.Search(setting.beam_size, setting.steps, BOS, setting.eos, setting.alpha, setting.n_best, attention=True)
+    how = beam.Search(
+        setting.beam_size, setting.steps, BOS, setting.eos, setting.alpha, setting.n_best, attention=True, steps_at_once=steps_at_once
+    )
     one, few = drawn.members[0], 8
 
     @jax.jit
@@ -554,7 +564,7 @@ def test_a_row_may_be_given_to_another_sentence_while_the_others_go_on():
         state = beam.put(jnp.asarray(np.isin(np.arange(few), free)), fresh, state)
         state = go(tables_of(places), state, int(np.asarray(state.done).sum()) + 1 if waiting else few)
         rounds += 1
-    assert rounds > 10
+    assert rounds > 10 / steps_at_once
     for row, found in finished.items():
         for got, wanted in zip(found, alone, strict=True):
             np.testing.assert_array_equal(got, wanted[row])

@@ -14,6 +14,7 @@ from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig, ModelConfig, Voc
 from flax_s2s.data import vocab_training
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
+from flax_s2s.decoding import beam
 from flax_s2s.decoding.forced import forced_logp
 from flax_s2s.decoding.lexical import Phrases
 from flax_s2s.decoding.requests import SOURCE_LENGTHS, Request, padded_length
@@ -163,6 +164,23 @@ def test_progress_is_announced():
 )
 def test_batch_size_and_devices_change_nothing(name, options):
     close(translated(name, **options), translated(name))
+
+
+@pytest.mark.parametrize("fields", [{}, {"n_best": 3}, {"temperature": 1.0, "n_best": 2}], ids=str)
+def test_a_device_that_is_looked_at_seldom_finds_the_same(monkeypatch, fields):
+    """As GPUs are; rows are few, so that sentences take each other's places."""
+    wanted, looks = translated("attention", rows=3, **fields), []
+    run = beam.run
+    monkeypatch.setattr(beam, "run", lambda step_fn, state, how, *more: looks.append(how) or run(step_fn, state, seldom(how), *more))
+
+    def seldom(how):
+        return dataclasses.replace(how, steps_at_once=4)
+
+    make_stream.cache_clear()
+    config = dataclasses.replace(DECODING, rows=3, **fields)
+    close(Translator([model("attention")], vocabularies(), config, parallel.make_devices(1, {}))(laid_out("attention"), LINES), wanted)
+    make_stream.cache_clear()
+    assert looks and all(how.steps_at_once == 1 for how in looks)
 
 
 @pytest.mark.skipif("avx512_bf16" not in Path("/proc/cpuinfo").read_text(), reason="a CPU without instructions for bfloat16")

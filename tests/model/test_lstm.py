@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 from flax import nnx
+from jax import lax
 from jaxprs import carries, equations
 
 from flax_s2s.config import ModelConfig
@@ -216,6 +217,21 @@ def test_bfloat16_stays_near_the_reference(reverse, layer_fn):
         want, want_gradients = expected(arrays, mask, asked, reverse)
         assert_same(found, want, BFLOAT16)
         assert_same(gradients, want_gradients, BFLOAT16)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 8, 19])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_form_for_gpus_gives_the_same(monkeypatch, reverse, steps):
+    """Here on the CPU: several steps are one of the loop's, also where they do not divide the length."""
+    arrays, mask, asked = draw((3, steps, 2, 4), steps)
+
+    def in_the_form_for_gpus(arrays, mask, reverse, dtype):
+        return ours(arrays, mask, reverse, dtype)
+
+    want = evaluate(arrays, mask, asked, reverse)
+    monkeypatch.setattr(lax, "platform_dependent", lambda *arguments, cuda, default: cuda(*arguments))
+    for got, wanted in zip(evaluate(arrays, mask, asked, reverse, layer_fn=in_the_form_for_gpus), want, strict=True):
+        assert_same(got, wanted, 1e-6)
 
 
 @pytest.mark.parametrize("masked", [False, True])

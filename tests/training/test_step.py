@@ -11,7 +11,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from planted import MARKS, mark, plant
 
-from flax_s2s.config import BOS, EOS, PAD, Config, ModelConfig, OptimizerConfig
+from flax_s2s.config import BOS, EOS, PAD, Config, ModelConfig, OptimizerConfig, TrainingConfig, UserError
 from flax_s2s.data.batching import Batch
 from flax_s2s.model.dropout import row_keys
 from flax_s2s.model.seq2seq import make_model
@@ -254,6 +254,12 @@ def test_a_sum_inside_a_loop_would_be_seen():
 
     text = jax.jit(looped).lower(jax.ShapeDtypeStruct((8, 3), jnp.float32)).compile().as_text()
     assert {one.inside_loop for one in collectives(text)} == {True}
+
+
+def test_whole_graphs_want_a_gpu():
+    config = dataclasses.replace(PLAIN, training=TrainingConfig(whole_graphs=True))
+    with pytest.raises(UserError, match=r"training\.whole_graphs=True needs NVIDIA GPUs, got cpu; use training\.whole_graphs=False"):
+        step_of(config, 1)
 
 
 def test_each_shape_is_compiled_once():
