@@ -296,14 +296,15 @@ def _check_pallas(model: ModelConfig) -> None:
             raise UserError(
                 f"model.kernel=pallas computes lstms without zoneout, and keeps their gates, got model.{name}={value}; use {wanted}, or model.kernel=auto"
             )
-    read = {"bidirectional_size": model.bidirectional_size or model.hidden_size // 2} if model.bidirectional_layers else {}
+    steps = {"bidirectional_size": TILE} if model.bidirectional_size else {"hidden_size": 2 * TILE}  # of which a direction has half
+    steps = steps if model.bidirectional_layers else {}
     if model.encoder_layers > model.bidirectional_layers or not model.input_feeding:
-        read["hidden_size"] = model.hidden_size
-    for name, units in read.items():
-        if units % TILE:
+        steps.setdefault("hidden_size", TILE)
+    for name, step in steps.items():
+        if (units := getattr(model, name)) % step:
             raise UserError(
-                f"model.kernel=pallas takes layers of {TILE} units or a multiple, got {units} (model.{name}); use {units + -units % TILE}, or "
-                "model.kernel=auto"
+                f"model.kernel=pallas goes through units in tiles, and needs model.{name} to be a multiple of {step} here, got {units}; use "
+                f"{units + -units % step}, or model.kernel=auto"
             )
 
 

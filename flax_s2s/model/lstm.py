@@ -40,9 +40,8 @@ class Means(NamedTuple):
 
     def __str__(self) -> str:
         """`scan, float32`; and what nobody has measured says so."""
-        return f"{self.kernel}, {self.compute}" + (
-            "; compiled for this kind of device, measured on none" if self.kernel == "pallas" else ""
-        )
+        unmeasured = "; compiled for this kind of device, measured on none" if self.kernel == "pallas" else ""
+        return f"{self.kernel}, {self.compute}{unmeasured}"
 
 
 def choose_means(config: ModelConfig) -> Means:
@@ -134,8 +133,10 @@ def unroll(
     initial = initial or zero_state(layer, inputs.shape[:1], inputs.dtype)
     initial = State(initial.hidden.astype(inputs.dtype), initial.cell)
     gates, noise = layer.gates(), noise or Noise(None, None)
-    if kernel != "scan":
+    if kernel == "cudnn" or kernel == "pallas":  # noqa: PLR1714  # mypy narrows a Literal by it
         return together.read([layer], inputs, mask, initial, reverse, kernel, [noise])
+    if kernel != "scan":
+        assert_never(kernel)
     if layer.cell != "lstm" or layer.zoneout:
         return _scanned(layer, gates, inputs, mask, initial, reverse, recompute, noise)
     step_mask = None if mask is None else mask.swapaxes(0, 1)[:, :, None]  # [time batch 1]
