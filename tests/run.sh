@@ -4,6 +4,7 @@
 #
 #   bash tests/run.sh -k beam
 #   bash tests/run.sh --launch      # the tests with a live Slurm, Open MPI and MPICH, which it installs by apt (needs root)
+#   bash tests/run.sh --gpu-aot     # those that compile for NVIDIA GPUs, with a compiler that it fetches (250 MB, 710 MB on disk)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
@@ -23,11 +24,31 @@ install_launchers() {
   ((EUID == 0)) || fail "--launch needs root: Slurm's daemons start the tasks of a job"
 }
 
-if [[ "${1:-}" == --launch ]]; then
+# CUDA's compiler in a folder of its own, seen by these tests alone: beside the others jax would ask for a GPU's libraries at each start.
+install_gpu_compiler() {
+  local folder=.venv-gpu-aot lock=tests/requirements-gpu-aot.txt
+  if ! cmp --silent "$lock" "$folder/lock.txt"; then
+    echo "installing $lock into $folder (250 MB)"
+    rm -rf "$folder"
+    if ! .venv-test/bin/pip install --quiet --require-hashes --no-deps --target "$folder" --requirement "$lock"; then
+      echo "error: $lock could not be installed" >&2
+      exit 69 # unavailable; no test has failed
+    fi
+    cp "$lock" "$folder/lock.txt"
+  fi
+  export PYTHONPATH="$PWD/$folder${PYTHONPATH:+:$PYTHONPATH}"
+}
+
+chosen=${1:-}
+if [[ "$chosen" == --launch ]]; then
   install_launchers
   set -- -m launch -n 0 tests/launch "${@:2}"
 fi
 make_environment .venv-test tests/requirements.txt
+if [[ "$chosen" == --gpu-aot ]]; then
+  install_gpu_compiler
+  set -- -m gpu_aot tests/test_gpu.py "${@:2}"
+fi
 
 failed=()
 check() {

@@ -9,7 +9,10 @@ import pytest
 from tiny import REPOSITORY
 
 CODE = sorted([*(REPOSITORY / "flax_s2s").rglob("*.py"), *(REPOSITORY / "configs").glob("*.py"), *(REPOSITORY / "launch").rglob("*.py")])
-LOCKS = [REPOSITORY / "requirements.txt", *sorted((REPOSITORY / "launch").glob("requirements*.txt")), REPOSITORY / "tests/requirements.txt"]
+LOCKS = [
+    REPOSITORY / "requirements.txt",
+    *(path for room in ("launch", "tests") for path in sorted((REPOSITORY / room).glob("requirements*.txt"))),
+]
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "tarfile", "zipfile", "ctypes"}
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "tempfile.mktemp"}
 # A setting of the C library; that children die with their parent; arrays that are written where a graph finds them, nothing is unpacked.
@@ -56,7 +59,7 @@ def test_the_check_finds_what_it_looks_for(text: str) -> None:
 def test_every_requirement_has_a_hash_and_no_address(lock: Path) -> None:
     text = "\n".join(line for line in lock.read_text().replace("\\\n", " ").splitlines() if not line.lstrip().startswith("#"))
     requirements = [line for line in text.splitlines() if line.strip()]
-    assert len(requirements) > 20
+    assert len(requirements) > (20 if "gpu-aot" not in lock.name else 3)
     for line in requirements:
         assert re.match(r"[A-Za-z0-9._-]+(\[[a-z0-9,]+\])?==\S+.*--hash=sha256:[0-9a-f]{64}", line), line
     assert "://" not in text and "--index-url" not in text and "--find-links" not in text

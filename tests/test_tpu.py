@@ -1,35 +1,19 @@
-"""Every preset's programs compiled for TPUs, ahead of time and without one: what they send, where, and what they need.
+"""Every preset's programs compiled for TPUs, ahead of time and without one: what they send, where, and what they need."""
 
-Vocabularies are as large as configured and batches as the token budget allows; no corpus is read.
-"""
-
-import dataclasses
 import functools
 import os
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
+from ahead import PRESETS, describe, lower_search, needed_bytes, train_step
 from hlo import collectives, computations, host_transfers, inside_loops
 from jax.experimental import topologies
 
-from flax_s2s.data.batching import rows_of
-from flax_s2s.decoding.stream import Sentences, make_lay_out, make_stream
-from flax_s2s.model.seq2seq import make_model
-from flax_s2s.presets import load_preset
-from flax_s2s.rules import check
 from flax_s2s.runtime.parallel import devices_of
-from flax_s2s.training.optimizer import make_optimizer
-from flax_s2s.training.state import abstract_state, count_parameters
-from flax_s2s.training.step import abstract_batch, make_train_step
+from flax_s2s.training.state import count_parameters
 
-PRESETS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 V5E_BYTES = 16 * 2**30  # memory of one chip
-LENGTH = 32
 TOPOLOGIES = ("v5e:2x2", "v5e:4x8")
 # Every preset on both slices, as they are compiled to be run, in the slow tests, since that takes up to two minutes. In every run of the
 # tests one model with attention and one without, compiled with the compiler's least effort, which fuses less and takes less than half of
@@ -57,20 +41,6 @@ def chips(topology):
     return devices_of(topologies.get_topology_desc(topology, platform="tpu").devices)
 
 
-def described(preset, devices):
-    config = check(load_preset(str(preset)))
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute="bfloat16"))  # what auto means there
-    size = config.vocab.size or 500  # all characters or words, which no preset has more of
-    sizes = (size, size)
-    model, optimizer = make_model(config.model, *sizes), make_optimizer(config.optimizer)
-    return config, model, optimizer, abstract_state(config, sizes, optimizer, devices)
-
-
-def check_memory(program):
-    memory = program.memory_analysis()
-    assert memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes < V5E_BYTES
-
-
 def inherited():
     """Names in the environment that a process gets: those too that a library has set behind Python's back."""
     return {
@@ -91,36 +61,24 @@ def _environment_as_before() -> Iterator[None]:
 
 @pytest.mark.parametrize(("preset", "topology", "options"), CASES)
 def test_the_train_step(preset, topology, options):
-    devices = chips(topology)
-    config, model, optimizer, state = described(preset, devices)
-    rows = -(-rows_of(LENGTH, LENGTH, config.data) // devices.count) * devices.count
-    step = make_train_step(model, optimizer, config, devices)
-    after = jax.ShapeDtypeStruct((2,), jnp.int32, sharding=devices.replicated)
-    programs = step.compile(state, abstract_batch((rows, LENGTH, LENGTH), devices), after, options)
-    program = programs.gradients
+    what = describe(preset, chips(topology))
+    step, arguments = train_step(what)
+    program = step.compile(*arguments, options).gradients
     text = program.as_text()
     assert inside_loops(computations(text))
     sent = collectives(text)
     assert {(one.kind, one.inside_loop) for one in sent} == {("all-reduce", False)}
-    assert sum(one.bytes for one in sent) == 4 * count_parameters(state.params) + 4 * 3
+    assert sum(one.bytes for one in sent) == 4 * count_parameters(what.state.params) + 4 * 3
     assert not host_transfers(text)
-    check_memory(program)
+    assert needed_bytes(program) < V5E_BYTES
 
 
 # Without attention the search is the same but for what it does not do.
 @pytest.mark.parametrize(("preset", "topology", "options"), [case for case in CASES if case.id != "fixed_vector_en_zh-v5e:2x2"])
 def test_the_beam_search(preset, topology, options):
-    devices = chips(topology)
-    config, model, _, state = described(preset, devices)
-    stream, rows = make_stream((model,), config.decoding, devices), config.decoding.rows * devices.count
-    ints = [jax.ShapeDtypeStruct(shape, np.int32, sharding=devices.by_row) for shape in ((rows, LENGTH), (rows,), (devices.count,))]
-    take = jax.ShapeDtypeStruct((rows,), bool, sharding=devices.by_row)
-    weights = jax.eval_shape(make_lay_out((model,)), [state.params])
-    abstract = jax.eval_shape(stream.admit, weights, None, Sentences(*ints[:2]))
-    waiting = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.by_row), abstract)
-    program = stream.go.lower(weights, None, waiting, waiting, ints[1], take, ints[2]).compile(options)
+    program = lower_search(describe(preset, chips(topology))).compile(options)
     text = program.as_text()
     assert inside_loops(computations(text))
     assert not collectives(text)
     assert not host_transfers(text)
-    check_memory(program)
+    assert needed_bytes(program) < V5E_BYTES
