@@ -25,7 +25,7 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3
 """Ids of padding, start, end and the unknown token: the same in every vocabulary, known to every room."""
 LEAST_COVERAGE = 0.98
 """The least vocab.character_coverage, which SentencePiece sets."""
-TILE = 32
+TILE = 64
 """Units of a layer, or of one direction of it, are a multiple of this where model.kernel=pallas computes it."""
 
 

@@ -30,7 +30,7 @@ from flax_s2s.model.cells import State, lstm_units, lstm_units_backward
 
 ROWS = 16
 """Rows of a program: the fewest that a tensor core takes. A batch is a multiple of it."""
-_WIDE, _WARPS, _STAGES = 64, 8, 3
+_WARPS, _STAGES = 8, 3
 
 
 class Forward(NamedTuple):
@@ -51,6 +51,7 @@ class Unrolled(NamedTuple):
     hidden: Float[Array, "batch time dir hid"]
     cell: Float[Array, "batch time dir hid"]
     gates: Float[Array, "batch time dir 4 hid"]
+    kept: Float[Array, "batch time dir hid"] | None  # the hidden state as the next step multiplies it, where that is another
 
 
 class Backward(NamedTuple):
@@ -80,7 +81,7 @@ def _axes(*arrays: Any) -> Any:
 
 
 _FORWARD = Forward(*_axes("btdgh", "bdgh", "dgh", "dhgh", State(*_axes("bdh", "bdh")), "bt", "bdh"))
-_UNROLLED = Unrolled(*_axes("btdh", "btdh", "btdgh"))
+_UNROLLED = Unrolled(*_axes("btdh", "btdh", "btdgh", "btdh"))
 _BACKWARD = Backward(*_axes("btdgh", "btdh", "bdh", "dghh", "btdh", State(*_axes("bdh", "bdh")), "bt", "bdh"))
 _GRADIENTS = Gradients(*_axes("btdgh", "btdh", "btdh"))
 _shape: Any = jax.ShapeDtypeStruct
@@ -90,7 +91,8 @@ def unroll_forward(read: Forward, reverse: bool) -> Unrolled:
     """All steps; `reverse`: the first direction reads backwards."""
     batch, steps, directions, _, hid = read.projected.shape
     states, narrow = (batch, steps, directions, hid), read.projected.dtype
-    shapes = Unrolled(_shape(states, narrow), _shape(states, jnp.float32), _shape(read.projected.shape, narrow))
+    kept = None if read.keep is None else _shape(states, narrow)
+    shapes = Unrolled(_shape(states, narrow), _shape(states, jnp.float32), _shape(read.projected.shape, narrow), kept)
     return _call(partial(_forward, steps, hid, reverse), "lstm_forward", (read, _FORWARD), (shapes, _UNROLLED))
 
 
@@ -125,21 +127,18 @@ def _call(kernel: Any, name: str, reads: tuple[Any, Any], writes: tuple[Any, Any
 def _forward(steps: int, hid: int, reverse: bool, read: Forward, write: Unrolled) -> None:
     """A program: `read` and `write` are references to its rows and direction."""
     backwards = pl.program_id(0) + int(reverse)
+    entering = write.hidden if write.kept is None else write.kept
 
     def advance(step: Any, first: bool = False) -> None:
         at = step + backwards * (steps - 1 - 2 * step)
         before = at + 2 * backwards - 1
-
-        def entering(units: Any) -> Any:
-            hidden = write.hidden[:, before, units]
-            return hidden if read.keep is None else hidden * read.keep[:, units]
 
         def advance_units(units: Any) -> None:
             if first:
                 recurrent = [read.start[:, gate, units] for gate in range(4)]
                 old = State(read.initial.hidden[:, units], read.initial.cell[:, units])
             else:
-                recurrent = _products(hid, lambda inner, _: entering(inner), lambda inner, gate: read.kernel[inner, gate, units])
+                recurrent = _products(hid, lambda inner, _: entering[:, before, inner], lambda inner, gate: read.kernel[inner, gate, units])
                 old = State(write.hidden[:, before, units], write.cell[:, before, units])
             projected = [read.projected[:, at, gate, units].astype(jnp.float32) for gate in range(4)]
             sums = [projected[gate] + recurrent[gate] + read.bias[gate, units][None, :] for gate in range(4)]
@@ -148,6 +147,8 @@ def _forward(steps: int, hid: int, reverse: bool, read: Forward, write: Unrolled
                 write.gates[:, at, gate, units] = value.astype(write.gates.dtype)
             new = _where(_real(read.real, at), State(hidden.astype(old.hidden.dtype), cell), old)
             write.hidden[:, at, units], write.cell[:, at, units] = new
+            if read.keep is not None:
+                entering[:, at, units] = new.hidden * read.keep[:, units]
 
         _for_each_tile(hid, advance_units)
 
@@ -200,23 +201,17 @@ def _for_each_step(steps: int, run: Any) -> None:
 
 
 def _for_each_tile(hid: int, run: Any) -> None:
-    tile = _tile(hid)
-    lax.fori_loop(0, hid // tile, lambda number, _: run(pl.ds(number * tile, tile)), None)
-
-
-def _tile(hid: int) -> int:
-    return _WIDE if hid % _WIDE == 0 else TILE
+    lax.fori_loop(0, hid // TILE, lambda number, _: run(pl.ds(number * TILE, TILE)), None)
 
 
 def _products(hid: int, left: Any, right: Any) -> list[Any]:
     """`left(inner, gate) @ right(inner, gate)` of each gate in float32, summed over the tiles `inner` of `hid` units."""
-    tile = _tile(hid)
 
     def add(number: Any, sums: Any) -> Any:
-        inner = pl.ds(number * tile, tile)
+        inner = pl.ds(number * TILE, TILE)
         return tuple(part + triton.dot(left(inner, gate), right(inner, gate)) for gate, part in enumerate(sums))
 
-    return list(lax.fori_loop(0, hid // tile, add, (jnp.zeros((ROWS, tile), jnp.float32),) * 4))
+    return list(lax.fori_loop(0, hid // TILE, add, (jnp.zeros((ROWS, TILE), jnp.float32),) * 4))
 
 
 def _real(real: Any, at: Any) -> Any:

@@ -133,7 +133,7 @@ def unroll(
     initial = initial or zero_state(layer, inputs.shape[:1], inputs.dtype)
     initial = State(initial.hidden.astype(inputs.dtype), initial.cell)
     gates, noise = layer.gates(), noise or Noise(None, None)
-    if kernel == "cudnn" or kernel == "pallas":  # noqa: PLR1714  # mypy narrows a Literal by it
+    if kernel == "cudnn" or kernel == "pallas":  # mypy narrows a Literal by it
         return together.read([layer], inputs, mask, initial, reverse, kernel, [noise])
     if kernel != "scan":
         assert_never(kernel)

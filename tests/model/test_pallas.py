@@ -133,15 +133,22 @@ def test_layer_and_all_gradients_match_loops_in_float64(interpreted, directions,
     got = returned_and_gradients(partial(by_kernels, directions, "float32", real, keep), asked, arrays)
     assert set(interpreted) == {"lstm_forward", "lstm_backward"}
 
-    def loss(**arrays):
-        found = by_loops(directions, real, keep, arrays)
+    def loss(**parts):
+        moved = {name: arrays[name] + 0 for name in parts}
+        for name, part in parts.items():
+            moved[name][rows_of(name)] = part
+        found = by_loops(directions, real, keep, arrays | moved)
         return sum(np.sum(asked[name] * found[name]) for name in STATES)
 
-    assert_same(got, by_loops(directions, real, keep, arrays) | reference.gradients(loss, arrays), FLOAT32)
+    def rows_of(name):  # of a recurrent kernel some
+        return [0, TILE // 2 - 1, TILE - 1] if name.startswith("kernel_rec") else slice(None)
+
+    want = reference.gradients(loss, {name: array[rows_of(name)] for name, array in arrays.items()})
+    assert_same({name: np.asarray(part)[rows_of(name)] for name, part in got.items()}, by_loops(directions, real, keep, arrays) | want, FLOAT32)
 
 
-# Rows, steps, inputs, units: more rows than a program's, several tiles, of both widths; and the least of all.
-SIZES = {"narrow tiles": (5, 4, 3, 96), "wide tiles": (17, 5, 6, 128), "two programs": (32, 3, 4, 64), "one step": (1, 1, 1, 32)}
+# Rows, steps, inputs, units: rows that are no multiple of a program's, several programs, several tiles; and the least of all.
+SIZES = {"three tiles": (5, 4, 3, 3 * TILE), "two programs": (17, 5, 6, TILE), "full ones": (32, 3, 4, TILE), "one step": (1, 1, 1, TILE)}
 
 
 @pytest.mark.parametrize("directions", DIRECTIONS)
@@ -158,7 +165,7 @@ def test_any_size_is_the_same_as_by_the_scan(size, directions):
 
 @pytest.mark.parametrize("directions", DIRECTIONS)
 def test_bfloat16_stays_near_the_scan_in_float32_and_keeps_its_types(directions):
-    arrays, asked, real, keep = draw((17, 5, 6, 64), len(DIRECTIONS[directions]), "lengths", False, 0)
+    arrays, asked, real, keep = draw((17, 5, 6, TILE), len(DIRECTIONS[directions]), "lengths", False, 0)
     got = returned_and_gradients(partial(by_kernels, DIRECTIONS[directions], "bfloat16", real, keep), asked, arrays)
     assert_same(got, returned_and_gradients(partial(by_scan, DIRECTIONS[directions], "float32", real, keep), asked, arrays), BFLOAT16)
     narrow = returned_and_gradients(partial(by_scan, DIRECTIONS[directions], "bfloat16", real, keep), asked, arrays)
