@@ -30,7 +30,8 @@ from flax_s2s.model.cells import State, lstm_units, lstm_units_backward
 
 ROWS = 16
 """Rows of a program: the fewest that a tensor core takes. A batch is a multiple of it."""
-_WARPS, _STAGES = 8, 3
+_WARPS = 8
+_STAGES = {2: 3, 4: 2}  # tiles fetched ahead, by bytes of a number: an A100 has shared memory for no more
 
 
 class Forward(NamedTuple):
@@ -119,7 +120,7 @@ def _call(kernel: Any, name: str, reads: tuple[Any, Any], writes: tuple[Any, Any
         in_specs=blocks[:1],
         out_specs=blocks[1],
         out_shape=write,
-        compiler_params=triton.CompilerParams(num_warps=_WARPS, num_stages=_STAGES),
+        compiler_params=triton.CompilerParams(num_warps=_WARPS, num_stages=_STAGES[write[0].dtype.itemsize]),
         name=name,
     )(read)
 

@@ -46,9 +46,8 @@ def lower_gradient(devices, hidden, dtype):
     def abstract(*shape, dtype="float32"):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=devices.replicated)
 
-    how = {"kernel_init": nnx.initializers.zeros, "rngs": nnx.Rngs(0)}
-    layers = [nnx.eval_shape(lambda: RecurrentLayer(INPUTS, hidden, **how | {"rngs": nnx.Rngs(0)})) for _ in range(2)]
-    layers = jax.tree.map(lambda part: abstract(*part.shape), layers)
+    layer = nnx.eval_shape(lambda: RecurrentLayer(INPUTS, hidden, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0)))
+    layers = [jax.tree.map(lambda part: abstract(*part.shape), layer) for _ in range(2)]
     initial = State(abstract(ROWS, 2 * hidden, dtype=dtype), abstract(ROWS, 2 * hidden))
     mask, keep = abstract(ROWS, STEPS, dtype="bool"), abstract(ROWS, hidden)
     with jax.sharding.use_abstract_mesh(devices.mesh.abstract_mesh):
@@ -84,12 +83,11 @@ def test_both_directions_are_a_kernel_forward_and_one_backward_that_fit_the_chip
         assert "0 bytes spill stores, 0 bytes spill loads" in said
         assert "mma.sync" in ptx
         assert begins_steps_with_a_barrier(ptx)
-    print(launches)
 
 
 def begins_steps_with_a_barrier(ptx):
     """Whether the outermost loop that multiplies, that over time, starts with a barrier of the block, and with no load before it."""
-    labels = {label: place.start() for place in re.finditer(r"^(\$L\w+):", ptx, re.MULTILINE) for label in [place[1]]}
+    labels = {place[1]: place.start() for place in re.finditer(r"^(\$L\w+):", ptx, re.MULTILINE)}
     loops = [(labels[jump[1]], jump.end()) for jump in re.finditer(r"bra[.\w]* *\t?(\$L\w+);", ptx) if labels[jump[1]] < jump.start()]
     start, end = max((loop for loop in loops if "mma.sync" in ptx[loop[0] : loop[1]]), key=lambda loop: loop[1] - loop[0])
     before = ptx[start:end].split("bar.sync")[0]
