@@ -31,7 +31,7 @@ def read(
         layers: lstms without zoneout; the second of two reads backwards.
         inputs: in the type of the matrix products.
         mask: real positions; for cudnn they come first.
-        initial: of one layer; None: zeros.
+        initial: side by side, as final states are; None: zeros.
         reverse: a single layer reads backwards.
         kernel: what computes it.
         noises: of each layer; for cudnn there are none.
