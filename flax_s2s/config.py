@@ -25,6 +25,8 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3
 """Ids of padding, start, end and the unknown token: the same in every vocabulary, known to every room."""
 LEAST_COVERAGE = 0.98
 """The least vocab.character_coverage, which SentencePiece sets."""
+TILE = 64
+"""Units of a layer, or of one direction of it, are a multiple of this where model.kernel=pallas computes it."""
 
 
 class UserError(Exception):
@@ -259,8 +261,9 @@ class ModelConfig:
     """Start of the biases of an LSTM's forget gates (Jozefowicz et al. 2015)."""
     compute: Literal["auto", "float32", "bfloat16"] = identity("auto")
     """Type of the matrix products; parameters, cell states, sums, softmax and loss stay float32. auto: bfloat16 where the device is faster in it."""
-    kernel: Literal["auto", "scan", "cudnn"] = operational("auto")
-    """What runs an LSTM layer over time; auto: cudnn on NVIDIA GPUs in float32, else scan."""
+    kernel: Literal["auto", "scan", "cudnn", "pallas"] = operational("auto")
+    """What runs an LSTM layer over time; auto: cudnn on NVIDIA GPUs in float32, else scan. pallas: one kernel for all steps, for small layers on
+    NVIDIA GPUs from Ampere on; it has been compiled for them and measured on none."""
     recompute: bool = operational(False)
     """Compute gates (with input_feeding whole steps) again for the gradient instead of keeping them: slower, less memory for long inputs."""
 

@@ -11,6 +11,7 @@ from flax_s2s import languages
 from flax_s2s.config import (
     FORMATS,
     LEAST_COVERAGE,
+    TILE,
     Config,
     DecodingConfig,
     EvaluationConfig,
@@ -240,6 +241,8 @@ def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
         )
     if model.kernel == "cudnn" and model.compute == "bfloat16":
         raise UserError(f"model.kernel=cudnn computes in float32 only, got model.compute={model.compute}; use model.kernel=auto")
+    if model.kernel == "pallas":
+        _check_pallas(model)
     if model.attention == "none" and model.bridge == "zero":
         raise UserError("model.attention=none with model.bridge=zero shows the decoder nothing of the source; use model.bridge=copy")
     if model.input_feeding and model.attention == "none":
@@ -285,6 +288,24 @@ def _check_model(model: ModelConfig, vocab: VocabConfig) -> None:
         )
     if wide and model.attention == "dot" and model.bidirectional_layers == model.encoder_layers:
         raise UserError(f"model.attention=dot needs states of one size, got {model.hidden_size} and {both}; use general")
+
+
+def _check_pallas(model: ModelConfig) -> None:
+    for name, wanted in (("cell", "lstm"), ("zoneout", 0.0), ("recompute", False)):
+        if (value := getattr(model, name)) != wanted:
+            raise UserError(
+                f"model.kernel=pallas computes lstms without zoneout, and keeps their gates, got model.{name}={value}; use {wanted}, or model.kernel=auto"
+            )
+    steps = {"bidirectional_size": TILE} if model.bidirectional_size else {"hidden_size": 2 * TILE}  # of which a direction has half
+    steps = steps if model.bidirectional_layers else {}
+    if model.encoder_layers > model.bidirectional_layers or not model.input_feeding:
+        steps.setdefault("hidden_size", TILE)
+    for name, step in steps.items():
+        if (units := getattr(model, name)) % step:
+            raise UserError(
+                f"model.kernel=pallas goes through units in tiles, and needs model.{name} to be a multiple of {step} here, got {units}; use "
+                f"{units + -units % step}, or model.kernel=auto"
+            )
 
 
 def _check_optimizer(optimizer: OptimizerConfig, model: ModelConfig) -> None:

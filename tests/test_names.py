@@ -18,13 +18,13 @@ from flax_s2s.data import records, rows
 from flax_s2s.decoding.constraints import mean_logp
 from flax_s2s.decoding.requests import Request
 from flax_s2s.decoding.translate import BLANK
-from flax_s2s.model import cells
+from flax_s2s.model import cells, together
 from flax_s2s.model.attention import Attention
 from flax_s2s.model.cells import RecurrentLayer, State
 from flax_s2s.model.dropout import drop
 from flax_s2s.model.encoder import Bridge
 from flax_s2s.model.lstm import choose_means, unroll
-from flax_s2s.model.noise import drop_features
+from flax_s2s.model.noise import Noise, drop_features
 from flax_s2s.model.sizes import sizes
 from flax_s2s.training.optimizer import make_optimizer, make_schedule
 
@@ -89,6 +89,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "tie": lambda: sizes(with_unknown(ModelConfig(), "tie")),
     "kernel, chosen": lambda: choose_means(with_unknown(ModelConfig(), "kernel")),
     "kernel, run": lambda: unchecked(unroll)(layer(), features(), kernel=UNKNOWN),
+    "kernel, run together": lambda: unchecked(together.read)([layer()], features(), None, None, False, UNKNOWN, [Noise(None, None)]),
     "compute": lambda: choose_means(with_unknown(ModelConfig(), "compute")),
     "cell, declared": lambda: unchecked(cells._quarters)(UNKNOWN),
     "cell, run": lambda: unchecked(cells._next)(UNKNOWN, None, jnp.ones((1, 16)), STATE),

@@ -80,6 +80,10 @@ OR_HOW = (
     "char for Japanese or Thai, none for what is split already"
 )
 NO_BLEU, NO_TER = (NO_LANGUAGE.format(name, "{}") + OR_HOW for name in ("bleu", "ter"))
+NOT_BY_PALLAS = "model.kernel=pallas computes lstms without zoneout, and keeps their gates, got model.{}; use {}, or model.kernel=auto"
+NO_TILES = (
+    "model.kernel=pallas goes through units in tiles, and needs model.{} to be a multiple of {} here, got {}; use {}, or model.kernel=auto"
+)
 RULES = [  # fields that break a rule, the whole message, and the remedy it names
     (
         {"data.batch_tokens": 799},
@@ -410,6 +414,30 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"model.kernel": "cudnn", "model.compute": "bfloat16"},
         "model.kernel=cudnn computes in float32 only, got model.compute=bfloat16; use model.kernel=auto",
         {"model.kernel": "auto"},
+    ),
+    ({"model.kernel": "pallas", "model.cell": "gru"}, NOT_BY_PALLAS.format("cell=gru", "lstm"), {"model.cell": "lstm"}),
+    (
+        {"model.kernel": "pallas", "model.cell": "layer_norm_lstm"},
+        NOT_BY_PALLAS.format("cell=layer_norm_lstm", "lstm"),
+        {"model.kernel": "auto"},
+    ),
+    ({"model.kernel": "pallas", "model.zoneout": 0.1}, NOT_BY_PALLAS.format("zoneout=0.1", "0.0"), {"model.zoneout": 0.0}),
+    ({"model.kernel": "pallas", "model.recompute": True}, NOT_BY_PALLAS.format("recompute=True", "False"), {"model.recompute": False}),
+    ({"model.kernel": "pallas", "model.hidden_size": 192}, NO_TILES.format("hidden_size", 128, 192, 256), {"model.hidden_size": 256}),
+    (
+        {"model.kernel": "pallas", "model.hidden_size": 192},
+        NO_TILES.format("hidden_size", 128, 192, 256),
+        {"model.bidirectional_layers": 0},
+    ),
+    (
+        {"model.kernel": "pallas", "model.bidirectional_layers": 0, "model.hidden_size": 1000},
+        NO_TILES.format("hidden_size", 64, 1000, 1024),
+        {"model.input_feeding": False, "model.kernel": "scan"},
+    ),
+    (
+        {"model.kernel": "pallas", "model.bidirectional_size": 40, "model.bridge": "dense"},
+        NO_TILES.format("bidirectional_size", 64, 40, 64),
+        {"model.bidirectional_size": 64},
     ),
     ({"data.target": "1", "data.format": "tsv"}, NO_BLEU.format("'1'"), {"evaluation.tokenizer": "13a"}),
     ({"data.target": "chinese", "data.format": "jsonl"}, NO_BLEU.format("'chinese'"), {"evaluation.tokenizer": "zh"}),

@@ -12,6 +12,7 @@ Enters: `sums`, x W_in + h W_rec + b in float32, four quarters as wide as the st
 Zoneout (Krueger et al. 2017) keeps a unit's old value with a fixed probability; without masks the two values' mean is taken.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, assert_never
 
@@ -206,21 +207,30 @@ def _lstm(dtype: Any, sums: Float[Array, "*rows gates"], cell: Float[Array, "*ro
 
 def lstm_forward(dtype: Any, sums: Any, cell_before: Any) -> tuple[State, Any]:
     """One step of an lstm, and what `lstm_backward` needs: gates, the cell before, the cell."""
-    i, f, g, o = jnp.split(sums, 4, axis=-1)
-    i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+    hidden, cell, gates = lstm_units(jnp.split(sums, 4, axis=-1), cell_before)
+    return State(hidden.astype(dtype), cell), (jnp.concatenate(gates, axis=-1).astype(dtype), cell_before, cell)
+
+
+def lstm_units(sums: Sequence[Any], cell_before: Any) -> tuple[Any, Any, list[Any]]:
+    """Some of an lstm's units, of whose sums each quarter is given: their hidden state, cell and gates, all in float32."""
+    i, f, g, o = jax.nn.sigmoid(sums[0]), jax.nn.sigmoid(sums[1]), jnp.tanh(sums[2]), jax.nn.sigmoid(sums[3])
     cell = f * cell_before + i * g
-    hidden = (o * jnp.tanh(cell)).astype(dtype)
-    return State(hidden, cell), (jnp.concatenate([i, f, g, o], axis=-1).astype(dtype), cell_before, cell)
+    return o * jnp.tanh(cell), cell, [i, f, g, o]
 
 
 def lstm_backward(dtype: Any, saved: Any, gradient: State) -> tuple[Any, Any]:
     """Gradients of the sums and of the cell before."""
     gates, cell_before, cell = saved
-    i, f, g, o = jnp.split(gates.astype(jnp.float32), 4, axis=-1)
+    d_sums, d_cell = lstm_units_backward(jnp.split(gates, 4, axis=-1), cell_before, cell, gradient)
+    return jnp.concatenate(d_sums, axis=-1), d_cell
+
+
+def lstm_units_backward(gates: Sequence[Any], cell_before: Any, cell: Any, gradient: State) -> tuple[list[Any], Any]:
+    """The same of some units: of each quarter of their sums, and of the cell before."""
+    i, f, g, o = (gate.astype(jnp.float32) for gate in gates)
     d_h, tanh_cell = gradient.hidden.astype(jnp.float32), jnp.tanh(cell)
     d_c = gradient.cell + d_h * o * (1 - tanh_cell**2)
-    d_gates = [d_c * g * i * (1 - i), d_c * cell_before * f * (1 - f), d_c * i * (1 - g**2), d_h * tanh_cell * o * (1 - o)]
-    return jnp.concatenate(d_gates, axis=-1), d_c * f
+    return [d_c * g * i * (1 - i), d_c * cell_before * f * (1 - f), d_c * i * (1 - g**2), d_h * tanh_cell * o * (1 - o)], d_c * f
 
 
 _lstm.defvjp(lstm_forward, lstm_backward)

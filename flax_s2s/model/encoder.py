@@ -8,9 +8,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from flax_s2s.config import ModelConfig
+from flax_s2s.model import together
 from flax_s2s.model.cells import State, count_states
 from flax_s2s.model.lstm import choose_means, unroll
-from flax_s2s.model.noise import RowKeys, drop_features, make_noise
+from flax_s2s.model.noise import Noise, RowKeys, drop_features, make_noise
 from flax_s2s.model.product import product
 from flax_s2s.model.sizes import initializers, make_layer, sizes
 
@@ -40,20 +41,26 @@ class Encoder(nnx.Module):
         self, embedded: Float[Array, "batch src emb"], mask: Bool[Array, "batch src"], keys: RowKeys
     ) -> tuple[Float[Array, "batch src hid"], list[State]]:
         """Outputs of the top layer and the final state of every layer, both directions side by side."""
-        features, finals, how, steps = embedded, [], (self.kernel, self.config.recompute), embedded.shape[1]
+        features, finals, steps = embedded, [], embedded.shape[1]
         for index, directions in enumerate(self.layers):
-            read = [
-                unroll(
-                    layer, features, mask, None, bool(number), *how, make_noise(self.config, keys, 2 * index + number, steps, layer.hidden)
-                )
-                for number, layer in enumerate(directions)
-            ]
-            outputs = jnp.concatenate([output for output, _ in read], axis=-1)
-            finals.append(jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *[final for _, final in read]))
+            sizes = enumerate(layer.hidden for layer in directions)
+            noises = [make_noise(self.config, keys, 2 * index + number, steps, size) for number, size in sizes]
+            outputs, final = self._read(directions, features, mask, noises)
+            finals.append(final)
             outputs = drop_features(self.config, outputs, keys, index + 1)
             residual = 0 < self.config.residual_from <= index + 1
             features = features + outputs if residual else outputs
         return features, finals
+
+    def _read(self, directions: Any, features: Any, mask: Any, noises: list[Noise]) -> tuple[Any, State]:
+        """A layer's outputs and final state, of both directions if it has two."""
+        if self.kernel != "scan":
+            return together.read(directions, features, mask, None, False, self.kernel, noises)
+        read = [
+            unroll(layer, features, mask, None, bool(number), self.kernel, self.config.recompute, noise)
+            for number, (layer, noise) in enumerate(zip(directions, noises, strict=True))
+        ]
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *read)
 
 
 def source_layer(config: ModelConfig, index: int) -> int:

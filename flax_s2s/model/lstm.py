@@ -21,15 +21,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from flax_s2s.config import ModelConfig, UserError
-from flax_s2s.model import cells
+from flax_s2s.model import cells, together
 from flax_s2s.model.cells import Gates, RecurrentLayer, State, lstm_backward, lstm_forward, zero_state
-from flax_s2s.model.cudnn import cudnn_layer
 from flax_s2s.model.noise import Noise
 from flax_s2s.model.product import multiply, multiply_transposed, outer, product
 from flax_s2s.model.recurrence import Multiply, scan
 from flax_s2s.runtime import processor
 
-Kernel = Literal["scan", "cudnn"]
+Kernel = Literal["scan", "cudnn", "pallas"]
 
 Product = Callable[[Array, Array], Array]
 
@@ -44,8 +43,9 @@ class Means(NamedTuple):
     compute: Literal["float32", "bfloat16"]
 
     def __str__(self) -> str:
-        """`scan, float32`."""
-        return f"{self.kernel}, {self.compute}"
+        """`scan, float32`; and what nobody has measured says so."""
+        unmeasured = "; compiled for this kind of device, measured on none" if self.kernel == "pallas" else ""
+        return f"{self.kernel}, {self.compute}{unmeasured}"
 
 
 def choose_means(config: ModelConfig) -> Means:
@@ -55,11 +55,16 @@ def choose_means(config: ModelConfig) -> Means:
     costs them about 10 us a step, cuDNN 2 to 5 us, and its interface in jax is float32 only; else the scan.
 
     Raises:
-        UserError: cuDNN is asked for where there is none.
+        UserError: what only NVIDIA's GPUs have is asked for elsewhere.
     """
     device = jax.devices()[0]
-    if config.kernel == "cudnn" and not _by_nvidia(device):
-        raise UserError(f"model.kernel=cudnn needs an NVIDIA GPU, got {device.device_kind}; use model.kernel=auto")
+    if config.kernel in ("cudnn", "pallas") and not _by_nvidia(device):
+        raise UserError(f"model.kernel={config.kernel} needs an NVIDIA GPU, got {device.device_kind}; use model.kernel=auto")
+    if config.kernel == "pallas" and float(device.compute_capability) < _AMPERE:
+        raise UserError(
+            f"model.kernel=pallas is compiled for compute capability {_AMPERE} and above, got {device.device_kind} with "
+            f"{device.compute_capability}; use model.kernel=auto"
+        )
     compute: Literal["float32", "bfloat16"]
     match config.compute:
         case "auto":
@@ -77,7 +82,7 @@ def choose_means(config: ModelConfig) -> Means:
     match config.kernel:
         case "auto":
             return Means("cudnn" if plain and _by_nvidia(device) and compute == "float32" else "scan", compute)
-        case "scan" | "cudnn":
+        case "scan" | "cudnn" | "pallas":
             return Means(config.kernel, compute)
         case _:
             assert_never(config.kernel)
@@ -121,8 +126,9 @@ def unroll(
             None treats every position as real, which is right where padding follows and the final state is not used.
         initial: the state before the first step read; None is zeros.
         reverse: read from the last position to the first.
-        kernel: what computes it; cudnn wants an lstm without noise, float32 and a mask whose real positions come first.
-        recompute: keep no gates for the gradient, see above; cudnn keeps what it wants.
+        kernel: what computes it; cudnn wants an lstm without noise, float32 and a mask whose real positions come first; pallas an lstm
+            without zoneout whose units are a multiple of `config.TILE`.
+        recompute: keep no gates for the gradient, see above; cudnn and pallas keep what they want.
         noise: of training; None: deterministic.
 
     Returns:
@@ -131,9 +137,8 @@ def unroll(
     initial = initial or zero_state(layer, inputs.shape[:1], inputs.dtype)
     initial = State(initial.hidden.astype(inputs.dtype), initial.cell)
     gates, noise = layer.gates(), noise or Noise(None, None)
-    if kernel == "cudnn":
-        outputs, last_hidden, last_cell = cudnn_layer(gates[:3], inputs, mask, initial.hidden, initial.cell, reverse)
-        return outputs, State(last_hidden, last_cell)
+    if kernel == "cudnn" or kernel == "pallas":  # mypy narrows a Literal by it
+        return together.read([layer], inputs, mask, initial, reverse, kernel, [noise])
     if kernel != "scan":
         assert_never(kernel)
     if layer.cell != "lstm" or layer.zoneout:

@@ -11,9 +11,10 @@ from flax import nnx
 from jax.experimental import rnn
 
 from flax_s2s.config import ModelConfig, UserError
-from flax_s2s.model import lstm
+from flax_s2s.model import lstm, together
 from flax_s2s.model.cells import RecurrentLayer, State
 from flax_s2s.model.lstm import choose_means, unroll
+from flax_s2s.model.noise import Noise
 from flax_s2s.runtime import processor
 
 ROWS, TIME, INPUTS, HIDDEN = 4, 6, 3, 5
@@ -66,6 +67,47 @@ def test_layer_and_all_gradients_match_the_reference(monkeypatch, masked, revers
         assert reference.error(gradients[name], gradient) <= 1e-5, name
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_both_directions_are_one_call(monkeypatch, masked):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments[-1])
+        return by_definition(*arguments)
+
+    draws = np.random.default_rng(1)
+    layers = [RecurrentLayer(INPUTS, HIDDEN, kernel_init=nnx.initializers.normal(), rngs=nnx.Rngs(seed)) for seed in range(2)]
+    inputs = jnp.asarray(draws.normal(size=(ROWS, TIME, INPUTS)), jnp.float32)
+    initial = State(*(jnp.asarray(draws.normal(size=(ROWS, 2 * HIDDEN)), jnp.float32) for _ in range(2)))
+    mask = jnp.asarray(np.arange(TIME)[None, :] < LENGTHS[:, None]) if masked else None
+    asked = jnp.asarray(draws.normal(size=(ROWS, TIME, 2 * HIDDEN)), jnp.float32) * (1 if mask is None else mask[:, :, None])
+
+    def loss(params, inputs, initial, read):
+        found, final = read([nnx.merge(graph, part) for (graph, _), part in zip(parts, params, strict=True)], inputs, initial)
+        return jnp.sum(asked * found) + jnp.sum(final.hidden**2) + jnp.sum(final.cell), (found, final)
+
+    def by_cudnn(layers, inputs, initial):
+        return together.read(layers, inputs, mask, initial, False, "cudnn", [Noise(None, None)] * 2)
+
+    def by_scan(layers, inputs, initial):
+        states = [State(*pair) for pair in zip(*(jnp.split(part, 2, axis=-1) for part in initial), strict=True)]
+        read = [unroll(layer, inputs, mask, first, bool(number)) for number, (layer, first) in enumerate(zip(layers, states, strict=True))]
+        return jax.tree.map(lambda *both: jnp.concatenate(both, axis=-1), *read)
+
+    parts = [nnx.split(layer) for layer in layers]
+    monkeypatch.setattr(rnn, "lstm", counted)
+    results = [
+        jax.grad(loss, argnums=(0, 1, 2), has_aux=True)([state for _, state in parts], inputs, initial, read)
+        for read in (by_cudnn, by_scan)
+    ]
+    assert calls == [True]
+    real = np.ones((ROWS, TIME), bool) if mask is None else np.asarray(mask)
+    (gradients, (outputs, final)), (want_gradients, (want_outputs, want_final)) = results
+    assert reference.error(np.asarray(outputs)[real], np.asarray(want_outputs)[real]) <= 1e-5
+    for got, want in zip(jax.tree.leaves((gradients, final)), jax.tree.leaves((want_gradients, want_final)), strict=True):
+        assert reference.error(got, want) <= 1e-5
+
+
 class Device(NamedTuple):
     platform: str
     device_kind: str
@@ -88,6 +130,8 @@ H200, V100 = Device("gpu", "NVIDIA H200", "9.0"), Device("gpu", "Tesla V100 NVID
         (H200, "auto", "bfloat16", "scan, bfloat16"),
         (H200, "scan", "float32", "scan, float32"),
         (H200, "cudnn", "auto", "cudnn, float32"),
+        (H200, "pallas", "auto", "pallas, bfloat16; compiled for this kind of device, measured on none"),
+        (H200, "pallas", "float32", "pallas, float32; compiled for this kind of device, measured on none"),
         (V100, "auto", "auto", "cudnn, float32"),
         (MI300X, "auto", "auto", "scan, float32"),
     ],
@@ -108,11 +152,18 @@ def test_what_cudnn_does_not_compute_is_not_given_to_it(monkeypatch, fields):
         choose_means(ModelConfig(kernel="cudnn", **fields))
 
 
+@pytest.mark.parametrize("kernel", ["cudnn", "pallas"])
 @pytest.mark.parametrize("device", [CPU, TPU, MI300X])
-def test_cudnn_is_refused_where_there_is_none(monkeypatch, device):
+def test_what_is_of_nvidia_is_refused_elsewhere(monkeypatch, device, kernel):
     monkeypatch.setattr(lstm.jax, "devices", lambda: [device])
-    with pytest.raises(UserError, match=r"^model\.kernel=cudnn needs an NVIDIA GPU, got .*; use model\.kernel=auto$"):
-        choose_means(ModelConfig(kernel="cudnn"))
+    with pytest.raises(UserError, match=rf"^model\.kernel={kernel} needs an NVIDIA GPU, got .*; use model\.kernel=auto$"):
+        choose_means(ModelConfig(kernel=kernel))
+
+
+def test_pallas_is_refused_on_gpus_that_it_was_not_compiled_for(monkeypatch):
+    monkeypatch.setattr(lstm.jax, "devices", lambda: [V100])
+    with pytest.raises(UserError, match=r"^model\.kernel=pallas is compiled for compute capability 8\.0 and above, got .* 7\.0; use model"):
+        choose_means(ModelConfig(kernel="pallas"))
 
 
 @pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16"])
