@@ -54,7 +54,7 @@ esac
 make_environment .venv-test tests/requirements.txt
 if [[ "$chosen" == --gpu-aot ]]; then
   install_gpu_compiler
-  set -- -m gpu_aot tests/test_gpu.py "${@:2}"
+  set -- -m gpu_aot tests/test_gpu.py tests/model/test_pallas_gpu.py "${@:2}"
 fi
 
 failed=()

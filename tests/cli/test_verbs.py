@@ -86,7 +86,7 @@ def test_mistakes_of_the_command_line(capsys: pytest.CaptureFixture[str], tmp_pa
     ("word", "hint"),
     [
         *((word, "`decode RUN_DIR` translates lines") for word in ("translate", "predict", "Generate", "infer")),
-        ("serve", "`decode RUN_DIR` answers the lines of stdin"),
+        ("server", "`serve RUN_DIR` answers over HTTP"),
         *((word, "`evaluate RUN_DIR` translates a split") for word in ("test", "eval", "validate")),
         ("resume", "`train RUN_DIR` goes on with a run"),
         ("finetune", "--init-from RUN_DIR"),
