@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from served import own, serving
 from tiny import DEBUG
 
 import flax_s2s
@@ -452,3 +453,21 @@ def test_read_at_every_step_they_go_with_monotonic_attention(corpus: Path, tmp_p
         np.testing.assert_allclose(one.attention.sum(axis=1), 1, rtol=1e-4)
     scores = model.score([(one.source, one) for one in found], features=["V;SG", "N;SG", "PL;V"])
     np.testing.assert_allclose([one.logp for one in scores], [one.logp for one in found], rtol=1e-4)
+
+
+def test_a_server_asks_for_features(run: Path, corpus: Path, tmp_path: Path) -> None:
+    rows = [line.split("\t") for line in (corpus / "test.tsv").read_text().split("\n")[:12]]
+    asked = "".join(json.dumps({"source": word, "features": bundle}) + "\n" for word, _, bundle in rows)
+    wanted = [json.loads(line) for line in ask(run, tmp_path, "decode", asked, "--form", "jsonl", form="jsonl")]
+    for client in serving([str(run)], max_source_tokens=16):
+        assert client.get("/v1/info").json()["runs"][0]["features"] is True
+        for (word, _, bundle), one in zip(rows, wanted, strict=True):
+            (found,) = own(client, source=word, features=bundle)
+            (listed,) = own(client, source=word, features=bundle.split(";"), attention=True)
+            assert {name: value for name, value in found.items() if name != "spans"} == one
+            assert listed["source_tokens"][:2] == bundle.split(";")
+            assert listed["source_spans"][:2] == [[0, 0], [0, 0]] and listed["text"] == found["text"]
+        for path, fields in (("/v1/translate", {"source": "ele"}), ("/translate", {"q": "ele"})):
+            refused = client.post(path, json=fields)
+            assert refused.status_code == 400
+            assert "trained with features" in refused.json()["error"]
