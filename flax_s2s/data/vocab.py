@@ -22,6 +22,7 @@ from flax_s2s.data import features
 _BREAKS = re.compile(r"[\r\n]*\n[\r\n]*")
 _CHARACTERS = re.compile(".", re.DOTALL)
 _WORDS = re.compile("\u2581?[^\u2581]+|\u2581")
+_FEW = 64  # lines
 _SPACE = "\u2581"  # SentencePiece's own sign for a space
 _FORMS: tuple[UnicodeForm, ...] = ("NFC", "NFD")  # a model whose text is split in one says so at the end of its normalizer's name
 RESERVED = "\u2585"  # SentencePiece's own sign for what it does not know: it leaves out lines that hold it
@@ -35,6 +36,11 @@ def in_form(text: str, form: UnicodeForm) -> str:
 
 TOKENS = "tokens"
 """What SentencePiece calls the input's format, of vocabularies whose lines are tokens: each one that is unknown is one (`Vocabulary.apart`), not all neighbors."""
+
+
+def _threads(lines: Sequence[str]) -> int:
+    """SentencePiece's: starting them takes longer than a few lines do; -1: as many as there are cores."""
+    return 1 if len(lines) < _FEW else -1
 
 
 class Vocabulary:
@@ -95,7 +101,7 @@ class Vocabulary:
         """`["Two dogs."]` -> `[[412, 1033, 7]]`; neither BOS nor EOS is added."""
         if self.apart:
             return [self.number(row) for row in self.split([line.strip(" ") for line in lines])]
-        ids: list[list[int]] = self._processor.encode(list(map(self.prepare, lines)), out_type=int)
+        ids: list[list[int]] = self._processor.encode(list(map(self.prepare, lines)), out_type=int, num_threads=_threads(lines))
         return ids
 
     def sample(self, lines: Sequence[str], rate: float, seed: int) -> list[list[int]]:
@@ -113,7 +119,7 @@ class Vocabulary:
             lines: as for `encode`.
             draw: rate and seed of `sample`; None: split as always.
         """
-        how: dict[str, Any] = {}
+        how: dict[str, Any] = {"num_threads": _threads(lines)}
         if draw:
             sentencepiece.set_random_generator_seed(draw[1])
             how = {"enable_sampling": True, "alpha": draw[0], "nbest_size": -1, "num_threads": 1}

@@ -73,7 +73,11 @@ class Lane:
         return self._rows.state
 
     def go(self, weights: Sequence[Weights], most: int = _TO_THE_END) -> Ended:
-        """Moves a busy lane on: until enough rows are free for others, all are done, or so many steps are made."""
+        """Moves a busy lane on: until enough rows are free for others, all are done, or `most` steps are made."""
+        return self.finish(self.start(weights, most))
+
+    def start(self, weights: Sequence[Weights], most: int = _TO_THE_END) -> Any:
+        """As `go`, without waiting for what is found, which `finish` reads: others may be started, or read, in between."""
         if self._queue and not any(self._doors):
             self._admit(weights)
         if self._rows is None:
@@ -86,7 +90,11 @@ class Lane:
         until = self._until(more=bool(self._queue) or any(self._doors))
         fed = feed_rows(self._devices, (index, take, until, np.full_like(until, most)))
         self._rows, done, found = self._stream.go(weights, self._blocklist, self._rows, self._waiting, *fed)
-        done, found = jax.tree.map(np.asarray, (done, found))
+        return done, found
+
+    def finish(self, started: Any) -> Ended:
+        """The sentences that are done after what was started last."""
+        done, found = jax.tree.map(np.asarray, started)
         rows = np.flatnonzero(done & (self._seats >= 0))
         tickets = [int(self._seats[row]) for row in rows]
         self._seats[rows] = -1

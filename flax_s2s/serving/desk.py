@@ -133,7 +133,7 @@ class Desk:
     def _put_in(self, order: _Order) -> None:
         engine = self.engines[order.engine]
         try:
-            engine.check(list(order.wishes))
+            ready = engine.read(order.wishes)
         except WishError as error:
             _hand_out(order, error)
             return
@@ -141,9 +141,9 @@ class Desk:
         opened = _Open(order, tickets)
         if not tickets:
             _hand_out(order, [])
-        for ticket, wish in zip(tickets, order.wishes, strict=True):
+        for ticket, one in zip(tickets, ready, strict=True):
             self._open[ticket] = opened, order.engine
-            engine.put(ticket, wish)
+            engine.put(ticket, one)
 
     def _turn(self) -> None:
         for opened, name in list({id(one): (one, name) for one, name in self._open.values()}.values()):

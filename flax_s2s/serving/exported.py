@@ -4,6 +4,7 @@ Enters: wishes. Leaves: answers, with what the folder's search says of them: no 
 """
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class Exported:
         """Translates a word, which is when graphs are laid out."""
         self._model.translate("a")
 
-    def check(self, wishes: list[Wish]) -> None:
+    def read(self, wishes: Sequence[Wish]) -> list[Any]:
         """Refuses what the folder cannot do."""
         for wish in wishes:
             asked = {
@@ -55,6 +56,8 @@ class Exported:
             if len(wish.request.source) > most and len(self._read(wish)) - 1 >= most + 1:
                 raise WishError(413, f"the source has more than {most} tokens; split it into sentences")
 
+        return list(wishes)
+
     def _read(self, wish: Wish) -> list[int]:
         """All tokens of a source."""
         model, request = self._model, wish.request
@@ -62,9 +65,9 @@ class Exported:
         bundle = [model.features.get(one, UNK) for one in split_features(request.features)] if model.features else []
         return [*bundle, *words, EOS]
 
-    def put(self, ticket: int, wish: Wish) -> None:
+    def put(self, ticket: int, ready: Wish) -> None:
         """Stands in line."""
-        self._waiting.append((ticket, wish))
+        self._waiting.append((ticket, ready))
 
     def withdraw(self, ticket: int) -> None:
         """Leaves the line."""

@@ -31,8 +31,8 @@ from flax_s2s.runtime.parallel import Devices
 from flax_s2s.serving.spelling import source_spans, spans
 from flax_s2s.serving.wishes import About, Wish, WishError
 
-_ROWS = 16  # of a lane
-_STEPS = 8  # that a lane makes in its turn
+_ROWS = 8  # of a lane
+_STEPS = 16  # that a lane makes in its turn
 _PHRASES, _PHRASE_TOKENS, _STATES = 4, 16, 128  # of constraints, see `requests.Shape`
 
 
@@ -57,7 +57,7 @@ class _Job(NamedTuple):
     """A wish on its way."""
 
     wish: Wish
-    ready: Ready
+    ready: Ready | None  # None: the source is blank
 
 
 class Searching:
@@ -91,6 +91,8 @@ class Searching:
         self._weights: list[Weights] = self._plain.lay_out(served.params)
         self._places = Places(served.models, vocabularies, replace(decoding, rows=min(_ROWS, decoding.rows)), served.devices, self._lengths)
         self._lanes: dict[tuple[bool, Shape], list[Lane]] = {}
+        self._turns: deque[tuple[Translator, Lane]] = deque()  # all lanes; the last has moved last
+        self._started: tuple[Translator, Lane, Any] | None = None  # the lane that moves now
         self._jobs: dict[int, _Job] = {}
         self._blank: deque[int] = deque()
         self._found: dict[int, Translation] = {}  # of those whose wish is for more than that
@@ -164,10 +166,10 @@ class Searching:
         if not self._stopping():
             self._places(self._weights, ["a"], [[UNK + 1] * (length - 1)], [""])
 
-    def check(self, wishes: list[Wish]) -> None:
+    def read(self, wishes: Sequence[Wish]) -> list[_Job]:
         """Refuses what is too long, and what has no shape that was compiled."""
         ready = self._full.read({i: one.request for i, one in enumerate(wishes) if one.request.source.strip()})
-        for i, one in ready.items():
+        for one in ready.values():
             if one.cut_source:
                 most = self._served.decoding.max_source_tokens - 1
                 raise WishError(413, f"the source has more than {most} tokens; split it into sentences")
@@ -181,29 +183,26 @@ class Searching:
                     f"too much is to be included or excluded; at most {_PHRASES} phrases of {_PHRASE_TOKENS} tokens are included, and "
                     f"{_STATES - 1} bytes of text excluded",
                 )
-            self._check_places(wishes[i])
+        if (most := max((one.alternatives for one in wishes), default=0)) > MOST_ALTERNATIVES:
+            raise WishError(400, f"alternatives={most} are more than the {MOST_ALTERNATIVES} that are found at a place")
+        return [_Job(wish, ready.get(i)) for i, wish in enumerate(wishes)]
 
-    def _check_places(self, wish: Wish) -> None:
-        if wish.alternatives > MOST_ALTERNATIVES:
-            raise WishError(400, f"alternatives={wish.alternatives} are more than the {MOST_ALTERNATIVES} that are found at a place")
-
-    def put(self, ticket: int, wish: Wish) -> None:
+    def put(self, ticket: int, ready: _Job) -> None:
         """Seats a sentence in a lane with room, or in a new one; a blank one is answered at once."""
-        if not wish.request.source.strip():
-            self._jobs[ticket] = _Job(wish, None)  # type: ignore[arg-type]
+        self._jobs[ticket] = ready
+        if ready.ready is None:
             self._blank.append(ticket)
             return
-        translator = self._plain if wish.plain else self._full
-        ready = translator.read({ticket: wish.request})[ticket]
-        self._jobs[ticket] = _Job(wish, ready)
-        shape = translator.shape(ready)
-        lanes = self._lanes.setdefault((wish.plain, shape), [])
+        plain = ready.wish.plain
+        translator = self._plain if plain else self._full
+        shape = translator.shape(ready.ready)
+        lanes = self._lanes.setdefault((plain, shape), [])
         lane = next((lane for lane in lanes if lane.free > 0), None)
-        if lane is None:
-            most = max(1, self._served.decoding.rows // _ROWS)
-            lane = min(lanes, key=lambda one: -one.free) if len(lanes) >= most else translator.make_lane(shape)
-            lanes += [lane] if lane not in lanes else []
-        lane.put(ticket, ready)
+        if lane is None and len(lanes) < max(1, self._served.decoding.rows // _ROWS):
+            lane = translator.make_lane(shape)
+            lanes.append(lane)
+            self._turns.append((translator, lane))
+        (lane or max(lanes, key=lambda one: one.free)).put(ticket, ready.ready)
 
     def withdraw(self, ticket: int) -> None:
         """Leaves the line; what is searched for already is searched to its end, and nothing made of it."""
@@ -219,18 +218,22 @@ class Searching:
         return bool(self._jobs) or any(lane.busy for lanes in self._lanes.values() for lane in lanes)
 
     def turn(self) -> list[tuple[int, dict[str, Any]]]:
-        """Moves each lane on by some steps, then looks at what was found as far as that is wanted."""
+        """Starts to move the next lane on by some steps, and looks at what was found in the one before."""
         answers = [(ticket, self._describe(ticket, BLANK)) for ticket in self._blank]
         self._blank.clear()
-        for (plain, _), lanes in self._lanes.items():
-            translator = self._plain if plain else self._full
-            for lane in lanes:
-                if not lane.busy:
-                    continue
-                ended = lane.go(self._weights, _STEPS)
-                for ticket, found in zip(ended.tickets, translator.translations(ended), strict=True):
-                    if ticket in self._jobs:  # else it was withdrawn
-                        self._found[ticket] = found
+        before, self._started = self._started, None
+        for _ in range(len(self._turns)):
+            self._turns.rotate(-1)
+            translator, lane = self._turns[-1]
+            if lane.busy and not (before and before[1] is lane):
+                self._started = translator, lane, lane.start(self._weights, _STEPS)
+                break
+        if before:  # read while the next lane moves
+            translator, lane, started = before
+            ended = lane.finish(started)
+            for ticket, found in zip(ended.tickets, translator.translations(ended), strict=True):
+                if ticket in self._jobs:  # else it was withdrawn
+                    self._found[ticket] = found
         ready = [ticket for ticket in self._found if not self._jobs[ticket].wish.beam]
         answers += self._complete(ready, {})
         return answers + self._watch()
@@ -242,7 +245,9 @@ class Searching:
             if not tickets:
                 return []
             steps: list[list[Step]] = [[]]
-            self._watched = tickets, watch(self._full, self._weights, {0: self._jobs[tickets[0]].ready}, steps), steps
+            ready = self._jobs[tickets[0]].ready
+            assert ready is not None  # a blank one has been answered
+            self._watched = tickets, watch(self._full, self._weights, {0: ready}, steps), steps
         tickets, walk, steps = self._watched
         for _ in walk:
             return []

@@ -3,6 +3,7 @@
 Enters: the fields of a request, checked for their kinds. Leaves: a `Wish`, or why there is none.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from flax_s2s.decoding.requests import Request
@@ -58,21 +59,21 @@ class Engine(Protocol):
     def warm_up(self) -> None:
         """Makes all programs ready that it will ever use."""
 
-    def check(self, wishes: list[Wish]) -> None:
-        """Refuses what cannot be met, before anything is put in.
+    def read(self, wishes: Sequence[Wish]) -> list[Any]:
+        """Wishes as they are put in, all of them found good.
 
         Raises:
-            WishError: a wish, and why.
+            WishError: one cannot be met, and why.
         """
 
-    def put(self, ticket: int, wish: Wish) -> None:
-        """Takes a wish in, by a name that no other has."""
+    def put(self, ticket: int, ready: Any) -> None:
+        """Takes in what `read` made of a wish, by a name that no other has."""
 
     def withdraw(self, ticket: int) -> None:
         """Drops a wish, as far as nothing has been made of it."""
 
     def turn(self) -> list[tuple[int, dict[str, Any]]]:
-        """Works for a moment; the answers that are complete now, each an object as `decode --form jsonl` gives it."""
+        """Works for a moment, so that others may come in between; the answers that are complete now, each an object as `decode --form jsonl` gives it."""
 
     @property
     def busy(self) -> bool:
