@@ -4,13 +4,17 @@ Needs jax's plugin for CUDA, ptxas and libdevice (tests/requirements-gpu-aot.txt
 driver, cuDNN, cuBLAS or NCCL. JAX_PLATFORMS=cpu must be set before jax starts, or it asks for all of these.
 """
 
+import contextlib
 import importlib.util
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 import thunks
 from jax.experimental import rnn, topologies
+from jax.experimental.compilation_cache import compilation_cache
 from thunks import Launches
 
 from flax_s2s.model import lstm
@@ -99,11 +103,24 @@ def compiled(lowered: Any, **options: Any) -> tuple[Any, Launches]:
 
     Products by cuBLASLt: without a GPU to try them on each would get a Triton kernel of one fixed size, for some an impossible one.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _no_cache():
         dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         as_it_is_run = {"xla_backend_optimization_level": 3}  # conftest.py asks for less
         program = lowered.compile({**dump, **as_it_is_run, "xla_gpu_enable_triton_gemm": False, **options})
         return program, thunks.read(Path(folder))
+
+
+@contextlib.contextmanager
+def _no_cache() -> Iterator[None]:
+    """jax's cache keeps such programs, and cannot read them."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # whether there is one is looked up once
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def pretend_cudnn(patch: Any) -> None:

@@ -18,7 +18,7 @@ if gpus.missing():
 
 BYTES = 80 * 10**9  # memory of an A100 or H100
 UNROLLED = 8  # steps of a layer that are one of its loop
-MOST = 3.5  # launches of one of those
+MOST = 4.5  # launches of one of those: 3.5, but where XLA copies hidden states one by one (GNMT's decoder on 8 GPUs)
 MOST_ELSE = 6  # where rows are no multiple of 8, which cuBLAS' tensor cores want: a product is padded, and cut after it; or in a toy
 # What is compiled where there is little time: one model with input feeding, one without, one without attention.
 QUICK = {("multi30k_en_de", "sm_90", 1), ("transliteration", "sm_90", 8), ("sutskever_reversed", "sm_90", 1)}
@@ -118,8 +118,8 @@ def test_by_cudnn(monkeypatch, preset):
     calls = layers_by_themselves(what.config.model)
     text = program.as_text()
     assert text.count('custom_call_target="cudnn_rnn_ffi"') == text.count('custom_call_target="cudnn_rnn_bwd_ffi"') == calls
-    over_time = [loop for loop in launches.loops if loop.trips in (LENGTH, LENGTH // UNROLLED) and loop.step["product"] in (1, 2)]
-    assert len(over_time) == 2 * others_over_time(what.config.model)
+    assert not any(loop.trips == LENGTH // UNROLLED and loop.step["product"] == UNROLLED for loop in launches.loops)
+    assert sum(loop.trips == LENGTH and loop.step["product"] > 0 for loop in launches.loops) == 2 * others_over_time(what.config.model)
 
 
 @pytest.mark.parametrize(("preset", "kind", "count"), CASES)

@@ -19,8 +19,7 @@ _NAMED = re.compile(r"thunk_metadata \{\n  thunk_info \{\n((?:    .*\n)*)  \}\n 
 _TRIPS = re.compile(r'^ *(?:ROOT )?%(\S+) = .* while\(.*?(?:"known_trip_count":\{"n":"(\d+)"\}.*)?$', re.MULTILINE)
 _PRODUCTS = {"kCublasLtMatmul", "kGemm"}
 _COPIES = {"kCopy", "kDeviceToDeviceCopy", "kMemset32BitValue", "kMemzero"}
-_COLLECTIVES = {"kAllReduce", "kAllReduceStart", "kAllReduceDone"}
-_OTHERS = {"kCustomCall", "kPartitionId", *_COLLECTIVES}
+_OTHERS = {"kCustomCall", "kPartitionId", "kAllReduce"}
 
 
 @dataclass
@@ -124,7 +123,9 @@ def _count(thunks: list[Thunk], trips: Any, found: Launches, here: "Counter[str]
             if loop:
                 loop.graphs += 1
             _count(body, trips, found, here, times, True, loop)
-        elif thunk.kind in ("kDynamicSliceFusion", "kSequential"):  # wrappers: what they wrap follows
+        elif thunk.kind == "kAsyncDone":
+            continue  # a wait of one stream for another, on the device
+        elif thunk.kind in ("kDynamicSliceFusion", "kSequential", "kAsyncStart"):  # wrappers: what they wrap follows
             assert body, f"nothing in {thunk}"
             _count(body, trips, found, here, times, in_graph, loop)
         else:

@@ -26,6 +26,7 @@ from flax_s2s.serving.schemas import LibreAnswer, LibreRequest, Problem, Transla
 from flax_s2s.serving.webpage import load_page
 from flax_s2s.serving.wishes import About, Engine, Wish, WishError
 
+_CHARACTERS = 64  # of a token, at most
 _PROBLEMS: Any = {
     status: {"model": Problem, "description": why}
     for status, why in (
@@ -131,6 +132,7 @@ def _add_own(app: FastAPI, desk: Desk, meters: Meters, limits: Limits) -> None:
 
 def _check(asked: TranslateRequest, about: About, texts: Sequence[str], limits: Limits) -> None:
     """Refuses what no model of its kind can do."""
+    _refuse_long(texts, about)
     if len(texts) > limits.sentences:
         raise WishError(413, f"{len(texts)} sentences are more than the {limits.sentences} of one request; send fewer at once")
     if asked.n_best > about.n_best:
@@ -182,6 +184,7 @@ def _add_libre(app: FastAPI, desk: Desk, meters: Meters, limits: Limits) -> None
         flat = [line for own in lines for line in own]
         if len(flat) > limits.sentences:
             raise WishError(413, f"{len(flat)} lines are more than the {limits.sentences} of one request; send fewer at once")
+        _refuse_long(flat, about)
         answers = await _answer(desk, name, [Wish(Asked(line), n_best=1 + asked.alternatives) for line in flat], limits, request)
         _count(meters, name, answers)
         return Json(_libre_answer(asked, lines, answers))
@@ -236,6 +239,15 @@ async def _answer(desk: Desk, name: str, wishes: Sequence[Wish], limits: Limits,
 def _count(meters: Meters, name: str, answers: Sequence[Any]) -> None:
     meters.sentences.labels(name).inc(len(answers))
     meters.tokens.labels(name).inc(sum(len(one["tokens"]) for one in answers))
+
+
+def _refuse_long(texts: Sequence[str], about: About) -> None:
+    """Refuses what has too many tokens whatever they are, before it is taken apart, which takes as long as translating it."""
+    most = _CHARACTERS * about.source_tokens
+    if (longest := max(map(len, texts), default=0)) > most:
+        raise WishError(
+            413, f"a source has {longest:,} characters, and {about.source_tokens - 1} tokens are the most; split it into sentences"
+        )
 
 
 def _describe(about: About) -> dict[str, Any]:

@@ -194,6 +194,8 @@ def test_libretranslate(server: TestClient) -> None:
         ("/v1/translate", {"source": "a", "alternatives": 99}, 400, "more than the 10"),
         ("/v1/translate", {"source": ["a", "b"], "beam": True}, 400, "one sentence at a time"),
         ("/v1/translate", {"source": "x " * 100}, 413, "more than 23 tokens"),
+        ("/v1/translate", {"source": "x" * 2000}, 413, "2,000 characters, and 23 tokens are the most"),
+        ("/translate", {"q": "x" * 2000, "source": "en", "target": "zh"}, 413, "2,000 characters"),
         ("/v1/translate", {"source": ["a"] * 17}, 413, "17 sentences are more than the 16"),
         ("/v1/translate", b"{", 400, "the body is no JSON"),
         ("/v1/translate", b"\xff\xfe", 400, "body"),
