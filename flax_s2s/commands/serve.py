@@ -22,6 +22,7 @@ from flax_s2s.runs.rundir import make_path
 KEY = "FLAX_S2S_API_KEY"
 """The environment variable that holds the API key."""
 _LONGEST_SOURCE = 192  # tokens, where nothing else is asked for: each length of a source is compiled before the first answer
+_ROWS = 8  # of a lane: few, so that a sentence alone is not kept waiting by empty ones
 _GRACE_SECS = 8  # after SIGTERM for the answers under way
 
 
@@ -48,7 +49,7 @@ def settings_of(config: Config) -> DecodingConfig:
     decoding = config.decoding
     n_best = decoding.n_best if decoding.n_best > 1 else min(5, decoding.beam_size)
     longest = min(decoding.max_source_tokens, _LONGEST_SOURCE, padded_length(config.data.max_source_tokens, SOURCE_LENGTHS))
-    return dataclasses.replace(decoding, n_best=n_best, max_source_tokens=longest)
+    return dataclasses.replace(decoding, n_best=n_best, max_source_tokens=longest, rows=min(decoding.rows, _ROWS))
 
 
 def is_exported(name: str) -> bool:

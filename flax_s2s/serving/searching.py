@@ -31,7 +31,7 @@ from flax_s2s.runtime.parallel import Devices
 from flax_s2s.serving.spelling import source_spans, spans
 from flax_s2s.serving.wishes import About, Wish, WishError
 
-_ROWS = 8  # of a lane
+_LANES = 8  # of a shape, at most
 _STEPS = 16  # that a lane makes in its turn
 _PHRASES, _PHRASE_TOKENS, _STATES = 4, 16, 128  # of constraints, see `requests.Shape`
 
@@ -89,7 +89,7 @@ class Searching:
         self._plain = self._make_translator(replace(decoding, n_best=1), attention=False, settle=lambda shape: shape)
         self._full = self._make_translator(decoding, attention=attends, settle=self._settle)
         self._weights: list[Weights] = self._plain.lay_out(served.params)
-        self._places = Places(served.models, vocabularies, replace(decoding, rows=min(_ROWS, decoding.rows)), served.devices, self._lengths)
+        self._places = Places(served.models, vocabularies, decoding, served.devices, self._lengths)
         self._lanes: dict[tuple[bool, Shape], list[Lane]] = {}
         self._turns: deque[tuple[Translator, Lane]] = deque()  # all lanes; the last has moved last
         self._started: tuple[Translator, Lane, Any] | None = None  # the lane that moves now
@@ -114,7 +114,7 @@ class Searching:
         return Translator(
             served.models,
             served.vocabularies,
-            replace(decoding, rows=min(_ROWS, decoding.rows)),
+            decoding,
             served.devices,
             blocklist=served.blocklist,
             attention=attention,
@@ -198,7 +198,7 @@ class Searching:
         shape = translator.shape(ready.ready)
         lanes = self._lanes.setdefault((plain, shape), [])
         lane = next((lane for lane in lanes if lane.free > 0), None)
-        if lane is None and len(lanes) < max(1, self._served.decoding.rows // _ROWS):
+        if lane is None and len(lanes) < _LANES:
             lane = translator.make_lane(shape)
             lanes.append(lane)
             self._turns.append((translator, lane))

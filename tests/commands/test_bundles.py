@@ -458,7 +458,7 @@ def test_read_at_every_step_they_go_with_monotonic_attention(corpus: Path, tmp_p
 def test_a_server_asks_for_features(run: Path, corpus: Path, tmp_path: Path) -> None:
     rows = [line.split("\t") for line in (corpus / "test.tsv").read_text().split("\n")[:12]]
     asked = "".join(json.dumps({"source": word, "features": bundle}) + "\n" for word, _, bundle in rows)
-    wanted = [json.loads(line) for line in ask(run, tmp_path, "decode", asked, "--form", "jsonl", form="jsonl")]
+    wanted = [json.loads(line) for line in ask(run, tmp_path, "decode", asked, "--form", "jsonl", "--rows", "8", form="jsonl")]
     for client in serving([str(run)], max_source_tokens=16):
         assert client.get("/v1/info").json()["runs"][0]["features"] is True
         for (word, _, bundle), one in zip(rows, wanted, strict=True):

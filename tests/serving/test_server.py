@@ -332,6 +332,7 @@ def test_the_command_serves_its_clients_and_ends_in_order(trained_run: Path) -> 
         with pytest.raises(urllib.error.HTTPError) as refused:
             client.translate("May 5", "fr", "zh")
         assert refused.value.code == 400
+        refused.value.close()
         asked = json.dumps({"source": LINES[:2] * 8, "n_best": 3, "attention": True}).encode()
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as cut:  # who leaves in the middle is no reason to stop
@@ -340,7 +341,8 @@ def test_the_command_serves_its_clients_and_ends_in_order(trained_run: Path) -> 
 
         def ask() -> None:
             request = urllib.request.Request(f"{address}/v1/translate", asked, {"content-type": "application/json"})
-            answers.append(json.load(urllib.request.urlopen(request)))
+            with urllib.request.urlopen(request) as response:
+                answers.append(json.load(response))
 
         thread = threading.Thread(target=ask)
         thread.start()
