@@ -5,6 +5,7 @@ import dataclasses
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -70,7 +71,8 @@ def run(names: Sequence[str], decoding: DecodingConfig, options: Options) -> int
     out, begin, stopping = console(), time.perf_counter(), threading.Event()
     with _bind(options.host, options.port) as listener:
         address = _address(listener)
-        engines = _open(names, decoding, options, stopping.is_set)
+        with _signals(stopping):
+            engines = _open(names, decoding, options, stopping.is_set)
         limits = Limits(options.most_body_bytes, options.most_lines, options.most_waiting, options.timeout_secs)
         app = make_app(engines, Settings(limits, os.environ.get(KEY, ""), options.cors_origin))
         for said in _describe(engines, options, listener):
@@ -82,6 +84,7 @@ def run(names: Sequence[str], decoding: DecodingConfig, options: Options) -> int
             server_header=False,
             timeout_graceful_shutdown=_GRACE_SECS,
             h11_max_incomplete_event_size=1 << 16,
+            limit_concurrency=2048,
         )
 
         def say() -> None:
@@ -94,14 +97,25 @@ def run(names: Sequence[str], decoding: DecodingConfig, options: Options) -> int
                     out.print(f"ready after {time.perf_counter() - begin:.0f} s: {address}")
                     return
 
-        server = uvicorn.Server(config)
+        class Server(uvicorn.Server):
+            """Ends its own way, and says at once that it will."""
+
+            def handle_exit(self, sig: int, frame: Any) -> None:
+                stopping.set()
+                super().handle_exit(sig, frame)
+
+        server = Server(config)
         with _signals(stopping):
             threading.Thread(target=say, daemon=True).start()
-            server.run(sockets=[listener])
+            if not stopping.is_set():
+                server.run(sockets=[listener])
             stopping.set()
     if app.state.desk.failure:
         raise UserError(app.state.desk.failure)
     out.print("stopped")
+    if not app.state.desk.ready.is_set():  # a program that is being compiled cannot be broken off, and Python would wait for it
+        sys.stderr.flush()
+        os._exit(errors.DONE)
     return errors.DONE
 
 

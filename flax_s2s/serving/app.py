@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from flax_s2s import __version__
+from flax_s2s.answers.lines import read_string
 from flax_s2s.data import features
 from flax_s2s.decoding.requests import Request as Asked
 from flax_s2s.serving.desk import Desk
@@ -27,6 +28,7 @@ from flax_s2s.serving.webpage import load_page
 from flax_s2s.serving.wishes import About, Engine, Wish, WishError
 
 _CHARACTERS = 64  # of a token, at most
+_MOST_PHRASES = 64  # that are looked at
 _PROBLEMS: Any = {
     status: {"model": Problem, "description": why}
     for status, why in (
@@ -80,10 +82,12 @@ def make_app(engines: Mapping[str, Engine], settings: Settings) -> FastAPI:
     _add_own(app, desk, meters, settings.limits)
     _add_libre(app, desk, meters, settings.limits)
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def show_page() -> Response:
         return HTMLResponse(page.html, headers={"content-security-policy": page.policy})
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", responses={503: {"description": "not ready yet"}})
     async def health() -> Response:
         """Whether translations are answered."""
@@ -97,9 +101,15 @@ def make_app(engines: Mapping[str, Engine], settings: Settings) -> FastAPI:
         return Response(generate_latest(meters.registry), media_type=CONTENT_TYPE_LATEST)
 
     _add_problems(app)
-    if settings.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST"], allow_headers=["*"])
     app.add_middleware(Door, limits=settings.limits, key=settings.key, meters=meters)
+    if settings.origins:  # around the door, so that such a page can read why it was refused
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After"],
+        )
     return app
 
 
@@ -119,12 +129,10 @@ def _add_own(app: FastAPI, desk: Desk, meters: Meters, limits: Limits) -> None:
             raise WishError(404, f"there is no model {name!r}; there are {', '.join(desk.engines)}")
         about, texts = desk.engines[name].about, [asked.source] if isinstance(asked.source, str) else asked.source
         _check(asked, about, texts, limits)
-        bundle = features.join(asked.features)
+        bundle = _whole(features.join(asked.features))
+        include, exclude = (tuple(map(_whole, phrases)) for phrases in (asked.include, asked.exclude))
         wish = Wish(Asked(""), asked.id, asked.n_best, asked.attention, asked.alternatives, asked.beam)
-        wishes = [
-            wish._replace(request=Asked(_line(text), asked.prefix, tuple(asked.include), tuple(asked.exclude), asked.seed, bundle))
-            for text in texts
-        ]
+        wishes = [wish._replace(request=Asked(_whole(text), _whole(asked.prefix), include, exclude, asked.seed, bundle)) for text in texts]
         answers = await _answer(desk, name, wishes, limits, request)
         _count(meters, name, answers)
         return Json({"translations": answers})
@@ -132,7 +140,10 @@ def _add_own(app: FastAPI, desk: Desk, meters: Meters, limits: Limits) -> None:
 
 def _check(asked: TranslateRequest, about: About, texts: Sequence[str], limits: Limits) -> None:
     """Refuses what no model of its kind can do."""
-    _refuse_long(texts, about)
+    _refuse_long([*texts, asked.prefix, *asked.include, "".join(asked.exclude), *asked.features], about)
+    for name, phrases in (("include", asked.include), ("exclude", asked.exclude)):
+        if len(phrases) > _MOST_PHRASES:
+            raise WishError(413, f"{name} has {len(phrases)} phrases, and {_MOST_PHRASES} are the most; leave some out")
     if len(texts) > limits.sentences:
         raise WishError(413, f"{len(texts)} sentences are more than the {limits.sentences} of one request; send fewer at once")
     if asked.n_best > about.n_best:
@@ -185,7 +196,7 @@ def _add_libre(app: FastAPI, desk: Desk, meters: Meters, limits: Limits) -> None
         if len(flat) > limits.sentences:
             raise WishError(413, f"{len(flat)} lines are more than the {limits.sentences} of one request; send fewer at once")
         _refuse_long(flat, about)
-        answers = await _answer(desk, name, [Wish(Asked(line), n_best=1 + asked.alternatives) for line in flat], limits, request)
+        answers = await _answer(desk, name, [Wish(Asked(_whole(line)), n_best=1 + asked.alternatives) for line in flat], limits, request)
         _count(meters, name, answers)
         return Json(_libre_answer(asked, lines, answers))
 
@@ -246,7 +257,7 @@ def _refuse_long(texts: Sequence[str], about: About) -> None:
     most = _CHARACTERS * about.source_tokens
     if (longest := max(map(len, texts), default=0)) > most:
         raise WishError(
-            413, f"a source has {longest:,} characters, and {about.source_tokens - 1} tokens are the most; split it into sentences"
+            413, f"a text has {longest:,} characters, and {about.source_tokens - 1} tokens are the most; split it into sentences"
         )
 
 
@@ -264,9 +275,9 @@ def _describe(about: About) -> dict[str, Any]:
     }
 
 
-def _line(text: str) -> str:
-    """A sentence is a line, as in a file: what breaks it is a space."""
-    return " ".join(text.splitlines()) if "\n" in text or "\r" in text else text
+def _whole(text: str) -> str:
+    """A text as `decode` reads it: half a surrogate pair, which JSON can hold, is replaced."""
+    return read_string(text, "text")
 
 
 def _add_problems(app: FastAPI) -> None:

@@ -4,6 +4,7 @@ Enters: the bytes of a `metrics.jsonl`, which may be written to at this moment, 
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -47,7 +48,7 @@ def _columns(rows: Mapping[int, Mapping[str, Any]]) -> Columns:
     for name in names:
         values = [rows[step].get(name) for step in steps]
         if all(value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)) for value in values):
-            found[name] = [None if value is None else float(f"{value:.7g}") for value in values]
+            found[name] = [None if value is None or not math.isfinite(value) else float(f"{value:.7g}") for value in values]
     return found
 
 

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 from flax_s2s.serving.wishes import Engine, Wish, WishError
 
 _RECENT = 256  # answers by which the rate is known
+_FAILURES = 3  # turns in a row that may fail
+_TAKING_SECS = 0.005
 _log = logging.getLogger(__name__)
 
 
@@ -105,20 +107,29 @@ class Desk:
             _log.exception("the model could not be made ready")
             return
         self.ready.set()
-        while True:
+        failures = 0
+        while failures < _FAILURES:
             try:
                 if not self._take_in():
                     return
                 self._turn()
+                failures = 0
             except Exception as error:  # of all that is under way none can be trusted
                 _log.exception("a turn failed")
-                for opened, name in list(self._open.values()):
-                    self._fail(opened, name, WishError(500, f"the model failed: {type(error).__name__}"))
+                failures += 1
+                self._begin_anew(WishError(500, f"the model failed: {type(error).__name__}"))
+        self.failure = f"the model failed {failures} times in a row; the log says how"
+        self.ready.clear()
+        while (order := self._orders.get()) is not None:
+            _hand_out(order, WishError(503, self.failure))
 
     def _take_in(self) -> bool:
-        """Puts in what has come; waits where there is nothing else to do. False: it is over."""
+        """Puts in some of what has come, for a few milliseconds where others are searched for; waits where none are. False: it is over."""
+        begin = time.monotonic()
         while True:
             busy = bool(self._open) or any(engine.busy for engine in self.engines.values())
+            if busy and time.monotonic() - begin > _TAKING_SECS:
+                return True
             try:
                 order = self._orders.get(block=not busy)
             except queue.Empty:
@@ -128,22 +139,32 @@ class Desk:
                     self._orders.put(None)
                     return True
                 return False
-            self._put_in(order)
+            if not order.future.done():  # else who asked has left
+                self._put_in(order)
 
     def _put_in(self, order: _Order) -> None:
-        engine = self.engines[order.engine]
-        try:
-            ready = engine.read(order.wishes)
-        except WishError as error:
-            _hand_out(order, error)
-            return
-        tickets = [next(self._tickets) for _ in order.wishes]
+        """What is wrong with an order is answered to who gave it, and to no other."""
+        engine, tickets = self.engines[order.engine], [next(self._tickets) for _ in order.wishes]
         opened = _Open(order, tickets)
         if not tickets:
             _hand_out(order, [])
-        for ticket, one in zip(tickets, ready, strict=True):
-            self._open[ticket] = opened, order.engine
-            engine.put(ticket, one)
+        try:
+            for ticket, one in zip(tickets, engine.read(order.wishes), strict=True):
+                self._open[ticket] = opened, order.engine
+                engine.put(ticket, one)
+        except WishError as error:
+            self._fail(opened, order.engine, error)
+        except Exception as error:
+            _log.exception("a request failed")
+            self._fail(opened, order.engine, WishError(500, f"the model failed: {type(error).__name__}"))
+
+    def _begin_anew(self, error: WishError) -> None:
+        """Answers all that is under way with an error, and empties the engines."""
+        for opened, _ in list(self._open.values()):
+            _hand_out(opened.order, error)
+        self._open.clear()
+        for engine in self.engines.values():
+            engine.reset()
 
     def _turn(self) -> None:
         for opened, name in list({id(one): (one, name) for one, name in self._open.values()}.values()):

@@ -73,6 +73,10 @@ class Exported:
         """Leaves the line."""
         self._waiting = deque(one for one in self._waiting if one[0] != ticket)
 
+    def reset(self) -> None:
+        """Empties the line."""
+        self._waiting.clear()
+
     @property
     def busy(self) -> bool:
         """Whether someone waits."""

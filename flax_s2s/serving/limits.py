@@ -54,7 +54,7 @@ class Door:
 
     def __init__(self, app: Asgi, limits: Limits, key: str, meters: Meters) -> None:
         """`key` must be shown by who asks; empty: anyone may."""
-        self._app, self._limits, self._key, self._meters = app, limits, key.encode(), meters
+        self._app, self._limits, self._key, self._meters = app, limits, key.strip().encode(), meters
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request."""
@@ -109,7 +109,8 @@ class Door:
 
     def _knows_key(self, path: str, headers: Mapping[bytes, bytes], body: bytearray) -> bool:
         """Compared in a time that says nothing of the key."""
-        shown = headers.get(b"authorization", b"").removeprefix(b"Bearer ").strip()
+        scheme, _, shown = headers.get(b"authorization", b"").strip().partition(b" ")
+        shown = shown.strip() if scheme.lower() == b"bearer" else b""
         if not shown and not path.startswith("/v1/"):  # LibreTranslate's way
             field = read_fields(bytes(body), headers).get("api_key", "")
             shown = field.encode(errors="replace") if isinstance(field, str) else b""
@@ -121,7 +122,7 @@ def read_fields(body: bytes, headers: Mapping[bytes, bytes]) -> dict[str, Any]:
     from urllib.parse import parse_qsl
 
     try:
-        if headers.get(b"content-type", b"").startswith(b"application/x-www-form-urlencoded"):
+        if headers.get(b"content-type", b"").lower().startswith(b"application/x-www-form-urlencoded"):
             return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100))
         found = json.loads(body.decode())
     except (ValueError, RecursionError):
@@ -144,6 +145,8 @@ def _replay(body: bytes, receive: Any) -> Any:
 async def _answer(send: Any, status: int, why: str) -> None:
     body = json.dumps({"error": why}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
     if status in (408, 413):  # what is left of the body is not read
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -1,8 +1,9 @@
 """What a request and an answer look like, for who writes a client: the kinds that are checked, and that OpenAPI describes."""
 
+import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, field_validator
 
 Text = Annotated[StrictStr, Field(examples=["Two men are talking."])]
 Phrase = Annotated[StrictStr, Field(min_length=1)]
@@ -24,6 +25,16 @@ class TranslateRequest(Form):
         "", description="of models with features: a bundle such as N;DAT;PL, or a list of features"
     )
     prefix: StrictStr = Field("", description="what the translation begins with")
+
+    @field_validator("id")
+    @classmethod
+    def _is_json(cls, value: Any) -> Any:
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise ValueError("NaN and infinity are no numbers of JSON") from None
+        return value
+
     include: list[Phrase] = Field([], description="phrases that it must contain")
     exclude: list[Phrase] = Field([], description="phrases that it must not contain, whatever their case")
     seed: Annotated[StrictInt, Field(ge=0, lt=2**31)] | None = Field(None, description="of sampling, where the server samples")

@@ -35,6 +35,11 @@ _LANES = 8  # of a shape, at most
 _STEPS = 16  # that a lane makes in its turn
 _PHRASES, _PHRASE_TOKENS, _STATES = 4, 16, 128  # of constraints, see `requests.Shape`
 
+_TOO_MUCH = (
+    f"too much is to be included or excluded; at most {_PHRASES} phrases of {_PHRASE_TOKENS} tokens are included, and {_STATES - 1} bytes of "
+    "text excluded"
+)
+
 
 class Served(NamedTuple):
     """What is served, and how."""
@@ -89,7 +94,9 @@ class Searching:
         self._plain = self._make_translator(replace(decoding, n_best=1), attention=False, settle=lambda shape: shape)
         self._full = self._make_translator(decoding, attention=attends, settle=self._settle)
         self._weights: list[Weights] = self._plain.lay_out(served.params)
-        self._places = Places(served.models, vocabularies, decoding, served.devices, self._lengths)
+        longest = most_tokens(self._lengths[-1], decoding)  # a translation has as many tokens, and those of its prefix
+        self._places_lengths = [*self._lengths, longest + _prefix_tokens(longest)]
+        self._places = Places(served.models, vocabularies, decoding, served.devices, self._places_lengths)
         self._lanes: dict[tuple[bool, Shape], list[Lane]] = {}
         self._turns: deque[tuple[Translator, Lane]] = deque()  # all lanes; the last has moved last
         self._started: tuple[Translator, Lane, Any] | None = None  # the lane that moves now
@@ -129,7 +136,7 @@ class Searching:
         """
         longest = most_tokens(shape.src, self._served.decoding)
         return shape._replace(
-            prefix=max(shape.prefix, 1 << (longest - 1).bit_length()),
+            prefix=max(shape.prefix, _prefix_tokens(longest)),
             phrases=max(shape.phrases, _PHRASES) if shape.phrases else 0,
             phrase_tokens=max(shape.phrase_tokens, _PHRASE_TOKENS) if shape.phrases else 0,
             states=max(shape.states, _STATES) if shape.states or shape.phrases else 0,
@@ -141,7 +148,7 @@ class Searching:
         full = [(self._full, self._settle(shape)) for shape in self._shapes(constraints=True)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             done = [pool.submit(self._compile, *one) for one in (*plain, *full)]
-            done += [pool.submit(self._compile_places, length) for length in self._lengths]
+            done += [pool.submit(self._compile_places, length) for length in self._places_lengths]
             for one in done:
                 one.result()
 
@@ -168,6 +175,10 @@ class Searching:
 
     def read(self, wishes: Sequence[Wish]) -> list[_Job]:
         """Refuses what is too long, and what has no shape that was compiled."""
+        for wish in wishes[:1]:  # those of one order have the same
+            excluded = sum(len(phrase.casefold().encode()) for phrase in wish.request.exclude)
+            if len(wish.request.include) > _PHRASES or excluded >= _STATES:
+                raise WishError(413, _TOO_MUCH)
         ready = self._full.read({i: one.request for i, one in enumerate(wishes) if one.request.source.strip()})
         for one in ready.values():
             if one.cut_source:
@@ -178,11 +189,7 @@ class Searching:
             if shape.prefix > largest.prefix:
                 raise WishError(413, "the prefix is longer than any translation of this source; leave it out")
             if shape != largest:
-                raise WishError(
-                    413,
-                    f"too much is to be included or excluded; at most {_PHRASES} phrases of {_PHRASE_TOKENS} tokens are included, and "
-                    f"{_STATES - 1} bytes of text excluded",
-                )
+                raise WishError(413, _TOO_MUCH)
         if (most := max((one.alternatives for one in wishes), default=0)) > MOST_ALTERNATIVES:
             raise WishError(400, f"alternatives={most} are more than the {MOST_ALTERNATIVES} that are found at a place")
         return [_Job(wish, ready.get(i)) for i, wish in enumerate(wishes)]
@@ -211,6 +218,12 @@ class Searching:
                 lane.withdraw(ticket)
         self._jobs.pop(ticket, None)
         self._found.pop(ticket, None)
+
+    def reset(self) -> None:
+        """Makes new lanes: the arrays of one that failed are gone."""
+        for kept in (self._lanes, self._turns, self._jobs, self._blank, self._found):
+            kept.clear()
+        self._started = self._watched = None
 
     @property
     def busy(self) -> bool:
@@ -342,3 +355,8 @@ class Searching:
             )
             before = now
         return listed
+
+
+def _prefix_tokens(longest: int) -> int:
+    """Room for a prefix of a translation of so many tokens."""
+    return 1 << (longest - 1).bit_length()

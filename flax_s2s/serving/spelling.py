@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 
 _SPACE = "\u2581"
+_NEAR = 16  # characters within which a piece is looked for; further, where those before it were not found
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
 
 
@@ -48,7 +49,7 @@ def source_spans(text: str, pieces: Sequence[str], known: Callable[[str], bool],
         known: whether the vocabulary has a piece.
         join: whether neighbors that it does not have are one token.
     """
-    found, at, spelled = list[list[int]](), 0, b""
+    found, at, spelled, missed = list[list[int]](), 0, b"", _NEAR
     before = True  # whether the piece before was known
     for number, piece in enumerate(pieces):
         if byte := _BYTE.fullmatch(piece):
@@ -59,9 +60,10 @@ def source_spans(text: str, pieces: Sequence[str], known: Callable[[str], bool],
             wanted, spelled = piece.replace(_SPACE, " "), b""
         if number == 0 and not text.startswith(wanted):
             wanted = wanted.removeprefix(" ")  # a line is taken to begin with one
-        begin, place = at, text.find(wanted, at)
-        if wanted and 0 <= place <= at + 8:
-            at = place + len(wanted)
+        begin, there = at, None
+        if wanted:
+            there = re.compile(r"\s+".join(map(re.escape, wanted.split(" ")))).search(text, at, at + missed + len(wanted))
+            at, missed = (there.end(), _NEAR) if there else (at, missed + 2 * len(wanted))
         if join and not before and not known(piece):
             found[-1][1] = at
         else:

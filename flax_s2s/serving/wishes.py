@@ -72,6 +72,9 @@ class Engine(Protocol):
     def withdraw(self, ticket: int) -> None:
         """Drops a wish, as far as nothing has been made of it."""
 
+    def reset(self) -> None:
+        """Forgets all wishes, and what may have been spoilt by an error."""
+
     def turn(self) -> list[tuple[int, dict[str, Any]]]:
         """Works for a moment, so that others may come in between; the answers that are complete now, each an object as `decode --form jsonl` gives it."""
 

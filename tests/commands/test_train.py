@@ -180,7 +180,7 @@ def test_a_run_to_start_from_must_have_its_vocabulary(trained_run: Path, tmp_pat
 
 
 def test_a_run_directory_is_complete(trained_run: Path) -> None:
-    assert {path.name for path in trained_run.iterdir()} == {
+    assert {path.name for path in trained_run.iterdir()} - {"calibration.json"} == {  # other tests calibrate it
         *("config.json", "summary.json", "vocab", "checkpoints", "metrics.jsonl", "tensorboard", "logs", "lease.json")
     }
     train_lines = records(trained_run, "train")

@@ -190,6 +190,8 @@ def test_libretranslate(server: TestClient) -> None:
         ("/v1/translate", {"source": "a", "features": "N"}, 400, "without features"),
         ("/v1/translate", {"source": "a", "exclude": [""]}, 400, "exclude"),
         ("/v1/translate", {"source": "a", "exclude": ["x" * 500]}, 413, "127 bytes"),
+        ("/v1/translate", {"source": "a", "exclude": ["x"] * 65}, 413, "64 are the most"),
+        ("/v1/translate", {"source": "a", "prefix": "5" * 2000}, 413, "2,000 characters"),
         ("/v1/translate", {"source": "a", "include": ["a", "b", "c", "d", "5"]}, 413, "4 phrases"),
         ("/v1/translate", {"source": "a", "alternatives": 99}, 400, "more than the 10"),
         ("/v1/translate", {"source": ["a", "b"], "beam": True}, 400, "one sentence at a time"),
@@ -222,15 +224,36 @@ def test_a_bad_request_is_told_why(server: TestClient, path: str, body: Any, sta
     assert [one["text"] for one in own(server, source="May 5")]  # it goes on
 
 
+@pytest.mark.parametrize("field", ["source", "prefix"])
+def test_half_a_surrogate_pair_is_replaced_as_in_decode(server: TestClient, trained_run: Path, tmp_path: Path, field: str) -> None:
+    asked = {"source": "May 5", field: "May \ud800"}
+    body = json.dumps(asked | {"n_best": 3}).encode()
+    response = server.post("/v1/translate", content=body, headers={"content-type": "application/json"})
+    wanted = decoded(trained_run, tmp_path, [asked, {"source": "May"}])[:1]
+    assert [{name: value for name, value in one.items() if name != "spans"} for one in response.json()["translations"]] == wanted
+    assert server.post("/translate", content=b'{"q": "\\udc00 May"}', headers={"content-type": "application/json"}).status_code == 200
+
+
+def test_a_number_that_json_does_not_have_is_refused(server: TestClient) -> None:
+    for number in (b"NaN", b"1e999"):
+        body = b'{"source": "May", "id": ' + number + b"}"
+        response = server.post("/v1/translate", content=body, headers={"content-type": "application/json"})
+        assert response.status_code == 400
+        assert "no numbers of JSON" in response.json()["error"]
+
+
 def test_a_key_is_asked_for(trained_run: Path) -> None:
-    client = make(trained_run, Limits(4000, 16, 32, 60.0), key="secret")
+    client = make(trained_run, Limits(4000, 16, 32, 60.0), key=" secret ")
+    assert client.head("/health").status_code == 200
     asked = {"q": "May 5", "source": "en", "target": "zh"}
     assert client.get("/health").status_code == client.get("/").status_code == 200
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer "}):
         for response in (client.post("/translate", json=asked, headers=headers), client.get("/metrics", headers=headers)):
             assert response.status_code == 401
             assert "Authorization: Bearer KEY" in response.json()["error"]
-    assert client.post("/translate", json=asked, headers={"Authorization": "Bearer secret"}).status_code == 200
+    for shown in ("Bearer secret", "bearer  secret "):
+        assert client.post("/translate", json=asked, headers={"Authorization": shown}).status_code == 200
+    assert client.get("/metrics").headers["www-authenticate"] == "Bearer"
     assert client.post("/translate", json=asked | {"api_key": "secret"}).status_code == 200
     assert client.post("/translate", data=asked | {"api_key": "secret"}).status_code == 200
     assert client.post("/v1/translate", json={"source": "May 5"}).status_code == 401
