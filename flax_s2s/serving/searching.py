@@ -218,6 +218,7 @@ class Searching:
                 lane.withdraw(ticket)
         self._jobs.pop(ticket, None)
         self._found.pop(ticket, None)
+        self._blank = deque(one for one in self._blank if one != ticket)
 
     def reset(self) -> None:
         """Makes new lanes: the arrays of one that failed are gone."""

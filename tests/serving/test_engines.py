@@ -1,5 +1,6 @@
 """What else is served: an exported folder, several runs, models with features, sampling; each as `decode` has it, or refused."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,12 @@ import pytest
 from served import OPTIONS, own, serving
 
 from flax_s2s.cli.verbs import main
+from flax_s2s.commands import serve
 from flax_s2s.commands.wiring import keep_calibration, read_calibration
+from flax_s2s.decoding.requests import Request
 from flax_s2s.runs import rundir
 from flax_s2s.runs.rundir import make_path
+from flax_s2s.serving.wishes import Wish
 
 LINES = ["May 5, 2023", "", "$1,234.50", "\U0001f600 2021 March"]
 
@@ -82,6 +86,33 @@ def test_sampling_a_blocklist_and_abstaining(trained_run: Path, tmp_path: Path) 
     for client in serving([str(trained_run)], options, temperature=1.0):
         assert without_spans(own(client, source=LINES, seed=7)) == wanted
         assert own(client, source=LINES[0], seed=8)[0]["tokens"] != wanted[0]["tokens"]
+
+
+def test_who_leaves_at_any_moment_leaves_nothing_behind(trained_run: Path) -> None:
+    decoding = dataclasses.replace(serve.settings_of(rundir.read_config(make_path(str(trained_run)))), max_source_tokens=12)
+    (engine,) = serve._open([str(trained_run)], decoding, OPTIONS, lambda: False).values()
+    wishes = [Wish(Request(" ")), Wish(Request("May 5")), Wish(Request("May 6")), Wish(Request("3"), beam=True), Wish(Request("May 7"))]
+    for ticket, ready in enumerate(engine.read(wishes)):
+        engine.put(ticket, ready)
+    engine.withdraw(0)
+    engine.withdraw(1)
+    answers = engine.turn()
+    engine.withdraw(2)
+    for _ in range(1000):
+        if not engine.busy:
+            break
+        answers += engine.turn()
+        if any(ticket == 4 for ticket, _ in answers):
+            engine.withdraw(3)  # while its beam is watched, or before
+    assert [ticket for ticket, _ in answers if ticket != 3] == [4]
+    assert not engine.busy
+    engine.put(5, engine.read([Wish(Request("May 7"))])[0])
+    engine.reset()
+    assert not engine.busy and engine.turn() == []
+    engine.put(6, engine.read([Wish(Request("May 7"))])[0])
+    while engine.busy:
+        again = engine.turn()
+    assert again == [(6, dict(answers)[4])]
 
 
 def test_a_calibration_belongs_to_its_checkpoints(tmp_path: Path) -> None:
