@@ -5,6 +5,7 @@ the model cannot meet one. What comes while others are searched for is seated be
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
@@ -160,7 +161,7 @@ class Desk:
 
     def _begin_anew(self, error: WishError) -> None:
         """Answers all that is under way with an error, and empties the engines."""
-        for opened, _ in list(self._open.values()):
+        for opened in {id(one): one for one, _ in self._open.values()}.values():
             _hand_out(opened.order, error)
         self._open.clear()
         for engine in self.engines.values():
@@ -201,4 +202,5 @@ def _hand_out(order: _Order, answer: list[dict[str, Any]] | WishError) -> None:
         else:
             order.future.set_result(answer)
 
-    order.loop.call_soon_threadsafe(deliver)
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+        order.loop.call_soon_threadsafe(deliver)
