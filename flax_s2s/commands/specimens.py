@@ -17,7 +17,7 @@ from flax_s2s.data import corpus
 from flax_s2s.data.vocab import Vocabularies, Vocabulary
 from flax_s2s.decoding.requests import SOURCE_LENGTHS, padded_length
 from flax_s2s.decoding.stream import most_tokens
-from flax_s2s.decoding.trace import Place, Places, Step, fell_out, trace
+from flax_s2s.decoding.trace import Place, Places, Step, fell_out, hypotheses, trace
 from flax_s2s.decoding.translate import Translation
 from flax_s2s.evaluation.evaluate import Example, measure_examples, spread
 from flax_s2s.runtime import parallel
@@ -214,7 +214,7 @@ def _describe_inside(one: _Inside, before: str, vocabulary: Vocabulary) -> dict[
     if found.text != before or not found.tokens:
         return {}
     fell = fell_out(one.steps, one.reference)
-    live = [] if fell is None or fell >= len(one.steps) else _read_beam(one.steps[: fell + 1])
+    live = [] if fell is None or fell >= len(one.steps) else hypotheses(one.steps)[fell]
     return {
         "source": one.source,
         "target": list(found.pieces),
@@ -237,11 +237,3 @@ def _describe_places(places: Sequence[Place], lacking: Sequence[str], vocabulary
         "probability": [round(one.probability, 4) for one in places],
         "alternatives": [[[vocabulary.pieces([token], lacking)[0], round(value, 4)] for token, value in own] for own in likely],
     }
-
-
-def _read_beam(steps: Sequence[Step]) -> list[list[int]]:
-    """The tokens of each hypothesis that is live after the last step, best first."""
-    beams: list[list[int]] = [[]]
-    for step in steps:
-        beams = [[*beams[branch.parent], branch.token] for branch in step]
-    return beams

@@ -102,6 +102,14 @@ def watch(translator: Translator, weights: Sequence[Weights], chosen: dict[int, 
         yield
 
 
+def hypotheses(steps: Sequence[Step]) -> list[list[tuple[int, ...]]]:
+    """The tokens of each live hypothesis after each step, best first."""
+    found: list[list[tuple[int, ...]]] = [[()]]
+    for step in steps:
+        found.append([(*found[-1][branch.parent], branch.token) for branch in step])
+    return found[1:]
+
+
 def fell_out(steps: Sequence[Step], ids: Sequence[int]) -> int | None:
     """The first place of a target whose tokens up to there were no live hypothesis: from there on the search could not find it.
 

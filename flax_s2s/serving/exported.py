@@ -13,7 +13,7 @@ from flax_s2s.answers import replies
 from flax_s2s.answers.lines import Asked
 from flax_s2s.answers.replies import Translated
 from flax_s2s.decoding.translate import Translation
-from flax_s2s.export.runtime import EOS, UNK, FolderError, Hypothesis, Model, split_features
+from flax_s2s.export.runtime import EOS, UNK, Hypothesis, Model, split_features
 from flax_s2s.serving.spelling import source_spans, spans
 from flax_s2s.serving.wishes import About, Wish, WishError
 
@@ -89,12 +89,8 @@ class Exported:
         for one in chosen:
             self._waiting.remove(one)
         requests = [wish.request for _, wish in chosen]
-        try:
-            found = self._model.translate_all(
-                [one.source for one in requests], [one.features for one in requests], n_best=wanted, batch=_ROWS
-            )
-        except FolderError as error:
-            raise WishError(400, str(error)) from None
+        sources, bundles = [one.source for one in requests], [one.features for one in requests]
+        found = self._model.translate_all(sources, bundles, n_best=wanted, batch=_ROWS)
         return [(ticket, self._describe(wish, many)) for (ticket, wish), many in zip(chosen, found, strict=True)]
 
     def _describe(self, wish: Wish, many: list[Hypothesis]) -> dict[str, Any]:

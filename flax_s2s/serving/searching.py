@@ -24,7 +24,7 @@ from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.lanes import Lane
 from flax_s2s.decoding.requests import SOURCE_LENGTHS, Ready, Request, Shape
 from flax_s2s.decoding.stream import Weights, most_tokens
-from flax_s2s.decoding.trace import MOST_ALTERNATIVES, Place, Places, Step, watch
+from flax_s2s.decoding.trace import MOST_ALTERNATIVES, Place, Places, Step, hypotheses, watch
 from flax_s2s.decoding.translate import BLANK, Translation, Translator
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.runtime.parallel import Devices
@@ -102,7 +102,7 @@ class Searching:
         self._started: tuple[Translator, Lane, Any] | None = None  # the lane that moves now
         self._jobs: dict[int, _Job] = {}
         self._blank: deque[int] = deque()
-        self._found: dict[int, Translation] = {}  # of those whose wish is for more than that
+        self._found: dict[int, Translation] = {}  # what nobody has been answered with yet
         self._watched: tuple[list[int], Iterator[None], list[list[Step]]] | None = None
         holds = ["prefix", "include", "exclude", "seed", "alternatives", "beam"]
         self.about = About(
@@ -175,7 +175,7 @@ class Searching:
 
     def read(self, wishes: Sequence[Wish]) -> list[_Job]:
         """Refuses what is too long, and what has no shape that was compiled."""
-        for wish in wishes[:1]:  # those of one order have the same
+        for wish in wishes:
             excluded = sum(len(phrase.casefold().encode()) for phrase in wish.request.exclude)
             if len(wish.request.include) > _PHRASES or excluded >= _STATES:
                 raise WishError(413, _TOO_MUCH)
@@ -344,9 +344,8 @@ class Searching:
 
     def _tree(self, found: Translation, steps: Sequence[Step], lacking: Sequence[str], text: Any) -> list[list[dict[str, Any]]]:
         """The live hypotheses after each step, with their texts; and which of them became the translation."""
-        listed, before = [], list[tuple[int, ...]]([()])
-        for number, step in enumerate(steps, 1):
-            now = [(*before[branch.parent], branch.token) for branch in step]
+        listed = []
+        for number, (step, now) in enumerate(zip(steps, hypotheses(steps), strict=True), 1):
             pieces = self._vocabularies.target.pieces([branch.token for branch in step], lacking)
             listed.append(
                 [
@@ -354,7 +353,6 @@ class Searching:
                     for branch, piece, said, ids in zip(step, pieces, text(now) if now else [], now, strict=True)
                 ]
             )
-            before = now
         return listed
 
 
