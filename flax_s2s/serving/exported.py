@@ -3,9 +3,10 @@
 Enters: wishes. Leaves: answers, with what the folder's search says of them: no constraints, no seed, nothing of other tokens.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,13 +21,20 @@ from flax_s2s.serving.wishes import About, Wish, WishError
 _ROWS = 16  # sentences of a turn
 
 
+class _Job(NamedTuple):
+    """A wish on its way."""
+
+    wish: Wish
+    ids: list[int]  # of the source
+
+
 class Exported:
     """The engine of a folder."""
 
     def __init__(self, name: str, model: Model, languages: tuple[str, str], abstain_below: float, placeholder: str) -> None:
         """The model is loaded; nothing is compiled."""
         self._model, self._abstain_below, self._placeholder = model, abstain_below, placeholder
-        self._waiting: deque[tuple[int, Wish]] = deque()
+        self._waiting: deque[tuple[int, _Job]] = deque()
         decoding, attends = model.decoding, model.about["model"]["attention"] != "none"
         most = decoding["beam_size"]
         holds = ["n_best"] * (most > 1) + ["attention"] * attends + ["features"] * bool(model.features)
@@ -36,7 +44,7 @@ class Exported:
         """Translates a word, which is when graphs are laid out."""
         self._model.translate("a")
 
-    def read(self, wishes: Sequence[Wish]) -> list[Any]:
+    def read(self, wishes: Sequence[Wish]) -> list[_Job]:
         """Refuses what the folder cannot do."""
         for wish in wishes:
             asked = {
@@ -52,20 +60,19 @@ class Exported:
                 raise WishError(
                     400, f"{name} is more than an exported folder can do; it has {', '.join(self.about.holds) or 'texts alone'}"
                 )
-            most = self.about.source_tokens - 1
-            if len(wish.request.source) > most and len(self._read(wish)) - 1 >= most + 1:
-                raise WishError(413, f"the source has more than {most} tokens; split it into sentences")
+        jobs, most = [_Job(wish, self._number(wish)) for wish in wishes], self.about.source_tokens - 1
+        if any(len(job.ids) - 1 > most for job in jobs):
+            raise WishError(413, f"the source has more than {most} tokens; split it into sentences")
+        return jobs
 
-        return list(wishes)
-
-    def _read(self, wish: Wish) -> list[int]:
+    def _number(self, wish: Wish) -> list[int]:
         """All tokens of a source."""
         model, request = self._model, wish.request
         words = model.source.number(request.source, model.sizes[0])[0] if model.copy else model.source.encode(request.source)
         bundle = [model.features.get(one, UNK) for one in split_features(request.features)] if model.features else []
         return [*bundle, *words, EOS]
 
-    def put(self, ticket: int, ready: Wish) -> None:
+    def put(self, ticket: int, ready: _Job) -> None:
         """Stands in line."""
         self._waiting.append((ticket, ready))
 
@@ -84,18 +91,18 @@ class Exported:
 
     def turn(self) -> list[tuple[int, dict[str, Any]]]:
         """Translates the one that waits longest, and with it those that are no longer, nor want more."""
-        wanted, first = self._waiting[0][1].n_best, len(self._read(self._waiting[0][1]))
-        chosen = [one for one in self._waiting if one[1].n_best == wanted and len(self._read(one[1])) <= first][:_ROWS]
-        for one in chosen:
-            self._waiting.remove(one)
-        requests = [wish.request for _, wish in chosen]
+        first = self._waiting[0][1]
+        alike = (one for one in self._waiting if one[1].wish.n_best == first.wish.n_best and len(one[1].ids) <= len(first.ids))
+        chosen = dict(itertools.islice(alike, _ROWS))
+        self._waiting = deque(one for one in self._waiting if one[0] not in chosen)
+        requests = [job.wish.request for job in chosen.values()]
         sources, bundles = [one.source for one in requests], [one.features for one in requests]
-        found = self._model.translate_all(sources, bundles, n_best=wanted, batch=_ROWS)
-        return [(ticket, self._describe(wish, many)) for (ticket, wish), many in zip(chosen, found, strict=True)]
+        found = self._model.translate_all(sources, bundles, n_best=first.wish.n_best, batch=_ROWS)
+        return [(ticket, self._describe(job, many)) for (ticket, job), many in zip(chosen.items(), found, strict=True)]
 
-    def _describe(self, wish: Wish, many: list[Hypothesis]) -> dict[str, Any]:
-        request, model = wish.request, self._model
-        source_ids = self._read(wish) if request.source.strip() else []
+    def _describe(self, job: _Job, many: list[Hypothesis]) -> dict[str, Any]:
+        (wish, source_ids), model = job, self._model
+        request = wish.request
         lacking = model.source.number(request.source, model.sizes[0])[1] if model.copy else []
         unknown = sum(one == UNK or (model.copy and one >= model.sizes[0]) for one in source_ids)
         best, *others = (self._translation(one, unknown, wish.attention) for one in many[: wish.n_best])
