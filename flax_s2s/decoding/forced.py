@@ -20,6 +20,7 @@ from flax_s2s.decoding.constraints import Mean, mean_logp
 from flax_s2s.decoding.requests import padded_length
 from flax_s2s.decoding.stream import KEPT, Weights, make_lay_out, make_logp_fn, most_tokens, rows_per_device, start_carry
 from flax_s2s.model.seq2seq import Model
+from flax_s2s.runtime import lowered
 from flax_s2s.runtime.parallel import AXIS, Devices, feed_rows, localize
 
 
@@ -60,7 +61,7 @@ def make_forced(models: tuple[Model, ...], mean: Mean, devices: Devices) -> Call
         members = [forced_logp(model, one, src_ids, tgt_ids) for model, one in zip(models, weights, strict=True)]
         return members[0] if len(members) == 1 else mean_logp(members, mean)
 
-    return jax.jit(forced)
+    return lowered.jit(forced, ([model.config for model in models], mean))
 
 
 def forced_logp(

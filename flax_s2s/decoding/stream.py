@@ -31,6 +31,7 @@ from flax_s2s.model.copying import extend
 from flax_s2s.model.decoder import Memory
 from flax_s2s.model.product import multiply
 from flax_s2s.model.seq2seq import Model, Seq2Seq, StepWeights
+from flax_s2s.runtime import lowered
 from flax_s2s.runtime.parallel import AXIS, Devices
 
 _UNSAID = (PAD, BOS, UNK)  # tokens that are never generated
@@ -91,13 +92,12 @@ def make_lay_out(models: tuple[Model, ...]) -> Callable[[Sequence[Any]], list[We
     def rounded(bound: Seq2Seq, path: Any, leaf: Array) -> Array:
         return leaf.astype(bound.compute) if path[-1].key.startswith("kernel") else leaf
 
-    @jax.jit
     def lay_out(params: Sequence[Any]) -> list[Weights]:
         bound = [model.bind(own) for model, own in zip(models, params, strict=True)]
         ready = [jax.tree_util.tree_map_with_path(partial(rounded, one), own) for one, own in zip(bound, params, strict=True)]
         return [Weights(own, one.lay_out()) for one, own in zip(bound, ready, strict=True)]
 
-    return lay_out
+    return lowered.jit(lay_out, [model.config for model in models])
 
 
 class _Last(NamedTuple):
@@ -219,7 +219,6 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         lacking = rows.sentences.src_ids.shape[1] if models[0].config.copy else 0
         return _lay_rules(said, rows, blocklist, config, beams, how(rows.sentences).max_steps, lacking)
 
-    @jax.jit
     @partial(spread, in_specs=(everywhere, everywhere, by_row))
     def admit(weights: Sequence[Weights], blocklist: Any, sentences: Sentences) -> Rows:
         bound, count = [model.bind(own.params) for model, own in zip(models, weights, strict=True)], sentences.limit.shape[0]
@@ -239,7 +238,6 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         state = beam.start(first.step_fn, first.carry, sentences.limit, search, sentences.include, seen)
         return jax.tree.map(lambda part: part[:count], rows._replace(state=state))
 
-    @partial(jax.jit, donate_argnums=2)
     @partial(spread, in_specs=(everywhere, everywhere, by_row, by_row, by_row, by_row, by_row, by_row))
     def go(
         weights: Any, blocklist: Any, rows: Rows, waiting: Rows, index: Any, take: Any, until: Any, most: Any
@@ -250,12 +248,14 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         state = beam.run(step_fn, rows.state, search, rows.sentences.include, until[0], most[0])
         return rows._replace(state=state), state.done, beam.finish(state, search, rows.sentences.include)
 
-    @partial(jax.jit, out_shardings=devices.by_row)
     def empty(rows: Rows) -> Rows:
         free = jax.tree.map(jnp.zeros_like, rows)
         return free._replace(state=free.state._replace(done=jnp.ones_like(free.state.done)))
 
-    return Stream(admit, go, empty)
+    about = ([model.config for model in models], config, keep_attention)
+    return Stream(
+        lowered.jit(admit, about), lowered.jit(go, about, donate_argnums=2), lowered.jit(empty, about, out_shardings=devices.by_row)
+    )
 
 
 def with_lacking(candidates: Any, src_ids: Any, bound: Seq2Seq) -> Any:

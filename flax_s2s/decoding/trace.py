@@ -22,6 +22,7 @@ from flax_s2s.decoding.requests import SOURCE_LENGTHS, Ready, Request, padded_le
 from flax_s2s.decoding.stream import KEPT, Weights, rows_per_device
 from flax_s2s.decoding.translate import Translator
 from flax_s2s.model.seq2seq import Model
+from flax_s2s.runtime import lowered
 from flax_s2s.runtime.parallel import AXIS, Devices, feed_rows
 
 MOST_ALTERNATIVES = 10
@@ -143,7 +144,7 @@ def make_places(models: tuple[Model, ...], mean: Mean, devices: Devices) -> Call
 
         return at_each_place(models, mean, weights, src_ids, tgt_ids, look)
 
-    return jax.jit(places)
+    return lowered.jit(places, ([model.config for model in models], mean))
 
 
 class Places:

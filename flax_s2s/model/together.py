@@ -13,7 +13,6 @@ from jaxtyping import Array, Bool, Float
 from flax_s2s.model.cells import RecurrentLayer, State, zero_state
 from flax_s2s.model.cudnn import cudnn_layer
 from flax_s2s.model.noise import Noise
-from flax_s2s.model.pallas import pallas_layer
 
 
 def read(
@@ -45,6 +44,8 @@ def read(
         case "cudnn":
             outputs, final = cudnn_layer(gates, inputs, mask, initial, reverse)
         case "pallas":
+            from flax_s2s.model.pallas import pallas_layer  # here, because Pallas takes longer to import than our own modules together
+
             outputs, final = pallas_layer(gates, inputs, mask, initial, reverse, jnp.stack(keeps, axis=1) if keeps else None)
         case _:
             assert_never(kernel)

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from flax_s2s.runtime import caches, processor
+from flax_s2s.runtime import caches, lowered, processor
 from flax_s2s.runtime.parallel import meet
 
 _EVENTS = "/jax/core/compile/"  # of jax: tracing, lowering, and compiling or fetching what was compiled before
@@ -32,6 +32,7 @@ def keep() -> None:
         if folder is None:
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        lowered.keep()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING_SECS)
 
 

@@ -27,6 +27,7 @@ from flax_s2s.model.decoder import Readings
 from flax_s2s.model.dropout import fold_in, random_bytes, row_keys
 from flax_s2s.model.noise import OWN, is_random
 from flax_s2s.model.seq2seq import Model, Seq2Seq
+from flax_s2s.runtime import lowered
 from flax_s2s.runtime.parallel import AXIS, Devices
 from flax_s2s.training.loss import Copies, Loss, cross_entropy, likeliest, marginal
 from flax_s2s.training.optimizer import freeze, make_schedule
@@ -180,9 +181,10 @@ def make_train_step(model: Model, optimizer: optax.GradientTransformation, confi
 
     everywhere, options = devices.replicated, _options(config, devices)
     shardings = (everywhere, everywhere, everywhere, devices.by_row, everywhere)
+    about = (config.model, config.optimizer)
     return TrainStep(
-        jax.jit(gradients, in_shardings=shardings, out_shardings=everywhere, compiler_options=options),
-        jax.jit(update, in_shardings=everywhere, out_shardings=everywhere, donate_argnums=0, compiler_options=options),
+        lowered.jit(gradients, about, in_shardings=shardings, out_shardings=everywhere, compiler_options=options),
+        lowered.jit(update, about, in_shardings=everywhere, out_shardings=everywhere, donate_argnums=0, compiler_options=options),
     )
 
 
@@ -339,4 +341,7 @@ def make_eval_step(model: Model, devices: Devices) -> Any:
     def eval_step(params: Params, batch: Any) -> Loss:
         return lax.psum(batch_loss(model, params, batch, 0.0), AXIS)
 
-    return jax.jit(lambda params, batch: eval_step(params, tuple(batch)))
+    def evaluate(params: Params, batch: Any) -> Loss:
+        return eval_step(params, tuple(batch))
+
+    return lowered.jit(evaluate, model.config)

@@ -51,7 +51,7 @@ class Build:
 
     def run(self, arguments: Sequence[str], caches: str, given: str = "", cores: str = "") -> dict[str, float]:
         """A command of this build, measured; `first` is when the first line of progress came."""
-        rest = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_", "GLIBC_"))}
+        rest = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_", "GLIBC_", "PYTHON"))}
         env = {**rest, "PYTHONPATH": str(self.folder), "XDG_CACHE_HOME": str(self.work / caches)}
         command = [*(["taskset", "-c", cores] if cores else []), sys.executable, "-m", "flax_s2s", *arguments]
         return measured(command, env, self.folder, given)

@@ -69,7 +69,7 @@ def share_right(found: Sequence[str], task: str, language: str) -> float:
 
 def ours(task: str, language: str, seed: int, work: Path, options: Sequence[str]) -> dict[str, Any]:
     folder = start(work / "-".join(["ours", task, language, str(seed), *(option.lstrip("-").replace("/", "_") for option in options)]))
-    rest = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_", "GLIBC_"))}
+    rest = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_", "GLIBC_", "PYTHON"))}
     env = {**rest, "PYTHONPATH": str(HERE.parents[2]), "XDG_CACHE_HOME": str(folder / "caches")}
     splits = [f"--data.{split}={language}.{split}" for split in ("train", "valid", "test")]
     train = ["train", str(HERE.parents[2] / f"configs/{task}.py"), "--run-dir", str(folder / "run"), f"--seed={seed}", *splits, *options]

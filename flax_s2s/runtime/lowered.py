@@ -1,0 +1,143 @@
+"""What tracing and lowering make of a function, kept on disk from one start to the next.
+
+jax finds a program that it compiled before by what the function is lowered to, so it traces and lowers it first: Python for a fifth of
+a second a program, most of the time that a short command takes. Here the code of this package, a function's settings and the shapes of
+its arguments name the file that has it lowered. Where it is found nothing is traced; where it is not, it is made and run from there
+too, so that both are the same program.
+"""
+
+import contextlib
+import hashlib
+import os
+import platform
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax import export
+
+from flax_s2s.runtime import caches
+
+_SAY_NOTHING = ("jax_compilation_cache", "jax_persistent_cache", "jax_log", "jax_debug_log")
+"""Of jax's settings those that change no program, by their beginnings."""
+_registered: set[type] = set()
+_lock = threading.Lock()  # programs are made by several threads
+
+
+class _Kept:
+    folder: Path | None = None  # None: nothing is kept
+
+
+def keep() -> None:
+    """Keeps functions from now on, in the user's cache folder; where there can be none, nothing is kept."""
+    _Kept.folder = caches.folder("lowered") if jax.config.values["jax_enable_compilation_cache"] else None
+
+
+def jit(function: Callable[..., Any], about: Any, **how: Any) -> Any:
+    """`jax.jit` of a function that one CPU device traces and lowers once for all starts; other devices do it at each start.
+
+    Args:
+        function: what it does is said by its arguments' shapes, by `about` and by this package's code, and by nothing else.
+        about: settings whose `repr` is the same for the same settings, and for no others.
+        how: arguments of `jax.jit`.
+    """
+
+    @wraps(function)
+    def found_or_made(*arguments: Any) -> Any:
+        if _Kept.folder is None or jax.device_count() > 1 or jax.default_backend() != "cpu":
+            return function(*arguments)
+        return _find_or_make(function, about, arguments, _Kept.folder).call(*arguments)
+
+    return jax.jit(found_or_made, **how)
+
+
+def _find_or_make(function: Callable[..., Any], about: Any, arguments: Any, folder: Path) -> export.Exported:
+    described = jax.tree.map(_describe, arguments)
+    tree = jax.tree.structure(described)
+    asked = (function.__module__, function.__qualname__, about, str(tree), [repr(leaf) for leaf in jax.tree.leaves(described)])
+    file = folder / hashlib.sha256(f"{_origin()}\n{asked}".encode()).hexdigest()
+    _register(_kinds(tree))
+    found = _read(file)
+    if found is None:
+        made = export.export(jax.jit(function))(*described)
+        kinds = _kinds(made.out_tree)
+        _register(kinds)
+        _write(file, kinds, bytes(made.serialize()))
+        found = _read(file) or made
+    return found
+
+
+def _describe(leaf: Any) -> jax.ShapeDtypeStruct:
+    kind = jax.typeof(leaf)
+    return jax.ShapeDtypeStruct(kind.shape, kind.dtype, weak_type=kind.weak_type)
+
+
+@cache
+def _origin() -> str:
+    """Names everything outside of a function that its lowered form depends on."""
+    settings = {name: value for name, value in jax.config.values.items() if not name.startswith(_SAY_NOTHING)}
+    versions = [sys.modules[name].__version__ for name in ("jax", "jaxlib", "flax", "optax") if name in sys.modules]
+    return repr((_code(Path(__file__).parents[1]), versions, platform.python_version(), sorted(settings.items(), key=str)))
+
+
+def _code(package: Path) -> str:
+    code = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        code.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    return code.hexdigest()
+
+
+# Containers: jax writes the name of one that it is told about, and only of those.
+
+
+def _kinds(tree: Any) -> set[type]:
+    """The named tuples of a tree of containers."""
+    data = tree.node_data()
+    own = {data[0]} if data and hasattr(data[0], "_fields") else set()
+    return own.union(*map(_kinds, tree.children()))
+
+
+def _register(kinds: set[type]) -> None:
+    with _lock:
+        for kind in kinds - _registered:
+            export.register_namedtuple_serialization(kind, serialized_name=_name(kind))
+            _registered.add(kind)
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+# Files: a hash of the rest, the names of the containers that come out, a blank line, the function.
+
+
+def _read(file: Path) -> export.Exported | None:
+    """The function; None where there is none, or a damaged one."""
+    try:
+        expected, _, content = file.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    if hashlib.sha256(content).hexdigest().encode() != expected:
+        return None
+    names, _, function = content.partition(b"\n\n")
+    _register({getattr(sys.modules[module], kind) for module, _, kind in (name.partition(":") for name in names.decode().split())})
+    return export.deserialize(bytearray(function))
+
+
+def _write(file: Path, kinds: set[type], function: bytes) -> None:
+    """In one go, so that who reads at the same time finds nothing or all; where the disk is full nothing is kept."""
+    content = " ".join(map(_name, kinds)).encode() + b"\n\n" + function
+    with contextlib.suppress(OSError):
+        handle, partial = tempfile.mkstemp(dir=file.parent)
+        try:
+            with os.fdopen(handle, "wb") as opened:
+                opened.write(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+            os.replace(partial, file)
+        except OSError:
+            Path(partial).unlink(missing_ok=True)
+            raise
