@@ -5,14 +5,13 @@ import gc
 import os
 import sys
 import traceback
-from pathlib import Path
 
 from flax_s2s.runtime import processor
 
 
 def main() -> None:
     """Runs the verb and ends the process; after a failure at once, since the threads of a save that failed would keep it for minutes."""
-    if Path(sys.argv[0]).stem in ("__main__", "flax-s2s"):  # not a program that calls this, which may have done something before
+    if processor.is_the_command():
         processor.use_huge_pages()
     gc.set_threshold(100_000, 20, 10)  # a program is traced as many objects that live: to look for garbage among them takes a tenth of it
     from flax_s2s.cli import verbs  # not twice

@@ -13,6 +13,7 @@ import platform
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from functools import cache, wraps
 from pathlib import Path
@@ -21,21 +22,32 @@ from typing import Any
 import jax
 from jax import export
 
-from flax_s2s.runtime import caches
+from flax_s2s.runtime import caches, processor
 
 _SAY_NOTHING = ("jax_compilation_cache", "jax_persistent_cache", "jax_log", "jax_debug_log")
 """Of jax's settings those that change no program, by their beginnings."""
+_PACKAGE = Path(__file__).parents[1]
+_BEGIN, _SETTLED_SECS = time.time(), 10.0  # the first modules are imported a second before this one
 _registered: set[type] = set()
 _lock = threading.Lock()  # programs are made by several threads
 
 
 class _Kept:
     folder: Path | None = None  # None: nothing is kept
+    code = ""  # a hash of the package's
 
 
-def keep() -> None:
-    """Keeps functions from now on, in the user's cache folder; where there can be none, nothing is kept."""
-    _Kept.folder = caches.folder("lowered") if jax.config.values["jax_enable_compilation_cache"] else None
+def keep(kind: str) -> None:
+    """Keeps functions from now on, in the user's cache folder.
+
+    Nothing is kept where there can be no folder, in a program that is not our own command, since it may have changed what a function does,
+    and where the code has just changed, so that what lies on disk may not be what runs.
+
+    Args:
+        kind: of processor, which decides what some functions do.
+    """
+    wanted = jax.config.values["jax_enable_compilation_cache"] and processor.is_the_command() and _settled(_PACKAGE)
+    _Kept.folder, _Kept.code = (caches.folder(f"lowered/{kind}"), _code(_PACKAGE)) if wanted else (None, "")
 
 
 def jit(function: Callable[..., Any], about: Any, **how: Any) -> Any:
@@ -60,14 +72,15 @@ def _find_or_make(function: Callable[..., Any], about: Any, arguments: Any, fold
     described = jax.tree.map(_describe, arguments)
     tree = jax.tree.structure(described)
     asked = (function.__module__, function.__qualname__, about, str(tree), [repr(leaf) for leaf in jax.tree.leaves(described)])
-    file = folder / hashlib.sha256(f"{_origin()}\n{asked}".encode()).hexdigest()
+    file = folder / hashlib.sha256(f"{_Kept.code}\n{_origin()}\n{asked}".encode()).hexdigest()
     _register(_kinds(tree))
     found = _read(file)
     if found is None:
         made = export.export(jax.jit(function))(*described)
         kinds = _kinds(made.out_tree)
         _register(kinds)
-        _write(file, kinds, bytes(made.serialize()))
+        if _settled(_PACKAGE):
+            _write(file, kinds, bytes(made.serialize()))
         found = _read(file) or made
     return found
 
@@ -79,10 +92,15 @@ def _describe(leaf: Any) -> jax.ShapeDtypeStruct:
 
 @cache
 def _origin() -> str:
-    """Names everything outside of a function that its lowered form depends on."""
+    """Names everything outside of the package that a lowered form depends on."""
     settings = {name: value for name, value in jax.config.values.items() if not name.startswith(_SAY_NOTHING)}
     versions = [sys.modules[name].__version__ for name in ("jax", "jaxlib", "flax", "optax") if name in sys.modules]
-    return repr((_code(Path(__file__).parents[1]), versions, platform.python_version(), sorted(settings.items(), key=str)))
+    return repr((versions, platform.python_version(), sorted(settings.items(), key=str)))
+
+
+def _settled(package: Path) -> bool:
+    """Whether the code on disk is what this process imported."""
+    return max(path.stat().st_ctime for path in package.rglob("*.py")) < _BEGIN - _SETTLED_SECS
 
 
 def _code(package: Path) -> str:

@@ -36,6 +36,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def is_the_command() -> bool:
+    """Whether this process is a command of ours, and no program that calls one: that may do something before, or change what it does."""
+    return Path(sys.argv[0]).stem in ("__main__", "flax-s2s")
+
+
 def use_huge_pages() -> None:
     """Starts this command once more, with a heap of huge pages where the system has them; comes before all imports that take time.
 

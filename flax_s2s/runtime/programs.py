@@ -32,7 +32,7 @@ def keep() -> None:
         if folder is None:
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        lowered.keep()
+        lowered.keep(_processor())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING_SECS)
 
 

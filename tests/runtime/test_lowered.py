@@ -34,8 +34,10 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(lowered._Kept, "folder", None)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    lowered.keep()
-    assert lowered._Kept.folder == tmp_path / "flax_s2s/lowered"
+    monkeypatch.setattr(lowered.processor, "is_the_command", lambda: True)
+    monkeypatch.setattr(lowered, "_BEGIN", time.time() + 1000)
+    lowered.keep("kind")
+    assert lowered._Kept.folder == tmp_path / "flax_s2s/lowered/kind"
     return lowered._Kept.folder
 
 
@@ -148,11 +150,30 @@ def test_without_jaxs_cache_nothing_is_kept(folder, monkeypatch):
     before = jax.config.jax_enable_compilation_cache
     try:
         jax.config.update("jax_enable_compilation_cache", False)
-        lowered.keep()
+        lowered.keep("kind")
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
     assert lowered._Kept.folder is None
     np.testing.assert_array_equal(Start().run(pair()).left, pair().left * 3)
+
+
+def test_a_program_that_calls_us_may_have_changed_us_so_nothing_is_kept(folder, monkeypatch):
+    monkeypatch.setattr(lowered.processor, "is_the_command", lambda: False)
+    lowered.keep("kind")
+    assert lowered._Kept.folder is None
+
+
+def test_code_that_has_just_changed_may_not_be_what_runs_so_nothing_is_kept(folder, monkeypatch):
+    monkeypatch.setattr(lowered, "_BEGIN", max(path.stat().st_ctime for path in lowered._PACKAGE.rglob("*.py")) + 5)
+    Start().run(pair())
+    assert not list(folder.iterdir())
+    lowered.keep("kind")
+    assert lowered._Kept.folder is None
+
+
+def test_another_kind_of_processor_has_functions_of_its_own(folder):
+    lowered.keep("other")
+    assert lowered._Kept.folder == folder.with_name("other")
 
 
 def test_what_is_donated_is_given_up(folder):
@@ -198,7 +219,7 @@ def test_a_run_has_the_same_bits_whether_its_programs_are_made_found_or_not_kept
     found, files = [], []
     for number in range(2):
         found.append(train_and_decode(tmp_path / f"run{number}", tmp_path / "caches"))
-        files.append({path.name: path.stat().st_mtime_ns for path in (tmp_path / "caches/flax_s2s/lowered").iterdir()})
+        files.append({path.name: path.stat().st_mtime_ns for path in (tmp_path / "caches/flax_s2s/lowered").glob("*/*")})
     found.append(train_and_decode(tmp_path / "apart", tmp_path / "others", JAX_ENABLE_COMPILATION_CACHE="false"))
     assert len(found[0][0]) == 2
     assert found[0] == found[1] == found[2]
