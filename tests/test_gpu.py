@@ -107,7 +107,7 @@ CUDNN = [
 
 @pytest.mark.parametrize(
     "preset",
-    [pytest.param(path, marks=() if path.stem == "sutskever_reversed" else pytest.mark.slow) for path in CUDNN],
+    [pytest.param(path, marks=() if path.stem in ("debug", "sutskever_reversed") else pytest.mark.slow) for path in CUDNN],
     ids=lambda path: path.stem,
 )
 def test_by_cudnn(monkeypatch, preset):
@@ -115,7 +115,8 @@ def test_by_cudnn(monkeypatch, preset):
     what = describe(preset, gpus_of("sm_90", 1), "float32", "cudnn")
     step, arguments = train_step(what)
     program, launches = gpus.compiled(step.lower_gradients(*arguments))
-    calls = layers_by_themselves(what.config.model)
+    model = what.config.model
+    calls = layers_by_themselves(model) - min(model.encoder_layers, model.bidirectional_layers)  # both directions of a layer are one
     text = program.as_text()
     assert text.count('custom_call_target="cudnn_rnn_ffi"') == text.count('custom_call_target="cudnn_rnn_bwd_ffi"') == calls
     assert not any(loop.trips == LENGTH // UNROLLED and loop.step["product"] == UNROLLED for loop in launches.loops)

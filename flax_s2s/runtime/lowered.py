@@ -8,6 +8,7 @@ too, so that both are the same program.
 
 import contextlib
 import hashlib
+import operator
 import os
 import platform
 import sys
@@ -26,7 +27,8 @@ from flax_s2s.runtime import caches, processor
 
 _SAY_NOTHING = ("jax_compilation_cache", "jax_persistent_cache", "jax_log", "jax_debug_log")
 """Of jax's settings those that change no program, by their beginnings."""
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).resolve().parents[1]
+_FOLDER = _PACKAGE.stat().st_ino  # of another that has taken its place, another
 _BEGIN, _SETTLED_SECS = time.time(), 10.0  # the first modules are imported a second before this one
 _registered: set[type] = set()
 _lock = threading.Lock()  # programs are made by several threads
@@ -46,8 +48,11 @@ def keep(kind: str) -> None:
     Args:
         kind: of processor, which decides what some functions do.
     """
-    wanted = jax.config.values["jax_enable_compilation_cache"] and processor.is_the_command() and _settled(_PACKAGE)
-    _Kept.folder, _Kept.code = (caches.folder(f"lowered/{kind}"), _code(_PACKAGE)) if wanted else (None, "")
+    _Kept.folder, wanted = None, jax.config.values["jax_enable_compilation_cache"] and processor.is_the_command()
+    with contextlib.suppress(OSError):  # a link to nothing, a file that has just gone
+        if wanted:
+            _Kept.code = _code(_PACKAGE)
+            _Kept.folder = caches.folder(f"lowered/{kind}") if _settled() else None
 
 
 def jit(function: Callable[..., Any], about: Any, **how: Any) -> Any:
@@ -63,12 +68,14 @@ def jit(function: Callable[..., Any], about: Any, **how: Any) -> Any:
     def found_or_made(*arguments: Any) -> Any:
         if _Kept.folder is None or jax.device_count() > 1 or jax.default_backend() != "cpu":
             return function(*arguments)
-        return _find_or_make(function, about, arguments, _Kept.folder).call(*arguments)
+        found = _find_or_make(function, about, arguments, _Kept.folder)
+        return function(*arguments) if found is None else found.call(*arguments)
 
     return jax.jit(found_or_made, **how)
 
 
-def _find_or_make(function: Callable[..., Any], about: Any, arguments: Any, folder: Path) -> export.Exported:
+def _find_or_make(function: Callable[..., Any], about: Any, arguments: Any, folder: Path) -> export.Exported | None:
+    """The function; None where jax cannot write it."""
     described = jax.tree.map(_describe, arguments)
     tree = jax.tree.structure(described)
     asked = (function.__module__, function.__qualname__, about, str(tree), [repr(leaf) for leaf in jax.tree.leaves(described)])
@@ -76,11 +83,15 @@ def _find_or_make(function: Callable[..., Any], about: Any, arguments: Any, fold
     _register(_kinds(tree))
     found = _read(file)
     if found is None:
-        made = export.export(jax.jit(function))(*described)
-        kinds = _kinds(made.out_tree)
-        _register(kinds)
-        if _settled(_PACKAGE):
-            _write(file, kinds, bytes(made.serialize()))
+        try:
+            made = export.export(jax.jit(function))(*described)
+            kinds = _kinds(made.out_tree)
+            _register(kinds)
+            content = bytes(made.serialize())
+        except (NotImplementedError, ValueError):
+            return None
+        if _settled():
+            _write(file, kinds, content)
         found = _read(file) or made
     return found
 
@@ -98,9 +109,13 @@ def _origin() -> str:
     return repr((versions, platform.python_version(), sorted(settings.items(), key=str)))
 
 
-def _settled(package: Path) -> bool:
+def _settled() -> bool:
     """Whether the code on disk is what this process imported."""
-    return max(path.stat().st_ctime for path in package.rglob("*.py")) < _BEGIN - _SETTLED_SECS
+    try:
+        same = _PACKAGE.stat().st_ino == _FOLDER
+        return same and max(path.stat().st_ctime for path in _PACKAGE.rglob("*.py")) < _BEGIN - _SETTLED_SECS
+    except (OSError, ValueError):  # the latter where there is no file
+        return False
 
 
 def _code(package: Path) -> str:
@@ -131,7 +146,14 @@ def _name(kind: type) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-# Files: a hash of the rest, the names of the containers that come out, a blank line, the function.
+def _find(name: str) -> type:
+    """What is called so in a module that is imported already."""
+    module, _, within = name.partition(":")
+    found: type = operator.attrgetter(within)(sys.modules[module])
+    return found
+
+
+# Files: a hash of their name and the rest, the names of the containers that come out, a blank line, the function.
 
 
 def _read(file: Path) -> export.Exported | None:
@@ -140,10 +162,13 @@ def _read(file: Path) -> export.Exported | None:
         expected, _, content = file.read_bytes().partition(b"\n")
     except OSError:
         return None
-    if hashlib.sha256(content).hexdigest().encode() != expected:
+    if _hash(file, content) != expected:
         return None
     names, _, function = content.partition(b"\n\n")
-    _register({getattr(sys.modules[module], kind) for module, _, kind in (name.partition(":") for name in names.decode().split())})
+    try:
+        _register({_find(name) for name in names.decode().split()})
+    except (KeyError, AttributeError):  # one that is made inside of a function has no name to find it by
+        return None
     return export.deserialize(bytearray(function))
 
 
@@ -154,8 +179,12 @@ def _write(file: Path, kinds: set[type], function: bytes) -> None:
         handle, partial = tempfile.mkstemp(dir=file.parent)
         try:
             with os.fdopen(handle, "wb") as opened:
-                opened.write(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+                opened.write(_hash(file, content) + b"\n" + content)
             os.replace(partial, file)
-        except OSError:
+        except BaseException:
             Path(partial).unlink(missing_ok=True)
             raise
+
+
+def _hash(file: Path, content: bytes) -> bytes:
+    return hashlib.sha256(file.name.encode() + content).hexdigest().encode()

@@ -38,7 +38,8 @@ def cores() -> int:
 
 def is_the_command() -> bool:
     """Whether this process is a command of ours, and no program that calls one: that may do something before, or change what it does."""
-    return Path(sys.argv[0]).stem in ("__main__", "flax-s2s")
+    program = Path(sys.argv[0])
+    return program.stem == "flax-s2s" or program.resolve() == Path(__file__).resolve().parents[1] / "__main__.py"
 
 
 def use_huge_pages() -> None:

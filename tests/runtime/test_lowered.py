@@ -128,6 +128,38 @@ def test_a_damaged_file_is_made_again(folder, damage):
     assert [file] == list(folder.iterdir())
 
 
+def test_a_file_under_anothers_name_is_not_taken(folder):
+    for about in (3, 4):
+        Start(about).run(pair())
+    one, other = folder.iterdir()
+    other.write_bytes(one.read_bytes())
+    for about in (3, 4):
+        np.testing.assert_array_equal(Start(about).run(pair()).left, pair().left * about)
+
+
+def test_a_function_that_cannot_be_written_is_traced_at_each_start(folder):
+    for _ in range(2):
+        called = lowered.jit(lambda x: jax.pure_callback(lambda a: np.asarray(a) * 3, x, x), None)
+        assert float(called(jnp.float32(2))) == 6
+    assert not list(folder.iterdir())
+
+
+class Outer:
+    class Inner(NamedTuple):
+        inside: Any
+
+
+def test_a_container_is_found_by_its_name_or_made_each_time(folder, monkeypatch):
+    class Local(NamedTuple):
+        inside: Any
+
+    for kind in (Outer.Inner, Local):
+        for _ in range(2):
+            made = lowered.jit(lambda x, kind=kind: kind(x + 1), kind.__qualname__)(jnp.float32(2))
+            assert isinstance(made, kind)
+            assert float(made.inside) == 3
+
+
 def test_a_full_disk_costs_the_time_and_nothing_else(folder, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -171,6 +203,49 @@ def test_code_that_has_just_changed_may_not_be_what_runs_so_nothing_is_kept(fold
     assert lowered._Kept.folder is None
 
 
+def test_a_file_of_the_package_that_is_not_there_keeps_nothing(folder, tmp_path, monkeypatch):
+    """Such as Emacs' lock of a file with unsaved changes, a link to nothing."""
+    package = tmp_path / "package"
+    package.mkdir()
+    monkeypatch.setattr(lowered, "_PACKAGE", package)
+    monkeypatch.setattr(lowered, "_FOLDER", package.stat().st_ino)
+    lowered.keep("kind")
+    assert lowered._Kept.folder is None  # without any file
+    (package / "a.py").write_text("x = 1\n")
+    lowered.keep("kind")
+    assert lowered._Kept.folder == folder
+    (package / ".#a.py").symlink_to("user@host.1")
+    lowered.keep("kind")
+    assert lowered._Kept.folder is None
+
+
+def test_a_package_that_is_moved_or_another_while_a_command_runs_keeps_nothing_more(folder, tmp_path, monkeypatch):
+    package, moved = tmp_path / "package", tmp_path / "moved"
+    package.mkdir()
+    (package / "a.py").write_text("x = 1\n")
+    monkeypatch.setattr(lowered, "_PACKAGE", package)
+    monkeypatch.setattr(lowered, "_FOLDER", package.stat().st_ino)
+    lowered.keep("kind")
+    Start().run(pair())
+    package.rename(moved)
+    np.testing.assert_array_equal(Start(4).run(pair()).left, pair().left * 4)
+    package.mkdir()
+    (package / "a.py").write_text("x = 1\n")
+    np.testing.assert_array_equal(Start(5).run(pair()).left, pair().left * 5)
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_who_calls_us_under_a_name_like_ours_is_no_command_of_ours(monkeypatch, tmp_path):
+    for program, ours in (
+        (lowered._PACKAGE / "__main__.py", True),
+        ("/usr/bin/flax-s2s", True),
+        (tmp_path / "__main__.py", False),
+        ("-c", False),
+    ):
+        monkeypatch.setattr(lowered.processor.sys, "argv", [str(program)])
+        assert lowered.processor.is_the_command() == ours
+
+
 def test_another_kind_of_processor_has_functions_of_its_own(folder):
     lowered.keep("other")
     assert lowered._Kept.folder == folder.with_name("other")
@@ -200,6 +275,11 @@ def test_threads_that_make_functions_tell_jax_of_a_container_once(folder, monkey
 # A run --------------------------------------------------------------------------------------------------------------
 
 
+def wait_until_the_code_has_settled() -> None:
+    newest = max(path.stat().st_ctime for path in lowered._PACKAGE.rglob("*.py"))
+    time.sleep(max(0.0, newest + lowered._SETTLED_SECS + 1 - time.time()))
+
+
 def train_and_decode(run: Path, caches: Path, **settings: str) -> tuple[dict[str, str], str]:
     """The hashes of a run's states, and its answer."""
     env = environment(1, XDG_CACHE_HOME=str(caches), JAX_COMPILATION_CACHE_DIR="", **settings)
@@ -216,6 +296,7 @@ def train_and_decode(run: Path, caches: Path, **settings: str) -> tuple[dict[str
 
 
 def test_a_run_has_the_same_bits_whether_its_programs_are_made_found_or_not_kept(tmp_path):
+    wait_until_the_code_has_settled()
     found, files = [], []
     for number in range(2):
         found.append(train_and_decode(tmp_path / f"run{number}", tmp_path / "caches"))
