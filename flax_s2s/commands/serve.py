@@ -23,7 +23,7 @@ from flax_s2s.runs.rundir import make_path
 KEY = "FLAX_S2S_API_KEY"
 """The environment variable that holds the API key."""
 _LONGEST_SOURCE = 192  # tokens, where nothing else is asked for: each length of a source is compiled before the first answer
-_ROWS = 8  # of a lane: few, so that a sentence alone is not kept waiting by empty ones
+_ROWS = 16  # of a lane, where no other number is asked for: with more there are more sentences a second, and each alone takes longer
 _GRACE_SECS = 8  # after SIGTERM for the answers under way
 
 

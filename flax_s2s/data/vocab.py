@@ -22,7 +22,7 @@ from flax_s2s.data import features
 _BREAKS = re.compile(r"[\r\n]*\n[\r\n]*")
 _CHARACTERS = re.compile(".", re.DOTALL)
 _WORDS = re.compile("\u2581?[^\u2581]+|\u2581")
-_FEW = 64  # lines
+_FEW = 64  # lines: of several at once SentencePiece starts threads, be it one, which takes longer than a few lines do one by one
 _SPACE = "\u2581"  # SentencePiece's own sign for a space
 _FORMS: tuple[UnicodeForm, ...] = ("NFC", "NFD")  # a model whose text is split in one says so at the end of its normalizer's name
 RESERVED = "\u2585"  # SentencePiece's own sign for what it does not know: it leaves out lines that hold it
@@ -36,11 +36,6 @@ def in_form(text: str, form: UnicodeForm) -> str:
 
 TOKENS = "tokens"
 """What SentencePiece calls the input's format, of vocabularies whose lines are tokens: each one that is unknown is one (`Vocabulary.apart`), not all neighbors."""
-
-
-def _threads(lines: Sequence[str]) -> int:
-    """SentencePiece's: starting them takes longer than a few lines do; -1: as many as there are cores."""
-    return 1 if len(lines) < _FEW else -1
 
 
 class Vocabulary:
@@ -101,8 +96,7 @@ class Vocabulary:
         """`["Two dogs."]` -> `[[412, 1033, 7]]`; neither BOS nor EOS is added."""
         if self.apart:
             return [self.number(row) for row in self.split([line.strip(" ") for line in lines])]
-        ids: list[list[int]] = self._processor.encode(list(map(self.prepare, lines)), out_type=int, num_threads=_threads(lines))
-        return ids
+        return self._encode(lines, int)
 
     def sample(self, lines: Sequence[str], rate: float, seed: int) -> list[list[int]]:
         """Like `encode`, each line split at random, see `config.VocabConfig.sampling`; the same seed and lines give the same tokens."""
@@ -119,11 +113,17 @@ class Vocabulary:
             lines: as for `encode`.
             draw: rate and seed of `sample`; None: split as always.
         """
-        how: dict[str, Any] = {"num_threads": _threads(lines)}
-        if draw:
-            sentencepiece.set_random_generator_seed(draw[1])
-            how = {"enable_sampling": True, "alpha": draw[0], "nbest_size": -1, "num_threads": 1}
+        if not draw:
+            return [self._parts(row) for row in self._encode(lines, str)]
+        sentencepiece.set_random_generator_seed(draw[1])
+        how: dict[str, Any] = {"enable_sampling": True, "alpha": draw[0], "nbest_size": -1, "num_threads": 1}
         return [self._parts(row) for row in self._processor.encode(list(map(self.prepare, lines)), out_type=str, **how)]
+
+    def _encode(self, lines: Sequence[str], kind: type) -> Any:
+        prepared = list(map(self.prepare, lines))
+        if len(prepared) >= _FEW:
+            return self._processor.encode(prepared, out_type=kind)
+        return [self._processor.encode(line, out_type=kind) for line in prepared]
 
     def _parts(self, pieces: Sequence[str]) -> list[str]:
         """SentencePiece makes one piece of neighbors that it does not know."""
@@ -187,7 +187,8 @@ class Vocabulary:
         """
         rows = [[int(i) for i in row if i > UNK] for row in ids]
         beyond = {number: texts for number, texts in enumerate(lacking) if texts and max(rows[number], default=0) >= len(self)}
-        lines: list[str] = self._processor.decode([[] if number in beyond else row for number, row in enumerate(rows)])
+        known = [[] if number in beyond else row for number, row in enumerate(rows)]
+        lines: list[str] = self._processor.decode(known) if len(known) >= _FEW else list(map(self._processor.decode, known))
         for number, texts in beyond.items():
             lines[number] = self._processor.decode(self._written(rows[number], texts))
         return [self.finish(self._with_spaces(line, row) if _SPACE in line else line) for line, row in zip(lines, rows, strict=True)]

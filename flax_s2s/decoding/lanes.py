@@ -5,7 +5,7 @@ end, as `translate` does, or some steps at a time in turn with other lanes, as a
 depends on no other row and counts its own steps.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +16,9 @@ from flax_s2s.decoding.requests import Ready, Requests, Shape
 from flax_s2s.decoding.stream import Rows, Sentences, Stream, Weights
 from flax_s2s.runtime.parallel import Devices, feed_rows
 
-_REFILL = 16  # one part in so many of the rows must be free before others take their places
+_REFILL = 8  # one part in so many of the rows must be free before others take their places
+_ADMIT = 2  # one part in so many of the rows is encoded at once
+_PASSED = 8  # times that the first in line may be passed over
 _TO_THE_END = np.iinfo(np.int32).max
 
 
@@ -36,6 +38,7 @@ class Lane:
         """Compiles nothing yet; `rows_each` is how many rows each device has."""
         self.shape, self._requests, self._stream, self._blocklist = shape, requests, stream, blocklist
         self._devices, self._rows_each, self._count = devices, rows_each, rows_each * devices.count
+        self._admit_each, self._part, self._passed = -(-rows_each // _ADMIT), max(1, rows_each // _REFILL), 0
         self._queue: deque[tuple[int, Ready]] = deque()
         self._doors: list[deque[tuple[int, int]]] = [deque() for _ in range(devices.count)]  # of each device: (row of waiting, ticket)
         self._seats = np.full(self._count, -1)
@@ -78,19 +81,26 @@ class Lane:
 
     def start(self, weights: Sequence[Weights], most: int = _TO_THE_END) -> Any:
         """As `go`, without waiting for what is found, which `finish` reads: others may be started, or read, in between."""
-        if self._queue and not any(self._doors):
-            self._admit(weights)
-        if self._rows is None:
-            assert self._waiting is not None
-            self._rows = self._stream.empty(self._waiting)
+        while True:
+            if self._queue and not any(self._doors):
+                self._admit(weights)
+            index, take = self._seat()
+            more = bool(self._queue) or any(self._doors)
+            free, waiting = int(self._free().sum()), len(self._queue)
+            full = not waiting or not take.any() or free < min(waiting, self._part * self._devices.count)
+            until = self._until(more)
+            fed = feed_rows(self._devices, (index, take, until, np.full_like(until, most if full else 0)))
+            self._rows, done, found = self._stream.go(weights, self._blocklist, self._rows, self._waiting, *fed)
+            if full:
+                return done, found
+
+    def _seat(self) -> tuple[np.ndarray, np.ndarray]:
+        """Gives free rows to those at the doors: of each row whom it takes, and whether."""
         index, take = np.zeros(self._count, np.int32), np.zeros(self._count, bool)
         for row in (place for place, ticket in enumerate(self._seats) if ticket < 0):
             if door := self._doors[row // self._rows_each]:
                 (index[row], self._seats[row]), take[row] = door.popleft(), True
-        until = self._until(more=bool(self._queue) or any(self._doors))
-        fed = feed_rows(self._devices, (index, take, until, np.full_like(until, most)))
-        self._rows, done, found = self._stream.go(weights, self._blocklist, self._rows, self._waiting, *fed)
-        return done, found
+        return index, take
 
     def finish(self, started: Any) -> Ended:
         """The sentences that are done after what was started last."""
@@ -104,23 +114,41 @@ class Lane:
         return ended
 
     def _admit(self, weights: Sequence[Weights]) -> None:
-        """Encodes as many of those in line as there are rows, and sends them to the doors, to the devices in turn."""
-        admitted = [self._queue.popleft() for _ in range(min(self._count, len(self._queue)))]
+        """Encodes some of those in line, all of one length, and sends them to the doors of the devices with most free rows.
+
+        Encoding costs about the same for few as for many: where few are as long as the first in line, those of another length go first.
+        """
+        count, waiting = self._admit_each * self._devices.count, Counter(one.length for _, one in self._queue)
+        length = self._queue[0][1].length
+        if waiting[length] < count and self._passed < _PASSED:
+            length = max(waiting, key=lambda one: min(waiting[one], count))
+        self._passed = 0 if length == self._queue[0][1].length else self._passed + 1
+        alike = [one for one in self._queue if one[1].length == length][:count]
+        admitted = dict(alike)
+        self._queue = deque(one for one in self._queue if one[0] not in admitted)
         self._ready.update(admitted)
-        dealt = np.full((self._devices.count, self._rows_each), -1)  # who is in each row
-        for number in range(len(admitted)):
-            dealt[number % self._devices.count, number // self._devices.count] = number
-        sentences = self._requests.sentences(self.shape, [one for _, one in admitted], self._count)
+        dealt, free = np.full((self._devices.count, self._admit_each), -1), self._free()  # who is in each row
+        for number in range(len(alike)):
+            device = int(np.where(dealt[:, -1] < 0, free, np.iinfo(free.dtype).min).argmax())
+            dealt[device, (dealt[device] < 0).argmax()] = number
+            free[device] -= 1
+        sentences = self._requests.sentences(self.shape, [one for _, one in alike], count)
         fed = feed_rows(self._devices, _rearranged(sentences, dealt.reshape(-1)))
         self._waiting = self._stream.admit(weights, self._blocklist, fed)
+        if self._rows is None:
+            self._rows = self._stream.empty(self._waiting)
         for row, number in enumerate(dealt.reshape(-1).tolist()):
             if number >= 0:
-                self._doors[row // self._rows_each].append((row % self._rows_each, admitted[number][0]))
+                self._doors[row // self._admit_each].append((row % self._admit_each, alike[number][0]))
+
+    def _free(self) -> np.ndarray:
+        """How many rows of each device nobody sits in."""
+        return np.asarray((self._seats.reshape(self._devices.count, -1) < 0).sum(axis=1))
 
     def _until(self, more: bool) -> np.ndarray:
         """How many rows of each device must be free before the search returns: all, or a part where others wait."""
-        free = (self._seats.reshape(self._devices.count, -1) < 0).sum(axis=1)
-        part = np.minimum(free + max(1, self._rows_each // _REFILL), self._rows_each)
+        free = self._free()
+        part = np.minimum(free + self._part, self._rows_each)
         return np.asarray(part if more else np.full_like(free, self._rows_each), np.int32)
 
 

@@ -20,7 +20,7 @@ from flax_s2s.decoding.stream import Sentences, most_tokens
 LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """What is padded to where every position is computed."""
 SOURCE_LENGTHS = (12, 24, 48, 96, 192, 384, 512)
-"""What the sources of a search are padded to. Few: padding costs a search little, but rows stand empty at the end of each length's sentences."""
+"""What the sources of a search are padded to for the encoder; the search itself pads them further, see `stream.memory_length`."""
 _MOST_PHRASE_TOKENS, _MOST_EXCLUDED_BYTES = 256, 4096  # what a phrase, and all that a sentence excludes, may take: tables grow with it
 
 
@@ -43,7 +43,7 @@ class Request(NamedTuple):
 class Shape(NamedTuple):
     """Sizes that a sentence is padded to; sentences of one shape share a program."""
 
-    src: int
+    src: int  # the search's, see `stream.memory_length`
     prefix: int
     phrases: int
     phrase_tokens: int
@@ -57,6 +57,7 @@ class Ready(NamedTuple):
 
     request: Request
     src: list[int]
+    length: int  # that the source is padded to for the encoder
     lacking: tuple[str, ...]  # what the vocabulary lacks of the source, where models copy
     prefix: list[int]
     include: list[list[list[int]]]
@@ -87,10 +88,11 @@ class Requests:
         blocked: tuple[str, ...],
         shortlist: Shortlist | None,
         lengths: Sequence[int] = SOURCE_LENGTHS,
+        memory_length: Callable[[int], int] = lambda tokens: tokens,
     ) -> None:
-        """See `translate.Translator`."""
+        """See `translate.Translator`, and `stream.memory_length`."""
         self.vocabularies, self.config, self._blocked, self._shortlist = vocabularies, config, blocked, shortlist
-        self._lengths = lengths
+        self._lengths, self._memory_length = lengths, memory_length
 
     def make_blocklist(self) -> Automaton | None:
         """What keeps blocked phrases out of every translation."""
@@ -116,7 +118,8 @@ class Requests:
                 candidates = self._candidates(cut, wanted)
             seed = request.seed if request.seed is not None else draw_seed(self.config.seed, request)
             unknown = vocabularies.count_unknown(cut)
-            ready[i] = Ready(request, [*cut, EOS], texts, prefix, include, exclude, seed, candidates, len(cut) < len(source), unknown)
+            length, is_cut = padded_length(len(cut) + 1, self._lengths), len(cut) < len(source)
+            ready[i] = Ready(request, [*cut, EOS], length, texts, prefix, include, exclude, seed, candidates, is_cut, unknown)
         return ready
 
     def _candidates(self, source: Sequence[int], wanted: Sequence[int]) -> np.ndarray:
@@ -184,7 +187,7 @@ class Requests:
         if one.candidates is not None and self._shortlist is not None:
             many = len(one.candidates)
             candidates = self._shortlist.size if many <= self._shortlist.size else _padded(many)
-        src = padded_length(len(one.src), self._lengths)
+        src = self._memory_length(one.length)
         return Shape(
             src,
             _padded(len(one.prefix)),
@@ -196,7 +199,7 @@ class Requests:
         )
 
     def sentences(self, shape: Shape, ready: Sequence[Ready], rows: int) -> Sentences:
-        """The arrays of as many sentences as there are rows; rows without a sentence have a limit of 0."""
+        """The arrays of sentences of one length, as many as there are rows; rows without a sentence have a limit of 0."""
         filler = [()] * (rows - len(ready))
         limit = np.zeros(rows, np.int32)
         limit[: len(ready)] = [most_tokens(len(one.src), self.config) + len(one.prefix) for one in ready]
@@ -216,7 +219,7 @@ class Requests:
             seed = np.array([one.seed for one in ready] + [0] * len(filler), np.int32)
         if shape.candidates:
             candidates = pad([one.candidates for one in ready if one.candidates is not None], rows, shape.candidates)
-        src_ids = pad([np.array(one.src) for one in ready], rows, shape.src)
+        src_ids = pad([np.array(one.src) for one in ready], rows, ready[0].length)
         return Sentences(src_ids, limit, prefix, prefix_length, include, exclude, seed, candidates, self._block_lacking(shape, ready, rows))
 
     def _block_lacking(self, shape: Shape, ready: Sequence[Ready], rows: int) -> Automaton | None:

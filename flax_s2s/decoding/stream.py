@@ -6,6 +6,9 @@ are free, and searches until some rows are done.
 
 What is made for the same models and settings is the same: who opens a run again in one process compiles nothing again.
 
+The encoder reads a source padded to its own length; what it leaves is padded further, to a `memory_length` that many lengths share: a
+search costs about the same then, and sentences of different lengths share its rows and its program.
+
 Every device has rows of its own and looks at no other's, so a sentence's result depends neither on their number nor on its
 place: only on the shape (rows, source length, ...), which depends on the sentence alone.
 """
@@ -38,6 +41,7 @@ _UNSAID = (PAD, BOS, UNK)  # tokens that are never generated
 _STEPS_AT_ONCE = 4
 """Where the host decides whether a loop goes on, as with GPUs, it waits for the device then: so not at every step. More would lose what
 they win, since rows that are done wait for the next look."""
+_MEMORY_LENGTHS = (48, 192, 512)
 KEPT = 8
 """Programs of as many choices of models and settings are kept, those that were used last."""
 
@@ -82,7 +86,7 @@ class Stream(NamedTuple):
     Hypotheses`; where `take` is set the waiting row `index` is seated, and each device searches until so many of its rows are done, or for
     so many steps"""
     empty: Callable[[Rows], Rows]
-    """Rows like these, all of them free; they lie where `go` leaves its own, which is else compiled twice."""
+    """Rows like these, as many as are searched at once, all of them free; they lie where `go` leaves its own, which is else compiled twice."""
 
 
 @lru_cache(KEPT)
@@ -224,7 +228,10 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         bound, count = [model.bind(own.params) for model, own in zip(models, weights, strict=True)], sentences.limit.shape[0]
         if count == 1:  # see `rows_per_device`
             sentences = jax.tree.map(lambda part: jnp.repeat(part, 2, axis=0), sentences)
-        memories, layers, chosen = tuple(one.encode(sentences.src_ids) for one in bound), None, sentences.candidates
+        longer = memory_length(models, sentences.src_ids.shape[1]) - sentences.src_ids.shape[1]
+        memories = tuple(_lengthen(one.encode(sentences.src_ids), longer) for one in bound)
+        sentences = sentences._replace(src_ids=jnp.pad(sentences.src_ids, ((0, 0), (0, longer)), constant_values=PAD))
+        layers, chosen = None, sentences.candidates
         if chosen is not None and bound[0].config.copy:
             sentences = sentences._replace(candidates=with_lacking(chosen, sentences.src_ids, bound[0]))
         if chosen is not None:
@@ -249,13 +256,30 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         return rows._replace(state=state), state.done, beam.finish(state, search, rows.sentences.include)
 
     def empty(rows: Rows) -> Rows:
-        free = jax.tree.map(jnp.zeros_like, rows)
+        count = rows_per_device(config, config.beam_size) * devices.count
+        free = jax.tree.map(lambda part: jnp.zeros((count, *part.shape[1:]), part.dtype), rows)
         return free._replace(state=free.state._replace(done=jnp.ones_like(free.state.done)))
 
     about = ([model.config for model in models], config, keep_attention)
     return Stream(
         lowered.jit(admit, about), lowered.jit(go, about, donate_argnums=2), lowered.jit(empty, about, out_shardings=devices.by_row)
     )
+
+
+def memory_length(models: Sequence[Model], tokens: int) -> int:
+    """How long a source of so many tokens is to a search, padding included.
+
+    Where a step looks at every position in a way that costs more than the rest of it, no longer than its encoder reads.
+    """
+    if any(model.config.hard or model.config.attention == "additive" for model in models):
+        return tokens
+    return next((length for length in _MEMORY_LENGTHS if length >= tokens), tokens)
+
+
+def _lengthen(memory: Memory, more: int) -> Memory:
+    """With so many positions more, at which nothing is looked at."""
+    values, keys, mask = (jnp.pad(part, ((0, 0), (0, more), *((0, 0),) * (part.ndim - 2))) for part in memory[:3])
+    return memory._replace(values=values, keys=keys, mask=mask)
 
 
 def with_lacking(candidates: Any, src_ids: Any, bound: Seq2Seq) -> Any:

@@ -6,6 +6,7 @@ neighbors, order, and the number of devices and of processes change no translati
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.lanes import Ended, Lane
 from flax_s2s.decoding.requests import SOURCE_LENGTHS, Ready, Request, Requests, Shape
 from flax_s2s.decoding.shortlist import Shortlist
-from flax_s2s.decoding.stream import Weights, make_lay_out, make_stream, rows_per_device
+from flax_s2s.decoding.stream import Weights, make_lay_out, make_stream, memory_length, rows_per_device
 from flax_s2s.model.copying import as_targets
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.runtime.parallel import Devices, localize
@@ -83,7 +84,7 @@ class Translator:
             blocklist: phrases that no translation contains, whatever their case.
             shortlist: which tokens may be generated for which source; None: all.
             attention: whether translations come with it.
-            lengths: that sources are padded to, each a program of its own; see `requests.padded_length`.
+            lengths: that sources are padded to for the encoder, each a program of its own; see `requests.padded_length`.
             settle: the shape that one is rounded up to, where only a few are to be compiled.
         """
         self.vocabularies, self.config, self.devices = vocabularies, config, devices
@@ -92,7 +93,7 @@ class Translator:
         if not all(blocklist):
             raise UserError("a phrase to block is empty; give text, or leave it out")
         self._settle = settle
-        self._requests = Requests(vocabularies, config, tuple(blocklist), shortlist, lengths)
+        self._requests = Requests(vocabularies, config, tuple(blocklist), shortlist, lengths, partial(memory_length, models))
         self._blocklist = self._requests.make_blocklist()
         self._lay_out = make_lay_out(tuple(models))
         attends = attention and all(model.config.attention != "none" for model in models)

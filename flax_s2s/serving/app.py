@@ -29,6 +29,7 @@ from flax_s2s.serving.wishes import About, Engine, Wish, WishError
 
 _CHARACTERS = 64  # of a token, at most
 _MOST_PHRASES = 64  # that are looked at
+_LOOK_SECS = 0.25  # between two looks whether who asks is still there
 _PROBLEMS: Any = {
     status: {"model": Problem, "description": why}
     for status, why in (
@@ -233,8 +234,9 @@ async def _answer(desk: Desk, name: str, wishes: Sequence[Wish], limits: Limits,
     """Waits for the answers, as long as who asks is there."""
 
     async def leaves() -> None:
+        await asyncio.sleep(_LOOK_SECS)
         while not await request.is_disconnected():
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(_LOOK_SECS)
 
     answers, left = asyncio.ensure_future(desk.answer(name, wishes, limits.timeout_secs)), asyncio.ensure_future(leaves())
     try:

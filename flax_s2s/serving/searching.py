@@ -1,8 +1,9 @@
 """A run, or several as one, that answers: sentences come at any time, and sit in lanes that are moved on in turn.
 
 Enters: wishes. Leaves: answers, the same as `decode` gives, to the byte. What lanes there may be is known before the first wish (each length
-of a source, with and without constraints), so that all programs are compiled before it comes. A lane has few rows, and there are as many
-lanes of a shape as it takes: a sentence alone is not kept waiting by rows that are empty, and a long one delays others by some steps.
+of a source, with and without constraints), so that all programs are compiled before it comes. Each shape has one lane, so that its rows are
+full before any wait in line, and those who wait are many when they are encoded. A lane moves by some steps in its turn: that is by how much
+a long sentence delays those of other shapes.
 """
 
 import os
@@ -31,8 +32,7 @@ from flax_s2s.runtime.parallel import Devices
 from flax_s2s.serving.spelling import source_spans, spans
 from flax_s2s.serving.wishes import About, Wish, WishError
 
-_LANES = 8  # of a shape, at most
-_STEPS = 16  # that a lane makes in its turn
+_STEPS = 8  # that a lane makes in its turn
 _PHRASES, _PHRASE_TOKENS, _STATES = 4, 16, 128  # of constraints, see `requests.Shape`
 
 _TOO_MUCH = (
@@ -97,7 +97,7 @@ class Searching:
         longest = most_tokens(self._lengths[-1], decoding)  # a translation has as many tokens, and those of its prefix
         self._places_lengths = [*self._lengths, longest + _prefix_tokens(longest)]
         self._places = Places(served.models, vocabularies, decoding, served.devices, self._places_lengths)
-        self._lanes: dict[tuple[bool, Shape], list[Lane]] = {}
+        self._lanes: dict[tuple[bool, Shape], Lane] = {}
         self._turns: deque[tuple[Translator, Lane]] = deque()  # all lanes; the last has moved last
         self._started: tuple[Translator, Lane, Any] | None = None  # the lane that moves now
         self._jobs: dict[int, _Job] = {}
@@ -144,29 +144,31 @@ class Searching:
 
     def warm_up(self) -> None:
         """Compiles all, as many at once as there are cores."""
-        plain = [(self._plain, shape) for shape in self._shapes(constraints=False)]
-        full = [(self._full, self._settle(shape)) for shape in self._shapes(constraints=True)]
+        searched = self._served.decoding.groups == 1 and not self._served.decoding.temperature  # see `requests.Request`
+        kinds = [(self._plain, False, False), (self._full, False, False), (self._full, False, True)]
+        kinds += [(self._full, True, True)] * searched
+        made = {(*kind, length): self._any_request(*kind, length) for kind, length in product(kinds, self._lengths)}
+        searches = {(kind[0], kind[0].shape(one)): (kind[0], one) for kind, one in made.items()}  # the longest of each
+        encoders = [(kind[0], one) for kind, one in made.items() if (kind[0], one) not in searches.values()]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            done = [pool.submit(self._compile, *one) for one in (*plain, *full)]
+            done = [pool.submit(self._compile, *one) for one in searches.values()]
             done += [pool.submit(self._compile_places, length) for length in self._places_lengths]
             for one in done:
                 one.result()
+            for one in [pool.submit(self._compile, *one) for one in encoders]:  # whose searches are compiled by now
+                one.result()
 
-    def _shapes(self, *, constraints: bool) -> list[Shape]:
-        searched = self._served.decoding.groups == 1 and not self._served.decoding.temperature  # see `requests.Request`
-        kinds = [(False, False), (False, True), *([(True, True)] if searched else [])] if constraints else [(False, False)]
-        return [
-            Shape(length, 0, _PHRASES * phrases, _PHRASE_TOKENS * phrases, _STATES * states, 0)
-            for length, (phrases, states) in product(self._lengths, kinds)
-        ]
+    def _any_request(self, translator: Translator, phrases: bool, states: bool, length: int) -> Ready:
+        one = translator.read({0: Request("a", exclude=("a",) if states else (), features="")})[0]
+        src = [*[UNK + 1] * (length - 1), EOS]
+        return one._replace(src=src, length=length, include=[[[UNK + 1]]] if phrases else [])
 
-    def _compile(self, translator: Translator, shape: Shape) -> None:
+    def _compile(self, translator: Translator, one: Ready) -> None:
         """Halts a search before its first step."""
         if self._stopping():
             return
-        any_request = translator.read({0: Request("a", exclude=("a",) if shape.states else (), features="")})[0]
-        lane = translator.make_lane(shape)
-        lane.put(0, any_request._replace(include=[[[UNK + 1]]] if shape.phrases else []))
+        lane = translator.make_lane(translator.shape(one))
+        lane.put(0, one)
         lane.go(self._weights, 0)
 
     def _compile_places(self, length: int) -> None:
@@ -195,7 +197,7 @@ class Searching:
         return [_Job(wish, ready.get(i)) for i, wish in enumerate(wishes)]
 
     def put(self, ticket: int, ready: _Job) -> None:
-        """Seats a sentence in a lane with room, or in a new one; a blank one is answered at once."""
+        """Stands a sentence in the line of its lane; a blank one is answered at once."""
         self._jobs[ticket] = ready
         if ready.ready is None:
             self._blank.append(ticket)
@@ -203,19 +205,15 @@ class Searching:
         plain = ready.wish.plain
         translator = self._plain if plain else self._full
         shape = translator.shape(ready.ready)
-        lanes = self._lanes.setdefault((plain, shape), [])
-        lane = next((lane for lane in lanes if lane.free > 0), None)
-        if lane is None and len(lanes) < _LANES:
-            lane = translator.make_lane(shape)
-            lanes.append(lane)
+        if (plain, shape) not in self._lanes:
+            lane = self._lanes[plain, shape] = translator.make_lane(shape)
             self._turns.append((translator, lane))
-        (lane or max(lanes, key=lambda one: one.free)).put(ticket, ready.ready)
+        self._lanes[plain, shape].put(ticket, ready.ready)
 
     def withdraw(self, ticket: int) -> None:
         """Leaves the line; what is searched for already is searched to its end, and nothing made of it."""
-        for lanes in self._lanes.values():
-            for lane in lanes:
-                lane.withdraw(ticket)
+        for lane in self._lanes.values():
+            lane.withdraw(ticket)
         self._jobs.pop(ticket, None)
         self._found.pop(ticket, None)
         self._blank = deque(one for one in self._blank if one != ticket)
@@ -229,28 +227,34 @@ class Searching:
     @property
     def busy(self) -> bool:
         """Whether some wish is not answered."""
-        return bool(self._jobs) or any(lane.busy for lanes in self._lanes.values() for lane in lanes)
+        return bool(self._jobs) or any(lane.busy for lane in self._lanes.values())
 
     def turn(self) -> list[tuple[int, dict[str, Any]]]:
-        """Starts to move the next lane on by some steps, and looks at what was found in the one before."""
+        """Starts to move the next lane on by some steps, and looks meanwhile at what was found in the one before."""
         answers = [(ticket, self._describe(ticket, BLANK)) for ticket in self._blank]
         self._blank.clear()
         before, self._started = self._started, None
-        for _ in range(len(self._turns)):
-            self._turns.rotate(-1)
-            translator, lane = self._turns[-1]
-            if lane.busy and not (before and before[1] is lane):
-                self._started = translator, lane, lane.start(self._weights, _STEPS)
-                break
-        if before:  # read while the next lane moves
+        self._start(None if before is None else before[1])
+        if before:
             translator, lane, started = before
             ended = lane.finish(started)
+            if not self._started:
+                self._start(None)  # it, again
             for ticket, found in zip(ended.tickets, translator.translations(ended), strict=True):
                 if ticket in self._jobs:  # else it was withdrawn
                     self._found[ticket] = found
         ready = [ticket for ticket in self._found if not self._jobs[ticket].wish.beam]
         answers += self._complete(ready, {})
         return answers + self._watch()
+
+    def _start(self, moving: Lane | None) -> None:
+        """Starts to move the next busy lane on, but for one that moves already."""
+        for _ in range(len(self._turns)):
+            self._turns.rotate(-1)
+            translator, lane = self._turns[-1]
+            if lane.busy and lane is not moving:
+                self._started = translator, lane, lane.start(self._weights, _STEPS)
+                return
 
     def _watch(self) -> list[tuple[int, dict[str, Any]]]:
         """Searches once more for those whose beam is wanted, a step in a turn."""

@@ -178,6 +178,17 @@ def test_symbols_stay_whole_wherever_they_stand_and_come_back(kind):
         assert "<NUM>" in made.pieces(made.sample([lines[0]], 0.3, 1)[0])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_few_lines_are_read_and_written_as_among_many(kind):
+    """SentencePiece is asked for few one by one, for many at once."""
+    made, lines = one(FILLER, kind=kind), [*SPACED, *FILLER, "unknown: \u00fc\u00df", ""] * 4
+    ids, pieces = made.encode(lines), made.split(lines)
+    assert len(lines) > 64
+    assert [made.encode([line])[0] for line in lines] == ids
+    assert [made.split([line])[0] for line in lines] == pieces
+    assert [made.decode([row])[0] for row in ids] == made.decode(ids)
+
+
 def test_special_tokens_leave_no_trace():
     vocabulary = one(FILLER)
     ids = vocabulary.encode(["a dog"])[0]

@@ -41,13 +41,13 @@ def vocabularies():
 
 
 @lru_cache
-def made(name, short=False, **fields):
+def made(name, short=False, count=1, **fields):
     sizes = vocabularies().sizes
     make = partial(init_params, MODELS[name], *sizes)
     rng = np.random.default_rng(5)
     params = jax.tree.map(lambda leaf: rng.uniform(-1.5, 1.5, leaf.shape).astype(np.float32), jax.eval_shape(make, jax.random.key(0)))
     params["output_bias"][EOS] = -1.0
-    model, devices = make_model(MODELS[name], *sizes), parallel.make_devices(1, {})
+    model, devices = make_model(MODELS[name], *sizes), parallel.make_devices(count, {})
     translator = Translator(
         [model], vocabularies(), dataclasses.replace(DECODING, **fields), devices, shortlist=some_tokens() if short else None
     )
@@ -107,6 +107,17 @@ def some_tokens():
     source, target = vocabularies().sizes
     odd = np.arange(5, target, 2)
     return Shortlist(np.tile(odd, (source, 1)), np.ones((source, len(odd)), np.float32), 12)
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, 16), (8, 2)])
+def test_sentences_of_several_lengths_are_looked_at_from_their_first_step_on(count, rows):
+    """They are encoded apart, and all seated before any goes on."""
+    translator, weights, _, _ = made("attention", count=count, rows=rows)
+    requests = [Request("go" if i % 16 else "the old man goes") for i in range(16)]
+    assert len({one.length for one in translator.read(dict(enumerate(requests))).values()}) == 2
+    together = trace(translator, weights, requests)
+    alone = {request.source: trace(translator, weights, [request])[0] for request in requests[:2]}
+    assert together == [alone[request.source] for request in requests]
 
 
 @pytest.mark.parametrize("short", [False, True])

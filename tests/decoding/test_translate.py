@@ -19,7 +19,7 @@ from flax_s2s.decoding.forced import forced_logp
 from flax_s2s.decoding.lexical import Phrases
 from flax_s2s.decoding.requests import SOURCE_LENGTHS, Request, padded_length
 from flax_s2s.decoding.shortlist import Shortlist
-from flax_s2s.decoding.stream import Sentences, make_lay_out, make_step_fn, make_stream, most_tokens
+from flax_s2s.decoding.stream import Sentences, make_lay_out, make_step_fn, make_stream, memory_length, most_tokens
 from flax_s2s.decoding.translate import BLANK, Translator
 from flax_s2s.model.seq2seq import init_params, make_model
 from flax_s2s.runtime import parallel
@@ -38,6 +38,7 @@ PAIRS = [
     Pair("old hats", "alte Kappen"),
 ]
 LINES = [pair.source for pair in PAIRS]  # padded to 12 or 24 tokens
+OF_TWO_SHAPES = [*LINES, " ".join(LINES[:6])]  # as the search pads them, see `stream.memory_length`
 SHORT, LONG = ["go", "a dog", "tea"], ["the old man sings now", "a cold dog ran so"]  # to 12 and to 24
 MODELS = {
     "attention": ModelConfig(embedding_size=8, hidden_size=12),
@@ -263,6 +264,29 @@ def test_most_tokens_allows_the_end_mark_and_grows_with_the_source(tokens, ratio
     assert most_tokens(tokens, config) == np.floor(tokens * ratio) + extra + 1
 
 
+@given(st.integers(1, 512))
+def test_a_memory_holds_the_source_and_many_lengths_share_one(tokens):
+    models = [model("attention"), model("fixed vector")]
+    length = memory_length(models, padded_length(tokens, SOURCE_LENGTHS))
+    assert tokens <= length <= max(48, 4 * tokens)
+    assert len({memory_length(models, source) for source in SOURCE_LENGTHS}) == 3
+
+
+@pytest.mark.parametrize("fields", [{"attention": "additive"}, {"alignment": "hard", "input_feeding": False}], ids=str)
+def test_where_a_position_costs_much_no_memory_is_longer_than_the_source(fields):
+    costly = make_model(ModelConfig(embedding_size=8, hidden_size=12, **fields), 60, 60)
+    assert [memory_length([model("attention"), costly], source) for source in SOURCE_LENGTHS] == list(SOURCE_LENGTHS)
+
+
+@each_model
+def test_sentences_of_several_lengths_share_rows_and_are_what_each_is_alone(name):
+    made, lines = translator(name), [line for pair in zip(SHORT, [*LONG, LONG[0]], strict=True) for line in pair]
+    ready = made.read(dict(enumerate(map(Request, lines))))
+    assert {one.length for one in ready.values()} == {12, 24}
+    assert len({made.shape(one) for one in ready.values()}) == 1
+    assert made(laid_out(name), lines) == [made(laid_out(name), [line])[0] for line in lines]
+
+
 # What the search returns
 
 
@@ -274,7 +298,7 @@ def test_the_sum_is_what_forced_scoring_gives_the_same_tokens(name):
     forced = jax.jit(partial(forced_logp, model(name)))(*laid_out(name), src_ids, tgt_ids)
     np.testing.assert_allclose([t.logp for t in found], forced.sum(axis=1), atol=1e-4, rtol=0)
     for row, t in enumerate(found):
-        np.testing.assert_allclose(t.token_logp, forced[row, : t.tokens], atol=1e-5, rtol=0)
+        np.testing.assert_allclose(t.token_logp, forced[row, : t.tokens], atol=3e-5, rtol=0)
     assert len({t.logp for t in found}) == len(LINES)
 
 
@@ -290,7 +314,7 @@ def test_a_beam_finds_no_less_than_greedy_search(name):
     greedy, wide = translated(name, beam_size=1), translated(name)
     gains = [w.logp - g.logp for g, w in zip(greedy, wide, strict=True) if g.finished == w.finished]
     assert len(gains) > 3
-    assert min(gains) > -1e-5
+    assert min(gains) > -1e-4
     assert max(gains) > 0.01
 
 
@@ -599,12 +623,12 @@ def subwords(n_best, **fields):
 def test_sentences_of_one_length_take_each_others_places():
     """More sentences than rows, of limits that differ: the search is not begun anew for each set of rows."""
     lines = LINES * 8
-    made, calls = translator("attention"), []
-    go = made._stream.go
+    wanted, made, calls = translated("attention"), translator("attention"), []
+    go, made._idle = made._stream.go, None
     made._stream = made._stream._replace(go=lambda *arguments: calls.append(np.asarray(arguments[5])) or go(*arguments))
     found = made(laid_out("attention"), lines)
-    made._stream = made._stream._replace(go=go)
-    assert found == [translated("attention")[LINES.index(line)] for line in lines]
+    made._stream, made._idle = made._stream._replace(go=go), None
+    assert found == [wanted[LINES.index(line)] for line in lines]
     assert sum(take.sum() for take in calls) == len(lines)
     assert any(0 < take.sum() < DECODING.rows for take in calls[:-1])  # some are seated while others go on
 
@@ -613,8 +637,8 @@ def test_sentences_of_one_length_take_each_others_places():
 
 
 def drive(made, weights, most, late):
-    """All LINES by lanes that are moved on in turn, `most` steps each; a line is put in after `late` turns for each before it."""
-    ready = made.read({i: Request(line) for i, line in enumerate(LINES)})
+    """All by lanes that are moved on in turn, `most` steps each; a line is put in after `late` turns for each before it."""
+    ready = made.read({i: Request(line) for i, line in enumerate(OF_TWO_SHAPES)})
     lanes, found, turns, waiting = {}, {}, 0, list(ready.items())
     while waiting or any(lane.busy for lane in lanes.values()):
         while waiting and (turns >= late * waiting[0][0] or not any(lane.busy for lane in lanes.values())):
@@ -626,7 +650,7 @@ def drive(made, weights, most, late):
                 found |= dict(zip(ended.tickets, made.translations(ended), strict=True))
         turns += 1
     assert len(lanes) > 1
-    return [found[i] for i in range(len(LINES))], turns
+    return [found[i] for i in range(len(OF_TWO_SHAPES))], turns
 
 
 @pytest.mark.parametrize(("most", "late"), [(1, 0), (1, 2), (3, 1), (100, 0)])
@@ -635,8 +659,36 @@ def test_lanes_that_take_turns_translate_the_same(devices, most, late):
     """Bitwise: halting a search, others in turn with it, and neighbors that come later change nothing."""
     made, weights = translator("attention", devices, rows=2 if devices == 1 else 1), laid_out("attention")
     found, turns = drive(made, weights, most, late)
-    assert found == made(weights, LINES)
+    assert found == made(weights, OF_TWO_SHAPES)
     assert turns > (5 if most == 1 else 0)
+
+
+def test_who_is_of_a_rare_length_waits_for_others_of_it_but_not_for_long():
+    """Encoding few costs as much as encoding many."""
+    made, weights = translator("attention", rows=4), laid_out("attention")
+    lane, lengths = made.make_lane(made.shape(made.read({0: Request(SHORT[0])})[0])), []
+    admit = lane._stream.admit
+    lane._stream = lane._stream._replace(admit=lambda *arguments: lengths.append(arguments[2].src_ids.shape) or admit(*arguments))
+    lines = [LONG[0], *(SHORT[i % len(SHORT)] for i in range(60))]
+    for ticket, one in made.read(dict(enumerate(map(Request, lines)))).items():
+        lane.put(ticket, one)
+    while lane.busy:
+        lane.go(weights)
+    assert lengths.index((2, 24)) == 8
+    assert lengths.count((2, 24)) == 1
+    assert set(lengths) == {(2, 12), (2, 24)}
+    assert len(lengths) == 31
+
+
+def test_all_rows_are_seated_before_the_first_step():
+    made, weights = translator("attention", rows=8), laid_out("attention")
+    ready = made.read(dict(enumerate(map(Request, LINES[:8]))))
+    lane = made.make_lane(made.shape(ready[0]))
+    for ticket, one in ready.items():
+        lane.put(ticket, one)
+    ended = lane.go(weights, 1)
+    assert len(ended.tickets) + len(lane.seats) == 8
+    assert (np.asarray(lane.state.step)[list(lane.seats.values())] == 2).all()
 
 
 def test_who_is_withdrawn_from_the_line_is_not_searched_for():

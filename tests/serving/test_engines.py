@@ -23,7 +23,7 @@ def decoded(runs: list[Path], tmp_path: Path, asked: list[dict[str, Any]], *opti
     """What `decode --form jsonl` writes."""
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(one) + "\n" for one in asked))
-    how = ["--input", str(source), "--output", str(target), "--form", "jsonl", "--max-source-tokens", "24", "--rows", "8"]
+    how = ["--input", str(source), "--output", str(target), "--form", "jsonl", "--max-source-tokens", "24", "--rows", "16"]
     assert main(["decode", *map(str, runs), *how, *options]) == 0
     return [json.loads(line) for line in target.read_text().splitlines()]
 
