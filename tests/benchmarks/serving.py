@@ -158,6 +158,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=50)
     parser.add_argument("--option", action="append", default=[], dest="options", help="of decode and of serve, as --option=--beam-size=5")
+    parser.add_argument("--rows", help="of serve; decode has those of its own, by default 64")
     given = parser.parse_args()
     lines = [line for line in dict.fromkeys(given.lines.read_text().splitlines()) if line.strip()]
     texts, _ = decoded(given.run, lines, given.options)
@@ -168,7 +169,7 @@ def main() -> None:
         rates.append((len(lines) - len(quarter)) / (whole - short))
     rate = statistics.median(rates)
     print(f"decode: {rate:.1f} sentences/s of {os.cpu_count()} cores, {len(lines) / whole:.1f} with its start", flush=True)
-    server = Server(given.run, given.options)
+    server = Server(given.run, [*given.options, *(["--rows", given.rows] if given.rows else [])])
     print(f"ready after {server.ready_secs:.1f} s, {server.megabytes('VmRSS'):,.0f} MB", flush=True)
     wanted = dict(zip(lines, texts, strict=True))
     alone = http.client.HTTPConnection("127.0.0.1", server.port)
