@@ -6,8 +6,8 @@ are free, and searches until some rows are done.
 
 What is made for the same models and settings is the same: who opens a run again in one process compiles nothing again.
 
-The encoder reads a source padded to its own length; what it leaves is padded further, to a `memory_length` that many lengths share: a
-search costs about the same then, and sentences of different lengths share its rows and its program.
+The encoder reads a source padded to its own length; what it leaves of a short one is padded further, to a `memory_length` that all short ones
+share: a search costs about the same then, and sentences of different lengths share its rows and its program.
 
 Every device has rows of its own and looks at no other's, so a sentence's result depends neither on their number nor on its
 place: only on the shape (rows, source length, ...), which depends on the sentence alone.
@@ -41,7 +41,7 @@ _UNSAID = (PAD, BOS, UNK)  # tokens that are never generated
 _STEPS_AT_ONCE = 4
 """Where the host decides whether a loop goes on, as with GPUs, it waits for the device then: so not at every step. More would lose what
 they win, since rows that are done wait for the next look."""
-_MEMORY_LENGTHS = (48, 192, 512)
+_SHORT = 48  # tokens of a source up to which a search costs about the same
 KEPT = 8
 """Programs of as many choices of models and settings are kept, those that were used last."""
 
@@ -273,7 +273,7 @@ def memory_length(models: Sequence[Model], tokens: int) -> int:
     """
     if any(model.config.hard or model.config.attention == "additive" for model in models):
         return tokens
-    return next((length for length in _MEMORY_LENGTHS if length >= tokens), tokens)
+    return max(tokens, _SHORT)
 
 
 def _lengthen(memory: Memory, more: int) -> Memory:
