@@ -86,8 +86,9 @@ class Lane:
                 self._admit(weights)
             index, take = self._seat()
             more = bool(self._queue) or any(self._doors)
-            free, waiting = int(self._free().sum()), len(self._queue)
-            full = not waiting or not take.any() or free < min(waiting, self._part * self._devices.count)
+            free, waiting = self._free(), len(self._queue)
+            worth = free.max() >= self._part or free.sum() >= waiting  # one more turn costs more than a few empty rows
+            full = not waiting or not take.any() or not worth
             until = self._until(more)
             fed = feed_rows(self._devices, (index, take, until, np.full_like(until, most if full else 0)))
             self._rows, done, found = self._stream.go(weights, self._blocklist, self._rows, self._waiting, *fed)

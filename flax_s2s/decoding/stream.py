@@ -1,8 +1,8 @@
 """Sentences streaming through the rows of one search: where one is done, the next takes its place.
 
 Enters: parameters, and sentences as arrays of one shape. Leaves: hypotheses. `make_lay_out` makes parameters ready, once for all
-shapes. Two programs for each shape: `admit` encodes as many sentences as there are rows, and `go` seats some of them where rows
-are free, and searches until some rows are done.
+shapes. Two programs: `admit` encodes sentences of one length, and `go` seats some of them where rows are free, and searches until some rows are
+done. `go` is one for each shape of a search, `admit` one for each length of a source as well.
 
 What is made for the same models and settings is the same: who opens a run again in one process compiles nothing again.
 

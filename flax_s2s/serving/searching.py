@@ -1,7 +1,7 @@
 """A run, or several as one, that answers: sentences come at any time, and sit in lanes that are moved on in turn.
 
-Enters: wishes. Leaves: answers, the same as `decode` gives, to the byte. What lanes there may be is known before the first wish (each length
-of a source, with and without constraints), so that all programs are compiled before it comes. Each shape has one lane, so that its rows are
+Enters: wishes. Leaves: answers, the same as `decode` gives, to the byte. What lanes and lengths of sources there may be is known before the
+first wish (with and without constraints), so that all programs are compiled before it comes. Each shape has one lane, so that its rows are
 full before any wait in line, and those who wait are many when they are encoded. A lane moves by some steps in its turn: that is by how much
 a long sentence delays those of other shapes.
 """

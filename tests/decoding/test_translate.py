@@ -680,14 +680,17 @@ def test_who_is_of_a_rare_length_waits_for_others_of_it_but_not_for_long():
     assert len(lengths) == 31
 
 
-def test_all_rows_are_seated_before_the_first_step():
-    made, weights = translator("attention", rows=8), laid_out("attention")
-    ready = made.read(dict(enumerate(map(Request, LINES[:8]))))
+@pytest.mark.parametrize(("devices", "rows"), [(1, 8), (8, 1)])
+def test_all_rows_are_seated_before_the_first_step(devices, rows):
+    """Sentences of two lengths are encoded apart."""
+    made, weights = translator("attention", devices, rows=rows), laid_out("attention")
+    ready = made.read(dict(enumerate(map(Request, [*SHORT, *LONG, *SHORT, *LONG]))))
     lane = made.make_lane(made.shape(ready[0]))
     for ticket, one in ready.items():
         lane.put(ticket, one)
     ended = lane.go(weights, 1)
-    assert len(ended.tickets) + len(lane.seats) == 8
+    assert lane.seats
+    assert len(ended.tickets) + len(lane.seats) == 8  # some end with their second token
     assert (np.asarray(lane.state.step)[list(lane.seats.values())] == 2).all()
 
 
