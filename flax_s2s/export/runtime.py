@@ -265,7 +265,8 @@ class Arrays:
             queries = (queries @ self.weights["decoder/attention/kernel_query"]).reshape(
                 len(memory["keys"]), -1, 1, memory["keys"].shape[-1]
             )
-            scores = np.tanh(queries + memory["keys"][:, None]) @ self.weights["decoder/attention/vector"]
+            # A sum, no product with a vector: that reads beyond short rows, and NumPy then warns of values that are not there.
+            scores = (np.tanh(queries + memory["keys"][:, None]) * self.weights["decoder/attention/vector"]).sum(axis=-1)
         else:
             scores = queries.reshape(len(memory["keys"]), -1, queries.shape[1]) @ memory["keys"].swapaxes(1, 2)
         weights = scores + memory["mask"][:, None]
@@ -314,7 +315,7 @@ class Arrays:
 
     def _copy(self, memory: dict[str, np.ndarray], readouts: np.ndarray, weights: Any, logp: np.ndarray) -> np.ndarray:
         """What is said by copying or else by the softmax layer; behind the vocabulary what it lacks of the source."""
-        gate, size, held = readouts @ self.weights["copy_vector"] + self.weights["copy_bias"], logp.shape[1], memory["held"]
+        gate, size, held = (readouts * self.weights["copy_vector"]).sum(axis=-1) + self.weights["copy_bias"], logp.shape[1], memory["held"]
         copying, generating = -np.logaddexp(0, -gate)[:, None], -np.logaddexp(0, gate)
         sums, beam = np.zeros((len(logp), held.shape[1]), np.float32), len(logp) // len(held)
         copies, rows = np.repeat(memory["copies"], beam, axis=0), np.arange(len(logp))

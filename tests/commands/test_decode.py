@@ -258,7 +258,7 @@ def test_a_shard_is_found_in_a_slurm_array(trained_run: Path, tmp_path: Path, mo
 
 def test_a_job_that_is_killed_again_and_again_ends_with_the_same_bytes(trained_run: Path, tmp_path: Path) -> None:
     """The short version of `tests/soak/soak.py decode`."""
-    (tmp_path / "in").write_text("".join(line + "\n" for line in some_lines(400, 4)))
+    (tmp_path / "in").write_text("".join(line + "\n" for line in some_lines(3000, 4)))
     killed = kill_decoding(trained_run, tmp_path, random.Random(5), kills=4, options=("--part-bytes", "60", "--beam-size", "2"))
     assert killed.same and killed.kills == 4 and killed.left == []
 
