@@ -20,7 +20,7 @@ from flax_s2s.decoding.stream import Sentences, most_tokens
 LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """What is padded to where every position is computed."""
 SOURCE_LENGTHS = (12, 24, 48, 96, 192, 384, 512)
-"""What the sources of a search are padded to for the encoder; the search itself pads them further, see `stream.memory_length`."""
+"""What the sources of a search are padded to for the encoder; the search itself pads short ones further, see `stream.memory_length`."""
 _MOST_PHRASE_TOKENS, _MOST_EXCLUDED_BYTES = 256, 4096  # what a phrase, and all that a sentence excludes, may take: tables grow with it
 
 

@@ -265,7 +265,7 @@ class Arrays:
             queries = (queries @ self.weights["decoder/attention/kernel_query"]).reshape(
                 len(memory["keys"]), -1, 1, memory["keys"].shape[-1]
             )
-            # A sum, no product with a vector: that reads beyond short rows, and NumPy then warns of values that are not there.
+            # A sum: NumPy was once seen to warn of an invalid value in the product with a vector, of finite numbers.
             scores = (np.tanh(queries + memory["keys"][:, None]) * self.weights["decoder/attention/vector"]).sum(axis=-1)
         else:
             scores = queries.reshape(len(memory["keys"]), -1, queries.shape[1]) @ memory["keys"].swapaxes(1, 2)
