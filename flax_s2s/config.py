@@ -391,8 +391,9 @@ class DecodingConfig:
     """What is averaged over several runs."""
     shortlist: int = operational(0)
     """Target tokens tried for a sentence, by the run's shortlist, at best a multiple of 64; 0: the whole vocabulary."""
-    compute: Literal["auto", "float32", "bfloat16"] = operational("auto")
-    """Type of products; auto: bfloat16 on CPUs with instructions for it, on which batch size changes no translation then, else float32."""
+    compute: Literal["auto", "float32", "bfloat16", "int8"] = operational("auto")
+    """Type of products; auto: bfloat16 on CPUs with instructions for it, on which batch size changes no translation then, else float32;
+    int8, on CPUs: the search's weights in 8 bits, which is faster, and another translation here and there."""
     rows: int = operational(64)
     """Sentences decoded at once by each device."""
     max_source_tokens: int = operational(512)

@@ -346,6 +346,8 @@ def _check_decoding(decoding: DecodingConfig, model: ModelConfig) -> None:
         raise UserError("decoding.top_k and decoding.top_p cut what is sampled from; give decoding.temperature, for example 1.0")
     if decoding.coverage_penalty and model.attention == "none":
         raise UserError(f"decoding.coverage_penalty={decoding.coverage_penalty} needs attention, got model.attention=none; use 0")
+    if decoding.compute == "int8" and model.hard:
+        raise UserError(f"decoding.compute=int8 is for soft attention, got model.alignment={model.alignment}; use auto")
     if 0 < decoding.shortlist < _LEAST_SHORTLIST:
         raise UserError(
             f"decoding.shortlist={decoding.shortlist} leaves nothing to say; use at least {_LEAST_SHORTLIST}, or 0 for all tokens"

@@ -240,6 +240,11 @@ RULES = [  # fields that break a rule, the whole message, and the remedy it name
         {"vocab.byte_fallback": False},
     ),
     (
+        {"model.alignment": "hard", "decoding.compute": "int8"},
+        "decoding.compute=int8 is for soft attention, got model.alignment=hard; use auto",
+        {"decoding.compute": "auto"},
+    ),
+    (
         {"model.alignment": "hard", "model.attention": "none"},
         "model.alignment=hard is attention, got model.attention=none; use general, or model.alignment=soft",
         {"model.attention": "general"},

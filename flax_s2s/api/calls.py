@@ -37,7 +37,7 @@ class Settings(TypedDict, total=False):
     seed: int
     ensemble: Literal["probabilities", "log-probabilities"]
     shortlist: int
-    compute: Literal["auto", "float32", "bfloat16"]
+    compute: Literal["auto", "float32", "bfloat16", "int8"]
     rows: int
     max_source_tokens: int
 

@@ -231,19 +231,20 @@ def settle(configs: Sequence[Config], decoding: DecodingConfig) -> Config:
     """
     # How it is measured is checked by who measures: any run decodes.
     checked = [check(dataclasses.replace(config, decoding=decoding), measures=False) for config in configs]
-    return dataclasses.replace(checked[0], decoding=dataclasses.replace(decoding, compute=_choose_compute(decoding)))
+    return dataclasses.replace(
+        checked[0], decoding=dataclasses.replace(decoding, compute=_fast_compute() if decoding.compute == "auto" else decoding.compute)
+    )
 
 
 def make_models(configs: Sequence[Config], decoding: DecodingConfig, vocabularies: Vocabularies) -> list[Model]:
     """The runs' models as they decode: anywhere, whatever they were trained with."""
     sizes = vocabularies.sizes
-    return [make_model(dataclasses.replace(config.model, kernel="auto", compute=decoding.compute), *sizes) for config in configs]
+    compute = _fast_compute() if decoding.compute == "int8" else decoding.compute  # of what has no weights in 8 bits
+    return [make_model(dataclasses.replace(config.model, kernel="auto", compute=compute), *sizes) for config in configs]
 
 
-def _choose_compute(decoding: DecodingConfig) -> Literal["float32", "bfloat16"]:
+def _fast_compute() -> Literal["float32", "bfloat16"]:
     """bfloat16 where it is faster and a product's rows do not depend on how many there are: on GPUs other kernels sum otherwise."""
-    if decoding.compute != "auto":
-        return decoding.compute
     return "bfloat16" if jax.default_backend() == "cpu" and processor.multiplies_bfloat16() else "float32"
 
 

@@ -151,7 +151,7 @@ class Scorer:
         """
         self.vocabularies, self.config, self.devices = vocabularies, config, devices
         self.rows = rows_per_device(config, 1) * devices.count
-        self._lay_out = make_lay_out(tuple(models))
+        self._lay_out = make_lay_out(tuple(models), config.compute)
         self._forced = make_forced(tuple(models), config.ensemble, devices)
 
     @property

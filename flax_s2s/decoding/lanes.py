@@ -14,7 +14,7 @@ import numpy as np
 
 from flax_s2s.decoding.requests import Ready, Requests, Shape
 from flax_s2s.decoding.stream import Rows, Sentences, Stream, Weights
-from flax_s2s.runtime.parallel import Devices, feed_rows
+from flax_s2s.runtime.parallel import Devices
 
 _REFILL = 8  # one part in so many of the rows must be free before others take their places
 _ADMIT = 2  # one part in so many of the rows is encoded at once
@@ -90,9 +90,10 @@ class Lane:
             worth = free.max() >= self._part or free.sum() >= waiting  # one more turn costs more than a few empty rows
             full = not waiting or not take.any() or not worth
             until = self._until(more)
-            fed = feed_rows(self._devices, (index, take, until, np.full_like(until, most if full else 0)))
-            self._rows, done, found = self._stream.go(weights, self._blocklist, self._rows, self._waiting, *fed)
+            steps = np.full_like(until, most if full else 0)
+            self._rows, done, found = self._stream.go(weights, self._blocklist, self._rows, self._waiting, index, take, until, steps)
             if full:
+                self._admit_ahead(weights)
                 return done, found
 
     def _seat(self) -> tuple[np.ndarray, np.ndarray]:
@@ -114,6 +115,11 @@ class Lane:
             self._waiting = None  # memory
         return ended
 
+    def _admit_ahead(self, weights: Sequence[Weights]) -> None:
+        """Encodes those who are next while the search runs, so that it need not wait for them; not where only its end says whose rows are free."""
+        if self._devices.count == 1 and len(self._queue) >= self._count and not any(self._doors):
+            self._admit(weights)
+
     def _admit(self, weights: Sequence[Weights]) -> None:
         """Encodes some of those in line, all of one length, and sends them to the doors of the devices with most free rows.
 
@@ -134,8 +140,7 @@ class Lane:
             dealt[device, (dealt[device] < 0).argmax()] = number
             free[device] -= 1
         sentences = self._requests.sentences(self.shape, [one for _, one in alike], count)
-        fed = feed_rows(self._devices, _rearranged(sentences, dealt.reshape(-1)))
-        self._waiting = self._stream.admit(weights, self._blocklist, fed)
+        self._waiting = self._stream.admit(weights, self._blocklist, _rearranged(sentences, dealt.reshape(-1)))
         if self._rows is None:
             self._rows = self._stream.empty(self._waiting)
         for row, number in enumerate(dealt.reshape(-1).tolist()):

@@ -13,6 +13,7 @@ Every device has rows of its own and looks at no other's, so a sentence's result
 place: only on the shape (rows, source length, ...), which depends on the sentence alone.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig
+from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig, UserError
 from flax_s2s.decoding import beam, constraints
 from flax_s2s.decoding.beam import Hypotheses, Next
 from flax_s2s.decoding.constraints import Automaton, Steps
@@ -32,7 +33,7 @@ from flax_s2s.decoding.sampling import sample
 from flax_s2s.model import alignment
 from flax_s2s.model.copying import extend
 from flax_s2s.model.decoder import Memory
-from flax_s2s.model.product import multiply
+from flax_s2s.model.product import Quantized, multiply, multiply_quantized
 from flax_s2s.model.seq2seq import Model, Seq2Seq, StepWeights
 from flax_s2s.runtime import lowered
 from flax_s2s.runtime.parallel import AXIS, Devices
@@ -41,6 +42,7 @@ _UNSAID = (PAD, BOS, UNK)  # tokens that are never generated
 _STEPS_AT_ONCE = 4
 """Where the host decides whether a loop goes on, as with GPUs, it waits for the device then: so not at every step. More would lose what
 they win, since rows that are done wait for the next look."""
+_TAKEN = 16  # vectors, by a product in bfloat16
 _SHORT = 48  # tokens of a source up to which a search costs about the same
 KEPT = 8
 """Programs of as many choices of models and settings are kept, those that were used last."""
@@ -77,7 +79,7 @@ class Rows(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """The programs, jitted; arrays are spread over the devices by row."""
+    """The programs, jitted; arrays are spread over the devices by row, those of NumPy as they come in."""
 
     admit: Callable[..., Rows]
     """`(Weights of each model, blocklist, Sentences) -> Rows` after the first step"""
@@ -90,8 +92,19 @@ class Stream(NamedTuple):
 
 
 @lru_cache(KEPT)
-def make_lay_out(models: tuple[Model, ...]) -> Callable[[Sequence[Any]], list[Weights]]:
-    """Makes `params of each model -> Weights of each model`, jitted: once for all that is searched or scored with them."""
+def make_lay_out(models: tuple[Model, ...], compute: str = "auto") -> Callable[[Sequence[Any]], list[Weights]]:
+    """Makes `params of each model -> Weights of each model`, jitted: once for all that is searched or scored with them.
+
+    Args:
+        models: what reads them.
+        compute: as `DecodingConfig` has it; all but int8 is the models' own affair.
+
+    Raises:
+        UserError: int8 is asked for, and this is no CPU.
+    """
+    quantized = compute == "int8"
+    if quantized and jax.default_backend() != "cpu":
+        raise UserError(f"decoding.compute=int8 is for CPUs, got {jax.devices()[0].device_kind}; use auto")
 
     def rounded(bound: Seq2Seq, path: Any, leaf: Array) -> Array:
         return leaf.astype(bound.compute) if path[-1].key.startswith("kernel") else leaf
@@ -99,9 +112,9 @@ def make_lay_out(models: tuple[Model, ...]) -> Callable[[Sequence[Any]], list[We
     def lay_out(params: Sequence[Any]) -> list[Weights]:
         bound = [model.bind(own) for model, own in zip(models, params, strict=True)]
         ready = [jax.tree_util.tree_map_with_path(partial(rounded, one), own) for one, own in zip(bound, params, strict=True)]
-        return [Weights(own, one.lay_out()) for one, own in zip(bound, ready, strict=True)]
+        return [Weights(own, one.lay_out(quantized)) for one, own in zip(bound, ready, strict=True)]
 
-    return lowered.jit(lay_out, [model.config for model in models])
+    return lowered.jit(lay_out, ([model.config for model in models], quantized))
 
 
 class _Last(NamedTuple):
@@ -165,6 +178,7 @@ def make_logp_fn(
     def logits_of(read: Any, ids: Any) -> Any:
         """Of one token of each hypothesis, at every source position."""
         if layer is None:
+            assert not isinstance(weights.softmax, Quantized)  # see `rules`
             columns, added = weights.softmax[:, ids], bias[ids]  # [readout batch beam]
             return jnp.einsum("bksr,rbk->bks", read, columns, preferred_element_type=jnp.float32) + added[:, :, None]
         columns, added = (jnp.take_along_axis(part, at, axis=-1) for part, at in zip(layer, (ids[:, None], ids), strict=True))
@@ -175,13 +189,11 @@ def make_logp_fn(
         return logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
 
     def compute_logits(readouts: Any) -> Any:
-        if layer is None:
-            products, added = jnp.matmul(readouts, weights.softmax, preferred_element_type=jnp.float32), bias[None, None, :]
-        else:
-            products = multiply(readouts, layer[0])
-            added = layer[1][:, None, :]
+        kernel, added = (weights.softmax, bias[None, None, :]) if layer is None else (layer[0], layer[1][:, None, :])
+        if isinstance(kernel, Quantized):
+            return multiply_quantized(readouts, kernel) + added
         # What reads products this large shall add and subtract as it reads: log_softmax would write them twice more.
-        return lax.optimization_barrier(products) + added
+        return lax.optimization_barrier(multiply(readouts, kernel)) + added
 
     return logp_fn
 
@@ -226,8 +238,8 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
     @partial(spread, in_specs=(everywhere, everywhere, by_row))
     def admit(weights: Sequence[Weights], blocklist: Any, sentences: Sentences) -> Rows:
         bound, count = [model.bind(own.params) for model, own in zip(models, weights, strict=True)], sentences.limit.shape[0]
-        if count == 1:  # see `rows_per_device`
-            sentences = jax.tree.map(lambda part: jnp.repeat(part, 2, axis=0), sentences)
+        more = rows_alike(count, 1, sentences.src_ids.shape[1], how(sentences).groups) - count
+        sentences = jax.tree.map(lambda part: jnp.concatenate([part, jnp.repeat(part[:1], more, axis=0)]), sentences)
         longer = memory_length(models, sentences.src_ids.shape[1]) - sentences.src_ids.shape[1]
         memories = tuple(_lengthen(one.encode(sentences.src_ids), longer) for one in bound)
         sentences = sentences._replace(src_ids=jnp.pad(sentences.src_ids, ((0, 0), (0, longer)), constant_values=PAD))
@@ -261,8 +273,11 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         return free._replace(state=free.state._replace(done=jnp.ones_like(free.state.done)))
 
     about = ([model.config for model in models], config, keep_attention)
+    same, rows = devices.replicated, devices.by_row
     return Stream(
-        lowered.jit(admit, about), lowered.jit(go, about, donate_argnums=2), lowered.jit(empty, about, out_shardings=devices.by_row)
+        lowered.jit(admit, about, in_shardings=(same, same, rows)),
+        lowered.jit(go, about, in_shardings=(same, same, *[rows] * 6), donate_argnums=2),
+        lowered.jit(empty, about, out_shardings=rows),
     )
 
 
@@ -322,8 +337,21 @@ def _lay_rules(
 
 
 def rows_per_device(config: DecodingConfig, beams: int) -> int:
-    """Never so few that a product has one row: that is made by another kernel than one with more, which rounds otherwise."""
-    return max(config.rows, 1 if beams > 1 else 2)
+    """As many as are asked for, or the few more that `rows_alike` wants; `beams` vectors of each are multiplied at once."""
+    return rows_alike(config.rows, beams)
+
+
+def rows_alike(count: int, *vectors: int) -> int:
+    """The least number of rows, from a count on, with which products have as many vectors as give each the same bits as any other number does.
+
+    The vectors of a product are taken by sixteens. One or two that are left over, or one or two in all, are multiplied by other instructions
+    on CPUs with AMX, which sum in another order; one in all everywhere.
+
+    Args:
+        count: rows that are wanted.
+        vectors: of each row in a product, one number for each kind of product.
+    """
+    return next(rows for rows in itertools.count(count) if not any(rows * many % _TAKEN in (1, 2) for many in vectors))
 
 
 def most_tokens(source_tokens: int, config: DecodingConfig) -> int:

@@ -95,7 +95,7 @@ class Translator:
         self._settle = settle
         self._requests = Requests(vocabularies, config, tuple(blocklist), shortlist, lengths, partial(memory_length, models))
         self._blocklist = self._requests.make_blocklist()
-        self._lay_out = make_lay_out(tuple(models))
+        self._lay_out = make_lay_out(tuple(models), config.compute)
         attends = attention and all(model.config.attention != "none" for model in models)
         self._stream = make_stream(tuple(models), config, devices, attends)
         self._says_copied = vocabularies.copy and (len(models) == 1 or config.ensemble == "probabilities")

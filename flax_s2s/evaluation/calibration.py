@@ -92,7 +92,7 @@ class Forecaster:
             devices: this process' own.
         """
         self.vocabularies, self.config, self.devices = vocabularies, config, devices
-        self._lay_out = make_lay_out(tuple(models))
+        self._lay_out = make_lay_out(tuple(models), config.compute)
         self._forecast = make_forecast(models, config.ensemble, devices)
 
     def __call__(self, params: Sequence[Any], pairs: Sequence[Pair], temperatures: Sequence[float]) -> Forecasts:

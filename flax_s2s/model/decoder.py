@@ -1,6 +1,6 @@
 """The decoder: a memory of the source and target tokens -> readouts, of whole sentences or one step at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +16,8 @@ from flax_s2s.model.attention import Attention, Source
 from flax_s2s.model.cells import Norm, State, Zones
 from flax_s2s.model.lstm import choose_means, project, unroll
 from flax_s2s.model.noise import Noise, RowKeys, drop_features, make_noise
-from flax_s2s.model.product import product
-from flax_s2s.model.recurrence import Kernels, Multiply, multiply_by, scan
+from flax_s2s.model.product import Quantized, product
+from flax_s2s.model.recurrence import Multiply, multiply_by, scan
 from flax_s2s.model.sizes import initializers, make_layer, sizes
 
 
@@ -124,7 +124,7 @@ class Decoder(nnx.Module):
         """Of each layer."""
         return [make_noise(self.config, keys, noise.TARGET + index, steps, layer.hidden) for index, layer in enumerate(self.layers)]
 
-    def make_step(self, kernels: Kernels, memory: Memory) -> Callable[[Carry, Any], tuple[Carry, Any, Any]]:
+    def make_step(self, kernels: Mapping[str, Array | Quantized], memory: Memory) -> Callable[[Carry, Any], tuple[Carry, Any, Any]]:
         """One step of any number of hypotheses per sentence: `(carry, projected [batch beam gates]) -> carry, readouts, weights or None`.
 
         With hard attention in place of the readouts an `Aim`.

@@ -7,15 +7,45 @@ float32 or below. On CPUs XLA multiplies bfloat16 as such (twice as fast) only w
 contracted over its last axis, and no transposition stands beside the product: hence the forms of the three products here.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int8
+
+_MOST_STEPS = 127  # of int8, to either side
 
 
 def multiply(left: Float[Array, "*rows inp"], kernel: Float[Array, "*batch inp out"]) -> Float[Array, "*rows out"]:
     """`left @ kernel` as jax differentiates it; for what has a gradient of its own, or needs none."""
     return jnp.matmul(left, kernel.astype(left.dtype), preferred_element_type=jnp.float32)
+
+
+class Quantized(NamedTuple):
+    """A kernel in int8, for what needs no gradient: each column is whole steps of a size of its own."""
+
+    steps: Int8[Array, "inp out"]
+    size: Float[Array, " out"]
+
+
+def quantize(kernel: Float[Array, "inp out"]) -> Quantized:
+    """The kernel in int8; a column's largest number is 127 steps."""
+    largest = jnp.abs(kernel).max(axis=0)
+    size = jnp.where(largest > 0, largest, 1.0) / _MOST_STEPS
+    return Quantized(jnp.round(kernel / size[None, :]).astype(jnp.int8), size)
+
+
+def multiply_quantized(left: Float[Array, "*rows inp"], kernel: Quantized) -> Float[Array, "*rows out"]:
+    """`left @ kernel` in whole numbers, whose sums are exact in any order.
+
+    Each row of `left` is rounded to 127 steps of a size of its own, so that its product depends on no other row.
+    """
+    rows = left.astype(jnp.float32)
+    size = jnp.maximum(jnp.abs(rows).max(axis=-1, keepdims=True), jnp.finfo(jnp.float32).tiny * _MOST_STEPS) / _MOST_STEPS
+    sums = jnp.matmul(jnp.round(rows / size).astype(jnp.int8), kernel.steps, preferred_element_type=jnp.int32)
+    sizes = size * kernel.size.reshape((1,) * (rows.ndim - 1) + (-1,))
+    return lax.optimization_barrier(sums).astype(jnp.float32) * sizes  # who reads them shall multiply as it reads
 
 
 def multiply_transposed(left: Float[Array, "*rows out"], kernel: Float[Array, "*batch inp out"]) -> Float[Array, "*rows inp"]:

@@ -17,15 +17,21 @@ from jax import lax
 from jaxtyping import Array
 
 from flax_s2s.model import product as products
+from flax_s2s.model.product import Quantized
 
 Kernels = Mapping[str, Array]
 Multiply = Callable[[str, Array], Array]
 Step = Callable[[Multiply, Any, Any, Any], tuple[Any, Any]]
 
 
-def multiply_by(kernels: Kernels) -> Multiply:
+def multiply_by(kernels: Mapping[str, Array | Quantized]) -> Multiply:
     """`multiply(name, left)` is `left @ kernels[name]` in float32; a kernel is `[inp out]`, or one for each row, `[batch inp out]`."""
-    return lambda name, left: products.product(left, kernels[name])
+
+    def multiply(name: str, left: Array) -> Array:
+        kernel = kernels[name]
+        return products.multiply_quantized(left, kernel) if isinstance(kernel, Quantized) else products.product(left, kernel)
+
+    return multiply
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 5))

@@ -28,7 +28,7 @@ from flax_s2s.model.decoder import Carry, Decoder, Memory, Readings, start_carry
 from flax_s2s.model.encoder import Bridge, Encoder, reverse_real
 from flax_s2s.model.lstm import choose_means
 from flax_s2s.model.noise import RowKeys, drop_features, drop_words
-from flax_s2s.model.product import product
+from flax_s2s.model.product import Quantized, product, quantize
 from flax_s2s.model.sizes import initializers, sizes
 
 Step = Callable[[Carry, Int[Array, "batch beam"]], tuple[Carry, Any, Float[Array, "batch beam src"] | None]]
@@ -39,8 +39,8 @@ class StepWeights(NamedTuple):
     """What decoding steps read of the parameters: joined, rounded and laid out for fast products."""
 
     inputs: Float[Array, "vocab gates"]  # each token's part of the lowest layer's sums, the bias included
-    kernels: dict[str, Array]  # of layers and readout, by name
-    softmax: Float[Array, "readout vocab"]
+    kernels: dict[str, Array | Quantized]  # of layers and readout, by name
+    softmax: Float[Array, "readout vocab"] | Quantized
 
 
 class Seq2Seq(nnx.Module):
@@ -133,12 +133,15 @@ class Seq2Seq(nnx.Module):
         """The carry of `beams` hypotheses per sentence before the first step."""
         return start_carry(memory, self.config, beams)
 
-    def lay_out(self) -> StepWeights:
-        """What `make_step` needs, as large as the decoder and `vocab x gates` numbers more."""
+    def lay_out(self, quantized: bool = False) -> StepWeights:
+        """What `make_step` needs, as large as the decoder and `vocab x gates` numbers more; `quantized`: kernels in int8."""
         dtype = jnp.dtype(self.compute)
         # Rounded as in training, but kept in float32: XLA's gather from a bfloat16 table on CPUs converts all of it first.
         inputs = self.decoder.project(self.target_table[...].astype(dtype)).astype(jnp.float32)
-        return StepWeights(inputs, self.decoder.lay_out(dtype), self.output()[0].T.astype(dtype))
+        kernels, softmax = self.decoder.lay_out(jnp.dtype(jnp.float32) if quantized else dtype), self.output()[0].T
+        if quantized:
+            return StepWeights(inputs, {name: quantize(kernel) for name, kernel in kernels.items()}, quantize(softmax))
+        return StepWeights(inputs, dict(kernels), softmax.astype(dtype))
 
     def make_step(self, weights: StepWeights, memory: Memory) -> Step:
         """What reads one more token of every hypothesis."""

@@ -32,7 +32,15 @@ HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[2]))
 PEERS = HERE.with_name("decoding_peers.py")
 CORPUS = HERE.parents[2] / ".." / "shared" / "data" / "multi30k"
-OURS = ("ours", "ours, shortlist", "ours, float32", "ours, as trained", "ours, as trained, shortlist")
+OURS = (
+    "ours",
+    "ours, shortlist",
+    "ours, int8",
+    "ours, int8, shortlist",
+    "ours, float32",
+    "ours, as trained",
+    "ours, as trained, shortlist",
+)
 NAMES = (*OURS, "OpenNMT-py", "JoeyNMT")
 
 
@@ -78,7 +86,7 @@ def serve(name, run, folder, beam, rows):
 
     decoding = rundir.read_config(rundir.make_path(run)).decoding
     changed = {"beam_size": beam, "rows": rows, "shortlist": 256 if "shortlist" in name else 0}
-    decoding = dataclasses.replace(decoding, **changed, compute="float32" if "float32" in name else "auto")
+    decoding = dataclasses.replace(decoding, **changed, compute=next((kind for kind in ("float32", "int8") if kind in name), "auto"))
     opened = open_runs([run], "best", decoding, join=False)
     params = opened.params[0]
     if "as trained" not in name:

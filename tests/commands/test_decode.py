@@ -19,6 +19,7 @@ import sacrebleu
 from soak.decode import kill_decoding
 from tiny import REPOSITORY
 
+import flax_s2s
 from flax_s2s.cli.verbs import main
 from flax_s2s.config import VocabConfig
 from flax_s2s.data import vocab_training
@@ -45,6 +46,12 @@ def test_lines_keep_their_number_and_order(trained_run: Path, tmp_path: Path) ->
     assert found[1] == found[2] == "" and found[0] == found[7]
     assert decode(trained_run, tmp_path, "\n".join(reversed(LINES)).encode()) == found[::-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "out.summary.json"]
+
+
+def test_in_eight_bits(trained_run: Path, tmp_path: Path) -> None:
+    found = decode(trained_run, tmp_path, "\n".join(LINES).encode(), "--compute", "int8")
+    assert found == [one.text for one in flax_s2s.load(trained_run).translate(LINES, compute="int8")]
+    assert decode(trained_run, tmp_path, "\n".join(reversed(LINES)).encode(), "--compute", "int8", "--rows", "3") == found[::-1]
 
 
 def test_hostile_bytes_keep_the_number_of_lines(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,22 +5,24 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig, ModelConfig, VocabConfig
+from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig, ModelConfig, UserError, VocabConfig
 from flax_s2s.data import vocab_training
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding import beam
-from flax_s2s.decoding.forced import forced_logp
+from flax_s2s.decoding.forced import Scorer, forced_logp
 from flax_s2s.decoding.lexical import Phrases
 from flax_s2s.decoding.requests import SOURCE_LENGTHS, Request, padded_length
 from flax_s2s.decoding.shortlist import Shortlist
-from flax_s2s.decoding.stream import Sentences, make_lay_out, make_step_fn, make_stream, memory_length, most_tokens
+from flax_s2s.decoding.stream import Sentences, make_lay_out, make_step_fn, make_stream, memory_length, most_tokens, rows_alike
 from flax_s2s.decoding.translate import BLANK, Translator
+from flax_s2s.model.product import Quantized
 from flax_s2s.model.seq2seq import init_params, make_model
 from flax_s2s.runtime import parallel
 
@@ -185,10 +187,11 @@ def test_a_device_that_is_looked_at_seldom_finds_the_same(monkeypatch, fields):
 
 
 @pytest.mark.skipif("avx512_bf16" not in Path("/proc/cpuinfo").read_text(), reason="a CPU without instructions for bfloat16")
+@pytest.mark.parametrize("quantized", [False, True])
 @pytest.mark.parametrize(
     "fields", [{"attention": "additive"}, {"attention": "general", "input_feeding": True}, {"attention": "none"}], ids=str
 )
-def test_in_bfloat16_a_row_is_the_same_bits_among_any_number_of_others(fields):
+def test_in_bfloat16_a_row_is_the_same_bits_among_any_number_of_others(fields, quantized):
     """At sizes at which products have their fast kernels; `decoding.compute=auto` rests on it."""
     config, vocabulary, beams, length = ModelConfig(embedding_size=256, hidden_size=512, compute="bfloat16", **fields), 6000, 5, 24
     made, rng = make_model(config, vocabulary, vocabulary), np.random.default_rng(0)
@@ -200,7 +203,7 @@ def test_in_bfloat16_a_row_is_the_same_bits_among_any_number_of_others(fields):
     def read(weights, sources, tokens):
         bound = made.bind(weights)
         memory = bound.encode(sources)
-        step_fn = make_step_fn(bound, bound.lay_out(), memory)
+        step_fn = make_step_fn(bound, bound.lay_out(quantized), memory)
 
         def step(carry, ids):
             carry, following = step_fn(carry, ids)
@@ -209,8 +212,57 @@ def test_in_bfloat16_a_row_is_the_same_bits_among_any_number_of_others(fields):
         return jax.lax.scan(step, bound.start(memory, beams), tokens)[1]
 
     whole = np.asarray(read(weights, sources, tokens.astype(np.int32)))
-    for rows in (2, 8, 24):
+    for rows in (rows_alike(1, 1, beams, length), 8, 24):
         assert (np.asarray(read(weights, sources[:rows], tokens[:, :rows].astype(np.int32))) == whole[:, :rows]).all()
+
+
+@pytest.mark.skipif("avx512_bf16" not in Path("/proc/cpuinfo").read_text(), reason="a CPU without instructions for bfloat16")
+@pytest.mark.parametrize("beams", [1, 3])
+def test_in_bfloat16_any_number_of_rows_finds_the_same_bits(beams):
+    """At sizes at which products have their fast kernels; few rows, and numbers of which products leave one or two vectors over."""
+    config = ModelConfig(embedding_size=256, hidden_size=512, compute="bfloat16", attention="general", input_feeding=True)
+    made, drawn = make_model(config, *vocabularies().sizes), draw(config, vocabularies(), 3)
+    found = {}
+    for rows in (32, 1, 2, 6, 17):
+        how = dataclasses.replace(DECODING, rows=rows, beam_size=beams, max_length_ratio=0.5)
+        translate = Translator([made], vocabularies(), how, parallel.make_devices(1, {}))
+        found[rows] = translate(translate.lay_out([drawn]), LINES)
+    assert len({one.ids for one in found[32]}) > len(LINES) // 2
+    for rows, texts in found.items():
+        assert texts == found[32], rows
+
+
+@given(st.integers(1, 100), st.lists(st.integers(1, 70), min_size=1, max_size=3))
+def test_so_many_rows_leave_no_one_or_two_vectors_over(count, vectors):
+    found = rows_alike(count, *vectors)
+    assert count <= found < count + 16
+    assert not any(found * many % 16 in (1, 2) for many in vectors)
+
+
+@pytest.mark.parametrize("name", ["attention", "input feeding", "fixed vector"])
+def test_in_int8_a_search_says_what_scoring_says_and_batch_size_changes_nothing(name):
+    """Its numbers are near those of float32, and not the same: it is in 8 bits."""
+    made = translator(name, compute="int8")
+    weights, exactly = made.lay_out([params(name)]), laid_out(name)
+    assert jax.tree.map(lambda leaf: leaf.dtype, weights[0].step.softmax) == Quantized(jnp.int8, jnp.float32)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(weights[0].step.kernels)} == {"int8", "float32"}
+    found = made(weights, LINES)
+    assert found == [made(weights, [line])[0] for line in LINES]
+    close(translator(name, compute="int8", rows=64)(weights, LINES), found)
+    scorer = Scorer([model(name)], vocabularies(), made.config, parallel.make_devices(1, {}))
+    off = []
+    for line, one in zip(LINES, found, strict=True):
+        if one.finished:
+            ids = list(one.ids[:-1])
+            assert abs(scorer(weights, [line], [ids])[0].logp - one.logp) < 1e-4
+            off.append(abs(scorer(exactly, [line], [ids])[0].logp - one.logp) / len(one.ids))
+    assert 1e-5 < max(off) < 0.3
+
+
+def test_int8_is_for_processors(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(UserError, match=r"decoding.compute=int8 is for CPUs, got cpu; use auto"):
+        make_lay_out.__wrapped__((model("attention"),), "int8")
 
 
 # Limits
@@ -692,6 +744,28 @@ def test_all_rows_are_seated_before_the_first_step(devices, rows):
     assert lane.seats
     assert len(ended.tickets) + len(lane.seats) == 8  # some end with their second token
     assert (np.asarray(lane.state.step)[list(lane.seats.values())] == 2).all()
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_who_is_next_is_encoded_while_others_are_searched_for(devices):
+    """On one device; where there are several only the end of a search says whose rows are free."""
+    made, weights = translator("attention", devices, rows=4), laid_out("attention")
+    rows = 4 * devices
+    ready = made.read({i: Request(SHORT[i % len(SHORT)]) for i in range(4 * rows)})
+    lane, order = made.make_lane(made.shape(ready[0])), []
+    admit, go = lane._stream.admit, lane._stream.go
+    lane._stream = lane._stream._replace(
+        admit=lambda *given: order.append("admit") or admit(*given), go=lambda *given: order.append(int(given[-1][0])) or go(*given)
+    )
+    for ticket, one in ready.items():
+        lane.put(ticket, one)
+    started = lane.start(weights, 1)
+    # Half of the rows at a time: twice so, of which the first waits for the second; then those who come next.
+    assert order == ["admit", 0, "admit", 1, *["admit"] * (devices == 1)]
+    lane.finish(started)
+    while lane.busy:
+        lane.go(weights)
+    assert order.count("admit") == 8  # nobody was encoded twice
 
 
 def test_who_is_withdrawn_from_the_line_is_not_searched_for():
