@@ -150,7 +150,7 @@ class Scorer:
             devices: this process' own.
         """
         self.vocabularies, self.config, self.devices = vocabularies, config, devices
-        self.rows = rows_per_device(config, 1) * devices.count
+        self.rows = rows_per_device(config, 1, models) * devices.count
         self._lay_out = make_lay_out(tuple(models), config.compute)
         self._forced = make_forced(tuple(models), config.ensemble, devices)
 

@@ -24,7 +24,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig, UserError
+from flax_s2s.config import BOS, EOS, PAD, UNK, DecodingConfig, ModelConfig, UserError
 from flax_s2s.decoding import beam, constraints
 from flax_s2s.decoding.beam import Hypotheses, Next
 from flax_s2s.decoding.constraints import Automaton, Steps
@@ -35,6 +35,7 @@ from flax_s2s.model.copying import extend
 from flax_s2s.model.decoder import Memory
 from flax_s2s.model.product import Quantized, multiply, multiply_quantized
 from flax_s2s.model.seq2seq import Model, Seq2Seq, StepWeights
+from flax_s2s.model.sizes import sizes
 from flax_s2s.runtime import lowered
 from flax_s2s.runtime.parallel import AXIS, Devices
 
@@ -42,7 +43,7 @@ _UNSAID = (PAD, BOS, UNK)  # tokens that are never generated
 _STEPS_AT_ONCE = 4
 """Where the host decides whether a loop goes on, as with GPUs, it waits for the device then: so not at every step. More would lose what
 they win, since rows that are done wait for the next look."""
-_TAKEN = 16  # vectors, by a product in bfloat16
+_TAKEN, _EVEN = 16, 32  # vectors that a product in bfloat16 takes at once; a size of vectors that it likes
 _SHORT = 48  # tokens of a source up to which a search costs about the same
 KEPT = 8
 """Programs of as many choices of models and settings are kept, those that were used last."""
@@ -238,7 +239,7 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
     @partial(spread, in_specs=(everywhere, everywhere, by_row))
     def admit(weights: Sequence[Weights], blocklist: Any, sentences: Sentences) -> Rows:
         bound, count = [model.bind(own.params) for model, own in zip(models, weights, strict=True)], sentences.limit.shape[0]
-        more = rows_alike(count, 1, sentences.src_ids.shape[1], how(sentences).groups) - count
+        more = rows_alike(models, count, 1, sentences.src_ids.shape[1], how(sentences).groups) - count
         sentences = jax.tree.map(lambda part: jnp.concatenate([part, jnp.repeat(part[:1], more, axis=0)]), sentences)
         longer = memory_length(models, sentences.src_ids.shape[1]) - sentences.src_ids.shape[1]
         memories = tuple(_lengthen(one.encode(sentences.src_ids), longer) for one in bound)
@@ -268,7 +269,7 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         return rows._replace(state=state), state.done, beam.finish(state, search, rows.sentences.include)
 
     def empty(rows: Rows) -> Rows:
-        count = rows_per_device(config, config.beam_size) * devices.count
+        count = rows_per_device(config, config.beam_size, models) * devices.count
         free = jax.tree.map(lambda part: jnp.zeros((count, *part.shape[1:]), part.dtype), rows)
         return free._replace(state=free.state._replace(done=jnp.ones_like(free.state.done)))
 
@@ -336,22 +337,29 @@ def _lay_rules(
     return steps
 
 
-def rows_per_device(config: DecodingConfig, beams: int) -> int:
+def rows_per_device(config: DecodingConfig, beams: int, models: Sequence[Model]) -> int:
     """As many as are asked for, or the few more that `rows_alike` wants; `beams` vectors of each are multiplied at once."""
-    return rows_alike(config.rows, beams)
+    return rows_alike(models, config.rows, beams)
 
 
-def rows_alike(count: int, *vectors: int) -> int:
+def rows_alike(models: Sequence[Model], count: int, *vectors: int) -> int:
     """The least number of rows, from a count on, with which products have as many vectors as give each the same bits as any other number does.
 
-    The vectors of a product are taken by sixteens. One or two that are left over, or one or two in all, are multiplied by other instructions
-    on CPUs with AMX, which sum in another order; one in all everywhere.
+    The vectors of a product are taken by sixteens. Few that are left over, or few in all, are multiplied by other instructions on CPUs with
+    AMX, which sum in another order: one or two, or up to five where their size is no multiple of 32. Everywhere it is so with one in all.
 
     Args:
+        models: that multiply.
         count: rows that are wanted.
         vectors: of each row in a product, one number for each kind of product.
     """
-    return next(rows for rows in itertools.count(count) if not any(rows * many % _TAKEN in (1, 2) for many in vectors))
+    most = 2 if all(size % _EVEN == 0 for model in models for size in _vector_sizes(model.config)) else 5
+    return next(rows for rows in itertools.count(count) if not any(0 < rows * many % _TAKEN <= most for many in vectors))
+
+
+def _vector_sizes(config: ModelConfig) -> list[int]:
+    """What is multiplied has one of these sizes, or several together."""
+    return [config.embedding_size, config.hidden_size, *sizes(config)]
 
 
 def most_tokens(source_tokens: int, config: DecodingConfig) -> int:

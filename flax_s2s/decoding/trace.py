@@ -168,7 +168,7 @@ class Places:
             lengths: that both sides of a pair are padded to, see `requests.padded_length`.
         """
         self.vocabularies, self.config, self._devices, self._lengths = vocabularies, config, devices, lengths
-        self.rows = rows_per_device(config, 1) * devices.count
+        self.rows = rows_per_device(config, 1, models) * devices.count
         self._places = make_places(tuple(models), config.ensemble, devices)
 
     def __call__(

@@ -88,7 +88,7 @@ class Translator:
             settle: the shape that one is rounded up to, where only a few are to be compiled.
         """
         self.vocabularies, self.config, self.devices = vocabularies, config, devices
-        self._rows_each = rows_per_device(config, config.beam_size)
+        self._rows_each = rows_per_device(config, config.beam_size, models)
         self.rows = self._rows_each * devices.count
         if not all(blocklist):
             raise UserError("a phrase to block is empty; give text, or leave it out")
