@@ -27,7 +27,7 @@ from flax_s2s.data.vocab import Vocabularies
 from flax_s2s.decoding.constraints import Mean
 from flax_s2s.decoding.forced import at_each_place
 from flax_s2s.decoding.requests import SOURCE_LENGTHS, padded_length
-from flax_s2s.decoding.stream import make_lay_out
+from flax_s2s.decoding.stream import make_lay_out, rows_per_device
 from flax_s2s.model.seq2seq import Model
 from flax_s2s.runtime import parallel
 from flax_s2s.runtime.parallel import AXIS, Devices, feed_rows
@@ -92,6 +92,7 @@ class Forecaster:
             devices: this process' own.
         """
         self.vocabularies, self.config, self.devices = vocabularies, config, devices
+        self._rows = rows_per_device(config, 1, models) * devices.count
         self._lay_out = make_lay_out(tuple(models), config.compute)
         self._forecast = make_forecast(models, config.ensemble, devices)
 
@@ -104,7 +105,7 @@ class Forecaster:
             temperatures: the logits are divided by.
         """
         (index, count), weights = parallel.process(), self._lay_out([parallel.localize(self.devices, one) for one in params])
-        mine, rows = pairs[index::count], self.config.rows * self.devices.count
+        mine, rows = pairs[index::count], self._rows
         most = self.config.max_source_tokens - 1
         texts = [pair.source for pair in mine]
         sources = self.vocabularies.encode_sources(texts, [pair.features for pair in mine])
