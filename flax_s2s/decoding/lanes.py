@@ -14,7 +14,7 @@ import numpy as np
 
 from flax_s2s.decoding.requests import Ready, Requests, Shape
 from flax_s2s.decoding.stream import Rows, Sentences, Stream, Weights
-from flax_s2s.runtime.parallel import Devices
+from flax_s2s.runtime.parallel import Devices, feed_or_pass
 
 _REFILL = 8  # one part in so many of the rows must be free before others take their places
 _ADMIT = 2  # one part in so many of the rows is encoded at once
@@ -90,8 +90,8 @@ class Lane:
             worth = free.max() >= self._part or free.sum() >= waiting  # one more turn costs more than a few empty rows
             full = not waiting or not take.any() or not worth
             until = self._until(more)
-            steps = np.full_like(until, most if full else 0)
-            self._rows, done, found = self._stream.go(weights, self._blocklist, self._rows, self._waiting, index, take, until, steps)
+            fed = feed_or_pass(self._devices, (index, take, until, np.full_like(until, most if full else 0)))
+            self._rows, done, found = self._stream.go(weights, self._blocklist, self._rows, self._waiting, *fed)
             if full:
                 self._admit_ahead(weights)
                 return done, found
@@ -140,7 +140,7 @@ class Lane:
             dealt[device, (dealt[device] < 0).argmax()] = number
             free[device] -= 1
         sentences = self._requests.sentences(self.shape, [one for _, one in alike], count)
-        self._waiting = self._stream.admit(weights, self._blocklist, _rearranged(sentences, dealt.reshape(-1)))
+        self._waiting = self._stream.admit(weights, self._blocklist, feed_or_pass(self._devices, _rearranged(sentences, dealt.reshape(-1))))
         if self._rows is None:
             self._rows = self._stream.empty(self._waiting)
         for row, number in enumerate(dealt.reshape(-1).tolist()):

@@ -95,6 +95,11 @@ def feed_rows(devices: Devices, tree: Any) -> Any:
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(devices.by_row, rows), tree)
 
 
+def feed_or_pass(devices: Devices, tree: Any) -> Any:
+    """As `feed_rows`, for a program with shardings of its own, which takes NumPy's arrays sooner; where there are several processes jax refuses them."""
+    return tree if jax.process_count() == 1 else feed_rows(devices, tree)
+
+
 def feed_all(devices: Devices, tree: Any) -> Any:
     """Host arrays, equal on every process, onto every device."""
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(devices.replicated, np.asarray(array)), tree)
