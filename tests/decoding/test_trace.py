@@ -67,13 +67,13 @@ def literal(name, line, steps):
     """The live hypotheses after each step: the best BEAM extensions that do not end, the likeliest of the likeliest never dropped."""
     _, weights, model, _ = made(name)
     whole = jax.jit(lambda src, tgt: at_each_place((model,), "probabilities", weights, src, tgt, lambda logp, ids: logp))
-    src = np.array([[*vocabularies().encode_sources([line], [""])[0], EOS]])
+    src = np.array([[*vocabularies().encode_sources([line], [""])[0], EOS]] * 16)  # of fewer rows a product may round otherwise
     live, greedy, found = {(): 0.0}, (), []
     for place in range(steps):
         extensions, following = {}, {}
         for ids, total in live.items():
-            padded = np.full((1, steps + 1), PAD, np.int32)
-            padded[0, :place] = ids
+            padded = np.full((16, steps + 1), PAD, np.int32)
+            padded[:, :place] = ids
             logp = np.asarray(whole(src, padded))[0, place]
             following[ids] = logp
             extensions |= {(*ids, token): total + float(logp[token]) for token in range(len(logp)) if token not in NEVER}
