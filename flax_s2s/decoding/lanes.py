@@ -3,10 +3,14 @@
 Enters: requests as numbers, at any time. Leaves: the hypotheses of each, when its search has ended. A lane is moved on by who owns it: to its
 end, as `translate` does, or some steps at a time in turn with other lanes, as a server does; neither changes a result, since a row
 depends on no other row and counts its own steps.
+
+On a CPU one lane keeps less than two cores busy: its products are computed by all of them, most of the rest by one. So several of a shape move
+at once there, each by a thread of its own, for XLA computes one thing after the other of what one thread asks for.
 """
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +18,13 @@ import numpy as np
 
 from flax_s2s.decoding.requests import Ready, Requests, Shape
 from flax_s2s.decoding.stream import Rows, Sentences, Stream, Weights
+from flax_s2s.runtime import processor
 from flax_s2s.runtime.parallel import Devices, feed_or_pass
 
 _REFILL = 8  # one part in so many of the rows must be free before others take their places
 _ADMIT = 2  # one part in so many of the rows is encoded at once
 _PASSED = 8  # times that the first in line may be passed over
+_AT_ONCE = 8  # lanes at most that move at once: each takes memory, and more than two were not measured
 _TO_THE_END = np.iinfo(np.int32).max
 
 
@@ -91,7 +97,8 @@ class Lane:
             full = not waiting or not take.any() or not worth
             until = self._until(more)
             fed = feed_or_pass(self._devices, (index, take, until, np.full_like(until, most if full else 0)))
-            self._rows, done, found = self._stream.go(weights, self._blocklist, self._rows, self._waiting, *fed)
+            with self._stream.once(self.shape):
+                self._rows, done, found = self._stream.go(weights, self._blocklist, self._rows, self._waiting, *fed)
             if full:
                 self._admit_ahead(weights)
                 return done, found
@@ -140,9 +147,12 @@ class Lane:
             dealt[device, (dealt[device] < 0).argmax()] = number
             free[device] -= 1
         sentences = self._requests.sentences(self.shape, [one for _, one in alike], count)
-        self._waiting = self._stream.admit(weights, self._blocklist, feed_or_pass(self._devices, _rearranged(sentences, dealt.reshape(-1))))
+        fed = feed_or_pass(self._devices, _rearranged(sentences, dealt.reshape(-1)))
+        with self._stream.once((self.shape, length)):
+            self._waiting = self._stream.admit(weights, self._blocklist, fed)
         if self._rows is None:
-            self._rows = self._stream.empty(self._waiting)
+            with self._stream.once((self.shape, "empty")):
+                self._rows = self._stream.empty(self._waiting)
         for row, number in enumerate(dealt.reshape(-1).tolist()):
             if number >= 0:
                 self._doors[row // self._admit_each].append((row % self._admit_each, alike[number][0]))
@@ -156,6 +166,28 @@ class Lane:
         free = self._free()
         part = np.minimum(free + self._part, self._rows_each)
         return np.asarray(part if more else np.full_like(free, self._rows_each), np.int32)
+
+
+def lanes_at_once(devices: Devices) -> int:
+    """How many lanes of one shape are worth moving at once, where there are sentences for so many."""
+    one_cpu = devices.count == 1 and devices.mesh.devices.flat[0].platform == "cpu"
+    return min(processor.cores(), _AT_ONCE) if one_cpu else 1
+
+
+def move(lanes: Sequence[Lane], weights: Sequence[Weights]) -> Generator[Ended]:
+    """Moves busy lanes to their ends, all at once, and yields who has ended; who stops reading waits for what moves."""
+    if len(lanes) == 1:
+        while lanes[0].busy:
+            yield lanes[0].go(weights)
+        return
+    with ThreadPoolExecutor(len(lanes), thread_name_prefix="search") as pool:
+        moving: dict[Future[Ended], Lane] = {pool.submit(lane.go, weights): lane for lane in lanes}
+        while moving:
+            for moved in wait(moving, return_when=FIRST_COMPLETED).done:
+                lane, ended = moving.pop(moved), moved.result()
+                if lane.busy:
+                    moving[pool.submit(lane.go, weights)] = lane
+                yield ended
 
 
 def _rearranged(sentences: Sentences, dealt: np.ndarray) -> Sentences:

@@ -13,8 +13,10 @@ Every device has rows of its own and looks at no other's, so a sentence's result
 place: only on the shape (rows, source length, ...), which depends on the sentence alone.
 """
 
+import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -79,6 +81,25 @@ class Rows(NamedTuple):
     state: Any  # beam.State
 
 
+class Once:
+    """Has each program compiled once: of several threads that come to it first all but one wait."""
+
+    def __init__(self) -> None:
+        """Knows none yet."""
+        self._known: set[Hashable] = set()
+        self._locks: dict[Hashable, threading.Lock] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, program: Hashable) -> Iterator[None]:
+        """Stands around a call of the program of this name."""
+        if program in self._known:
+            yield
+            return
+        with self._locks.setdefault(program, threading.Lock()):
+            yield
+            self._known.add(program)
+
+
 class Stream(NamedTuple):
     """The programs, jitted; arrays are spread over the devices by row, those of NumPy as they come in."""
 
@@ -90,6 +111,8 @@ class Stream(NamedTuple):
     so many steps"""
     empty: Callable[[Rows], Rows]
     """Rows like these, as many as are searched at once, all of them free; they lie where `go` leaves its own, which is else compiled twice."""
+    once: Once
+    """Stands around each call, since sentences of one shape may be searched for by several threads."""
 
 
 @lru_cache(KEPT)
@@ -279,6 +302,7 @@ def make_stream(models: tuple[Model, ...], config: DecodingConfig, devices: Devi
         lowered.jit(admit, about, in_shardings=(same, same, rows)),
         lowered.jit(go, about, in_shardings=(same, same, *[rows] * 6), donate_argnums=2),
         lowered.jit(empty, about, out_shardings=rows),
+        Once(),
     )
 
 

@@ -4,6 +4,7 @@ A sentence's shape depends on the sentence alone, and at a fixed shape a row's r
 neighbors, order, and the number of devices and of processes change no translation.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ import numpy as np
 
 from flax_s2s.config import DecodingConfig, UserError
 from flax_s2s.data.vocab import Vocabularies
-from flax_s2s.decoding.lanes import Ended, Lane
+from flax_s2s.decoding.lanes import Ended, Lane, lanes_at_once, move
 from flax_s2s.decoding.requests import SOURCE_LENGTHS, Ready, Request, Requests, Shape
 from flax_s2s.decoding.shortlist import Shortlist
 from flax_s2s.decoding.stream import Weights, make_lay_out, make_stream, memory_length, rows_per_device
@@ -99,7 +100,7 @@ class Translator:
         attends = attention and all(model.config.attention != "none" for model in models)
         self._stream = make_stream(tuple(models), config, devices, attends)
         self._says_copied = vocabularies.copy and (len(models) == 1 or config.ensemble == "probabilities")
-        self._idle: Lane | None = None  # an empty one, left from the last call
+        self._idle: list[Lane] = []  # empty ones of one shape, left from the last call
 
     def lay_out(self, params: Sequence[Any]) -> list[Weights]:
         """Makes each model's parameters ready, for any number of calls."""
@@ -122,17 +123,19 @@ class Translator:
         for i, one in ready.items():
             shapes.setdefault(self.shape(one), []).append(i)
         for shape in sorted(shapes, reverse=True):  # longest first, so that a lack of memory shows at once
-            lane = self._idle if self._idle and self._idle.shape == shape else self.make_lane(shape)
-            self._idle = None  # a lane that is broken off is none to go on with
-            for i in sorted(shapes[shape], key=lambda i: (-len(ready[i].src), i)):
-                lane.put(i, ready[i])
-            while lane.busy:
-                ended = lane.go(weights)
-                for i, translation in zip(ended.tickets, self.translations(ended), strict=True):
-                    results[i] = translation
-                if on_batch:
-                    on_batch(len(ended.tickets))
-            self._idle = lane
+            kept = self._idle if self._idle and self._idle[0].shape == shape else []
+            self._idle = []  # a lane that is broken off is none to go on with
+            many = min(lanes_at_once(self.devices), -(-len(shapes[shape]) // self.rows))
+            lanes = [*kept, *(self.make_lane(shape) for _ in range(many - len(kept)))]
+            for number, i in enumerate(sorted(shapes[shape], key=lambda i: (-len(ready[i].src), i))):
+                lanes[number % many].put(i, ready[i])
+            with contextlib.closing(move(lanes[:many], weights)) as moves:
+                for ended in moves:
+                    for i, translation in zip(ended.tickets, self.translations(ended), strict=True):
+                        results[i] = translation
+                    if on_batch:
+                        on_batch(len(ended.tickets))
+            self._idle = lanes
         return results
 
     def read(self, requests: Mapping[int, Request]) -> dict[int, Ready]:

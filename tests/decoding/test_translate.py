@@ -1,5 +1,6 @@
 import dataclasses
 import re
+import threading
 from collections import Counter
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,11 +17,13 @@ from flax_s2s.data import vocab_training
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding import beam
+from flax_s2s.decoding import translate as translate_module
 from flax_s2s.decoding.forced import Scorer, forced_logp
+from flax_s2s.decoding.lanes import lanes_at_once
 from flax_s2s.decoding.lexical import Phrases
 from flax_s2s.decoding.requests import SOURCE_LENGTHS, Request, padded_length
 from flax_s2s.decoding.shortlist import Shortlist
-from flax_s2s.decoding.stream import Sentences, make_lay_out, make_step_fn, make_stream, memory_length, most_tokens, rows_alike
+from flax_s2s.decoding.stream import Once, Sentences, make_lay_out, make_step_fn, make_stream, memory_length, most_tokens, rows_alike
 from flax_s2s.decoding.translate import BLANK, Translator
 from flax_s2s.model.product import Quantized
 from flax_s2s.model.seq2seq import init_params, make_model
@@ -677,10 +680,10 @@ def test_sentences_of_one_length_take_each_others_places():
     """More sentences than rows, of limits that differ: the search is not begun anew for each set of rows."""
     lines = LINES * 8
     wanted, made, calls = translated("attention"), translator("attention"), []
-    go, made._idle = made._stream.go, None
+    go, made._idle = made._stream.go, []
     made._stream = made._stream._replace(go=lambda *arguments: calls.append(np.asarray(arguments[5])) or go(*arguments))
     found = made(laid_out("attention"), lines)
-    made._stream, made._idle = made._stream._replace(go=go), None
+    made._stream, made._idle = made._stream._replace(go=go), []
     assert found == [wanted[LINES.index(line)] for line in lines]
     assert sum(take.sum() for take in calls) == len(lines)
     assert any(0 < take.sum() < DECODING.rows for take in calls[:-1])  # some are seated while others go on
@@ -714,6 +717,78 @@ def test_lanes_that_take_turns_translate_the_same(devices, most, late):
     found, turns = drive(made, weights, most, late)
     assert found == made(weights, OF_TWO_SHAPES)
     assert turns > (5 if most == 1 else 0)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 5])
+def test_lanes_that_move_at_once_translate_the_same(lanes, monkeypatch):
+    """Bitwise, whichever ends first; who asked hears of it in his own thread."""
+    monkeypatch.setattr(translate_module, "lanes_at_once", lambda devices: lanes)
+    make_stream.cache_clear()  # nothing is compiled
+    made, weights, counts = translator("attention", rows=2), laid_out("attention"), []
+    caller, wanted = threading.get_ident(), translated("attention")
+    lines = LINES * 5
+    for _ in range(2):
+        found = made(weights, lines, lambda count: counts.append((count, threading.get_ident())))
+        assert found == [wanted[LINES.index(line)] for line in lines]
+        assert len(made._idle) == lanes
+    assert sum(count for count, _ in counts) == 2 * len(lines)
+    assert {thread for _, thread in counts} == {caller}
+    assert made(weights, lines[:1]) == [wanted[0]]  # fewer than there are lanes
+
+
+def test_a_lane_that_fails_among_others_fails_the_call_and_no_later_one(monkeypatch):
+    monkeypatch.setattr(translate_module, "lanes_at_once", lambda devices: 3)
+    made, weights, calls = translator("attention", rows=2), laid_out("attention"), []
+    wanted, go = translated("attention"), made._stream.go
+
+    def fail(*arguments):
+        calls.append(threading.current_thread().name)
+        if len(calls) == 4:
+            raise RuntimeError("out of memory")
+        return go(*arguments)
+
+    made._stream, made._idle = made._stream._replace(go=fail), []
+    with pytest.raises(RuntimeError, match="out of memory"):
+        made(weights, LINES * 5)
+    assert all(name.startswith("search") for name in calls)
+    made._stream = made._stream._replace(go=go)
+    assert made(weights, LINES) == wanted
+
+
+def test_threads_that_come_to_a_program_first_compile_it_once():
+    once, entered, go_on, order = Once(), threading.Event(), threading.Event(), []
+
+    def come(name, program, wait=None):
+        with once(program):
+            order.append(name)
+            if wait:
+                entered.set()
+                wait.wait(10)
+            order.append(f"{name} is done")
+
+    threads = [threading.Thread(target=come, args=("first", "go", go_on))]
+    threads[0].start()
+    entered.wait(10)
+    threads.append(threading.Thread(target=come, args=("second", "go")))
+    threads[1].start()
+    come("another", "admit")  # does not wait
+    assert order == ["first", "another", "another is done"]
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert order[3:] == ["first is done", "second", "second is done"]
+    with pytest.raises(ZeroDivisionError), once("fails"):
+        raise ZeroDivisionError
+    with once("fails"):
+        order.append("again")
+    assert order[-1] == "again"
+
+
+def test_only_a_cpu_alone_moves_lanes_at_once_as_many_as_it_has_cores(monkeypatch):
+    for cores, wanted in ((1, 1), (2, 2), (64, 8)):
+        monkeypatch.setenv("NPROC", str(cores))
+        assert lanes_at_once(parallel.make_devices(1, {})) == wanted
+    assert lanes_at_once(parallel.make_devices(8, {})) == 1
 
 
 def test_who_is_of_a_rare_length_waits_for_others_of_it_but_not_for_long():
