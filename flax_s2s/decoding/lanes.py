@@ -56,10 +56,6 @@ class Lane:
         """Stands a sentence of this shape in line, by a name that no other sentence in the lane has, from 0."""
         self._queue.append((ticket, one))
 
-    def withdraw(self, ticket: int) -> None:
-        """Takes a sentence out of the line; who has left it is searched to the end."""
-        self._queue = deque(one for one in self._queue if one[0] != ticket)
-
     @property
     def busy(self) -> bool:
         """Whether anyone waits or is searched for."""

@@ -1,15 +1,15 @@
 """A run, or several as one, that answers: sentences come at any time, and sit in lanes that are moved on in turn.
 
 Enters: wishes. Leaves: answers, the same as `decode` gives, to the byte. What lanes and lengths of sources there may be is known before the
-first wish (with and without constraints), so that all programs are compiled before it comes. Each shape has one lane, so that its rows are
-full before any wait in line, and those who wait are many when they are encoded. A lane moves by some steps in its turn: that is by how much
-a long sentence delays those of other shapes.
+first wish (with and without constraints), so that all programs are compiled before it comes. Each shape has one line, and as many lanes as
+move at once, of which one takes from the line when it starts to move. A lane moves by some steps in its turn, in a thread of its own: that
+is by how much a long sentence delays those of other shapes. Lines and lanes are looked at in one thread alone, and a lane only while it rests.
 """
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from flax_s2s.answers.replies import Translated
 from flax_s2s.config import EOS, UNK, DecodingConfig, UserError
 from flax_s2s.data import features
 from flax_s2s.data.vocab import Vocabularies
-from flax_s2s.decoding.lanes import Lane
+from flax_s2s.decoding.lanes import Ended, Lane, lanes_at_once
 from flax_s2s.decoding.requests import SOURCE_LENGTHS, Ready, Request, Shape
 from flax_s2s.decoding.stream import Weights, most_tokens
 from flax_s2s.decoding.trace import MOST_ALTERNATIVES, Place, Places, Step, hypotheses, watch
@@ -65,6 +65,15 @@ class _Job(NamedTuple):
     ready: Ready | None  # None: the source is blank
 
 
+class _Line(NamedTuple):
+    """Those of one shape who wait, and the lanes that they go to."""
+
+    translator: Translator
+    shape: Shape
+    waiting: deque[tuple[int, Ready]]
+    lanes: deque[Lane]  # the last has moved last
+
+
 class Searching:
     """The engine of runs."""
 
@@ -97,9 +106,11 @@ class Searching:
         longest = most_tokens(self._lengths[-1], decoding)  # a translation has as many tokens, and those of its prefix
         self._places_lengths = [*self._lengths, longest + _prefix_tokens(longest)]
         self._places = Places(served.models, vocabularies, decoding, served.devices, self._places_lengths)
-        self._lanes: dict[tuple[bool, Shape], Lane] = {}
-        self._turns: deque[tuple[Translator, Lane]] = deque()  # all lanes; the last has moved last
-        self._started: tuple[Translator, Lane, Any] | None = None  # the lane that moves now
+        self._lines: dict[tuple[bool, Shape], _Line] = {}
+        self._turns: deque[_Line] = deque()  # all of them; a lane of the last has moved last
+        self._at_once = lanes_at_once(served.devices)
+        self._pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="search")
+        self._moving: dict[Future[Ended], tuple[_Line, Lane]] = {}
         self._jobs: dict[int, _Job] = {}
         self._blank: deque[int] = deque()
         self._found: dict[int, Translation] = {}  # what nobody has been answered with yet
@@ -205,56 +216,73 @@ class Searching:
         plain = ready.wish.plain
         translator = self._plain if plain else self._full
         shape = translator.shape(ready.ready)
-        if (plain, shape) not in self._lanes:
-            lane = self._lanes[plain, shape] = translator.make_lane(shape)
-            self._turns.append((translator, lane))
-        self._lanes[plain, shape].put(ticket, ready.ready)
+        if (plain, shape) not in self._lines:
+            self._lines[plain, shape] = _Line(translator, shape, deque(), deque())
+            self._turns.append(self._lines[plain, shape])
+        self._lines[plain, shape].waiting.append((ticket, ready.ready))
 
     def withdraw(self, ticket: int) -> None:
-        """Leaves the line; what is searched for already is searched to its end, and nothing made of it."""
-        for lane in self._lanes.values():
-            lane.withdraw(ticket)
+        """Leaves the line; who is in a lane already is searched for to the end, and nothing made of it."""
+        for line in self._lines.values():
+            for one in [one for one in line.waiting if one[0] == ticket]:
+                line.waiting.remove(one)
         self._jobs.pop(ticket, None)
         self._found.pop(ticket, None)
         self._blank = deque(one for one in self._blank if one != ticket)
 
     def reset(self) -> None:
         """Makes new lanes: the arrays of one that failed are gone."""
-        for kept in (self._lanes, self._turns, self._jobs, self._blank, self._found):
+        wait(self._moving)
+        for kept in (self._moving, self._lines, self._turns, self._jobs, self._blank, self._found):
             kept.clear()
-        self._started = self._watched = None
+        self._watched = None
 
     @property
     def busy(self) -> bool:
         """Whether some wish is not answered."""
-        return bool(self._jobs) or any(lane.busy for lane in self._lanes.values())
+        return bool(self._jobs or self._moving) or any(lane.busy for line in self._turns for lane in line.lanes)
 
     def turn(self) -> list[tuple[int, dict[str, Any]]]:
-        """Starts to move the next lane on by some steps, and looks meanwhile at what was found in the one before."""
+        """Waits for a lane that moves, starts those that are next, and looks meanwhile at what was found."""
         answers = [(ticket, self._describe(ticket, BLANK)) for ticket in self._blank]
         self._blank.clear()
-        before, self._started = self._started, None
-        self._start(None if before is None else before[1])
-        if before:
-            translator, lane, started = before
-            ended = lane.finish(started)
-            if not self._started:
-                self._start(None)  # it, again
-            for ticket, found in zip(ended.tickets, translator.translations(ended), strict=True):
+        self._start()
+        halted = [(self._moving.pop(one)[0], one.result()) for one in wait(self._moving, return_when=FIRST_COMPLETED).done]
+        self._start()
+        for line, ended in halted:
+            for ticket, found in zip(ended.tickets, line.translator.translations(ended), strict=True):
                 if ticket in self._jobs:  # else it was withdrawn
                     self._found[ticket] = found
         ready = [ticket for ticket in self._found if not self._jobs[ticket].wish.beam]
         answers += self._complete(ready, {})
         return answers + self._watch()
 
-    def _start(self, moving: Lane | None) -> None:
-        """Starts to move the next busy lane on, but for one that moves already."""
-        for _ in range(len(self._turns)):
-            self._turns.rotate(-1)
-            translator, lane = self._turns[-1]
-            if lane.busy and lane is not moving:
-                self._started = translator, lane, lane.start(self._weights, _STEPS)
+    def _start(self) -> None:
+        """Starts to move lanes on, as many as move at once; lines take turns, and so do the lanes of each."""
+        while len(self._moving) < self._at_once:
+            for _ in range(len(self._turns)):
+                self._turns.rotate(-1)
+                if lane := self._next_lane(self._turns[-1]):
+                    self._moving[self._pool.submit(lane.go, self._weights, _STEPS)] = self._turns[-1], lane
+                    break
+            else:
                 return
+
+    def _next_lane(self, line: _Line) -> Lane | None:
+        """The lane of a line that has rested longest and has someone to search for, by those who wait or without them."""
+        resting = [lane for lane in line.lanes if not any(lane is moving for _, moving in self._moving.values())]
+        resting = resting if line.waiting else [lane for lane in resting if lane.busy]
+        if not resting and line.waiting and len(line.lanes) < self._at_once:
+            resting = [line.translator.make_lane(line.shape)]
+            line.lanes.append(resting[0])
+        if not resting:
+            return None
+        lane = resting[0]
+        line.lanes.remove(lane)
+        line.lanes.append(lane)
+        while line.waiting and lane.free > -line.translator.rows:  # as many again are encoded ahead
+            lane.put(*line.waiting.popleft())
+        return lane
 
     def _watch(self) -> list[tuple[int, dict[str, Any]]]:
         """Searches once more for those whose beam is wanted, a step in a turn."""
