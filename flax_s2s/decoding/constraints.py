@@ -114,7 +114,7 @@ def avoid_repetition(steps: Steps, ngram: int, penalty: float, eos: int, beam_si
             same = whole & (windows[..., :-1] == last[:, :, None, :]).all(axis=-1)
             repeats = jnp.zeros(rank.shape, bool).at[rows, beams, jnp.where(same, windows[..., -1], vocab)].set(True, mode="drop")
             rank = jnp.where(repeats & (jnp.arange(vocab) != eos)[None, None, :], -jnp.inf, rank)
-        return (written, position + 1, inner), following._replace(rank=rank)
+        return (written, position + 1, inner), following.ranked(rank)
 
     rows = jax.tree.leaves(steps.carry)[0].shape[0]
     written, position = jnp.zeros((rows, beam_size, max_steps), jnp.int32), jnp.zeros((rows, beam_size), jnp.int32)
@@ -149,7 +149,7 @@ def force_prefix(steps: Steps, prefix: Int[Array, "batch prefix"], length: Int[A
         is_wanted = jnp.arange(following.rank.shape[2])[None, None, :] == wanted[:, :, None]
         forced = jnp.where(is_wanted, following.logp, -jnp.inf)
         inside = (position < length[:, None])[:, :, None]
-        return (position + 1, inner), following._replace(rank=jnp.where(inside, forced, following.rank))
+        return (position + 1, inner), following.ranked(jnp.where(inside, forced, following.rank))
 
     return Steps(step_fn, (jnp.zeros((prefix.shape[0], beam_size), jnp.int32), steps.carry))
 
@@ -251,4 +251,4 @@ def block(
 
 
 def _without(following: Next, forbidden: Bool[Array, "#batch #beam vocab"]) -> Next:
-    return following._replace(rank=jnp.where(forbidden, -jnp.inf, following.rank))
+    return following.ranked(jnp.where(forbidden, -jnp.inf, following.rank))

@@ -38,7 +38,7 @@ def sample(steps: Steps, seed: Int[Array, " batch"], beam_size: int, temperature
         seeds = jnp.broadcast_to(seed[:, None], ids.shape)
         noise = jax.vmap(jax.vmap(partial(draw, rank.shape[2])))(seeds, position, slots)
         kept = jnp.where(jnp.isfinite(rank), following.rank, -jnp.inf)
-        return (position + 1, inner), following._replace(rank=kept, noise=temperature * noise)
+        return (position + 1, inner), following.ranked(kept)._replace(noise=temperature * noise)
 
     return Steps(step_fn, (jnp.zeros((seed.shape[0], beam_size), jnp.int32), steps.carry))
 

@@ -163,6 +163,28 @@ def make_logp_fn(
 ) -> Callable[[Any, Any], tuple[Any, Any, Any]]:
     """Makes `(carry, last tokens) -> carry, log-probabilities of the next token, attention or None` of one model.
 
+    See `_make_said_fn`.
+    """
+    said_fn = _make_said_fn(bound, weights, memory, src_ids, candidates, layer)
+
+    def logp_fn(carry: Any, ids: Any) -> tuple[Any, Any, Any]:
+        carry, said = said_fn(carry, ids)
+        return carry, said.logp, said.attention
+
+    return logp_fn
+
+
+class _Said(NamedTuple):
+    logp: Any  # [batch beam vocab]
+    attention: Any = None  # [batch beam src], or None
+    maxima: Any = None  # [batch beam blocks] of the log-probabilities, see `beam.block_width`; None: not known
+
+
+def _make_said_fn(
+    bound: Seq2Seq, weights: StepWeights, memory: Memory, src_ids: Any = None, candidates: Any = None, layer: Any = None
+) -> Callable[[Any, Any], tuple[Any, _Said]]:
+    """Makes `(carry, last tokens) -> carry, what is said of the next`.
+
     Args:
         bound: the model.
         weights: of the model's steps.
@@ -177,18 +199,18 @@ def make_logp_fn(
     if copied_ids is not None and candidates is not None:  # all that can be copied is a candidate
         copied_ids = jnp.argmax(candidates[:, None, :] == copied_ids[:, :, None], axis=-1)
 
-    def logp_fn(carry: Any, ids: Any) -> tuple[Any, Any, Any]:
+    def said_fn(carry: Any, ids: Any) -> tuple[Any, _Said]:
         tokens = ids if candidates is None else jnp.take_along_axis(candidates, ids, axis=1)
         if bound.config.hard:
-            return hard_logp_fn(carry, ids, tokens)
+            return hard_said_fn(carry, ids, tokens)
         carry, readouts, attention = step(carry, tokens)
-        logp = softmax(readouts)
+        logp, maxima = softmax(readouts)
         if copied_ids is not None and attention is not None:
             logp, copied = extend(logp, bound.gate(readouts), attention, copied_ids)
-            attention = jnp.concatenate([attention, copied], axis=-1)
-        return carry, logp, attention
+            attention, maxima = jnp.concatenate([attention, copied], axis=-1), None
+        return carry, _Said(logp, attention, maxima)
 
-    def hard_logp_fn(carry: Any, ids: Any, tokens: Any) -> tuple[Any, Any, Any]:
+    def hard_said_fn(carry: Any, ids: Any, tokens: Any) -> tuple[Any, _Said]:
         """Which position a token was said of is only known when it is chosen: so what it takes to know that is carried."""
         inner, last = carry
         before, _ = alignment.say(last.where, logits_of(alignment.readouts(last.state, memory.values, dtype), ids) - last.total)
@@ -197,7 +219,7 @@ def make_logp_fn(
         logits = compute_logits(read.reshape(read.shape[0], -1, read.shape[-1])).reshape(*read.shape[:3], -1)
         total = jax.nn.logsumexp(logits, axis=-1)
         logp = jax.nn.logsumexp(logits + (where - total)[..., None], axis=2)
-        return (inner, _Last(where, aim.state, total)), logp, jnp.exp(where)
+        return (inner, _Last(where, aim.state, total)), _Said(logp, jnp.exp(where))
 
     def logits_of(read: Any, ids: Any) -> Any:
         """Of one token of each hypothesis, at every source position."""
@@ -208,9 +230,15 @@ def make_logp_fn(
         columns, added = (jnp.take_along_axis(part, at, axis=-1) for part, at in zip(layer, (ids[:, None], ids), strict=True))
         return jnp.einsum("bksr,brk->bks", read, columns, preferred_element_type=jnp.float32) + added[:, :, None]
 
-    def softmax(readouts: Any) -> Any:
+    def softmax(readouts: Any) -> tuple[Any, Any]:
         logits = compute_logits(readouts)
-        return logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        if (width := beam.block_width(logits.shape[-1])) is None:
+            return logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True), None
+        # The largest logits are needed here, for numbers that do not overflow, and by the search: they are looked for once.
+        maxima = lax.optimization_barrier(logits.reshape(*logits.shape[:2], -1, width).max(axis=3))
+        largest = maxima.max(axis=2, keepdims=True)
+        total = jnp.log(jnp.exp(logits - largest).sum(axis=2, keepdims=True)) + largest
+        return logits - total, maxima - total
 
     def compute_logits(readouts: Any) -> Any:
         kernel, added = (weights.softmax, bias[None, None, :]) if layer is None else (layer[0], layer[1][:, None, :])
@@ -219,17 +247,23 @@ def make_logp_fn(
         # What reads products this large shall add and subtract as it reads: log_softmax would write them twice more.
         return lax.optimization_barrier(multiply(readouts, kernel)) + added
 
-    return logp_fn
+    return said_fn
 
 
 def make_step_fn(bound: Seq2Seq, *source: Any) -> beam.StepFn:
     """The step function of one model, see `make_logp_fn`; some tokens are never generated."""
-    logp_fn = make_logp_fn(bound, *source)
+    said_fn = _make_said_fn(bound, *source)
 
     def step_fn(carry: Any, ids: Any) -> tuple[Any, Next]:
-        carry, logp, attention = logp_fn(carry, ids)
+        carry, (logp, attention, maxima) = said_fn(carry, ids)
         never = jnp.isin(jnp.arange(logp.shape[-1]), jnp.array(_UNSAID))
-        return carry, Next(logp, jnp.where(never[None, None, :], -jnp.inf, logp), attention)
+        rank = jnp.where(never[None, None, :], -jnp.inf, logp)
+        if maxima is not None:  # in which blocks those tokens are count others alone
+            width = logp.shape[2] // maxima.shape[2]
+            many = max(_UNSAID) // width + 1
+            others = rank[:, :, : many * width].reshape(*rank.shape[:2], many, width).max(axis=3)
+            maxima = jnp.concatenate([others, maxima[:, :, many:]], axis=2)
+        return carry, Next(logp, rank, attention, maxima=maxima)
 
     return step_fn
 

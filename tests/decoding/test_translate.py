@@ -17,6 +17,7 @@ from flax_s2s.data import vocab_training
 from flax_s2s.data.batching import pad
 from flax_s2s.data.corpus import Pair
 from flax_s2s.decoding import beam
+from flax_s2s.decoding import stream as stream_module
 from flax_s2s.decoding import translate as translate_module
 from flax_s2s.decoding.forced import Scorer, forced_logp
 from flax_s2s.decoding.lanes import lanes_at_once
@@ -717,6 +718,54 @@ def test_lanes_that_take_turns_translate_the_same(devices, most, late):
     found, turns = drive(made, weights, most, late)
     assert found == made(weights, OF_TWO_SHAPES)
     assert turns > (5 if most == 1 else 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"beam_size": 1},
+        {"beam_size": 8},
+        {"beam_size": 4, "groups": 2, "diversity": 0.5, "n_best": 2},
+        {"no_repeat_ngram": 2},
+        {"repetition_penalty": 1.5},
+        {"min_tokens": 5},
+        {"end_threshold": 1.5},
+        {"coverage_penalty": 0.2},
+        {"temperature": 1.0, "top_k": 8},
+    ],
+    ids=str,
+)
+def test_what_a_model_says_of_the_largest_of_blocks_changes_nothing(options, monkeypatch):
+    """Bitwise, whatever rules come behind it, which rank tokens anew."""
+    asked = [Request(line) for line in LINES]
+    if "temperature" not in options and "groups" not in options:
+        asked += [
+            Request(LINES[0], prefix="ein"),
+            Request(LINES[1], exclude=("z", "Katze")),
+            Request(LINES[2], include=("alt",)),
+            Request(LINES[4], prefix="e", exclude=("A",)),
+        ]
+    seen, make_step_fn = [], stream_module.make_step_fn
+
+    def without(*source):
+        step_fn = make_step_fn(*source)
+
+        def step(carry, ids):
+            carry, following = step_fn(carry, ids)
+            seen.append((following.maxima, following.rank))
+            return carry, following.ranked(following.rank)
+
+        return step
+
+    weights = laid_out("attention")
+    found = translator("attention", **options)(weights, asked)
+    make_stream.cache_clear()
+    monkeypatch.setattr(stream_module, "make_step_fn", without)
+    assert found == translator.__wrapped__("attention", **options)(weights, asked)
+    make_stream.cache_clear()
+    assert all(maxima is not None and maxima.shape[2] == 10 and rank.shape[2] == 30 for maxima, rank in seen)
+    assert seen
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 5])
