@@ -395,7 +395,7 @@ class DecodingConfig:
     """Type of products; auto: bfloat16 on CPUs with instructions for it, on which batch size changes no translation then, else float32;
     int8, on CPUs: the search's weights in 8 bits, which is faster, and another translation here and there."""
     rows: int = operational(64)
-    """Sentences decoded at once by each device."""
+    """Sentences decoded at once by each device; on CPUs, where there are more of them, so many by each core, of eight at most."""
     max_source_tokens: int = operational(512)
     """Longer sources are cut to this many tokens, and counted."""
 
