@@ -49,6 +49,7 @@ class Lane:
         self._doors: list[deque[tuple[int, int]]] = [deque() for _ in range(devices.count)]  # of each device: (row of waiting, ticket)
         self._seats = np.full(self._count, -1)
         self._ready: dict[int, Ready] = {}  # of those who are at a door or in a row
+        self._programs = (shape, tuple(part.shape for part in jax.tree.leaves(blocklist)))  # what they are known by
         self._waiting: Rows | None = None  # the encoded sentences of those who are, or were last, at the doors
         self._rows: Rows | None = None
 
@@ -93,7 +94,7 @@ class Lane:
             full = not waiting or not take.any() or not worth
             until = self._until(more)
             fed = feed_or_pass(self._devices, (index, take, until, np.full_like(until, most if full else 0)))
-            with self._stream.once(self.shape):
+            with self._stream.once(self._programs):
                 self._rows, done, found = self._stream.go(weights, self._blocklist, self._rows, self._waiting, *fed)
             if full:
                 self._admit_ahead(weights)
@@ -144,10 +145,10 @@ class Lane:
             free[device] -= 1
         sentences = self._requests.sentences(self.shape, [one for _, one in alike], count)
         fed = feed_or_pass(self._devices, _rearranged(sentences, dealt.reshape(-1)))
-        with self._stream.once((self.shape, length)):
+        with self._stream.once((self._programs, length)):
             self._waiting = self._stream.admit(weights, self._blocklist, fed)
         if self._rows is None:
-            with self._stream.once((self.shape, "empty")):
+            with self._stream.once((self._programs, "empty")):
                 self._rows = self._stream.empty(self._waiting)
         for row, number in enumerate(dealt.reshape(-1).tolist()):
             if number >= 0:

@@ -237,6 +237,7 @@ def _make_said_fn(
         # The largest logits are needed here, for numbers that do not overflow, and by the search: they are looked for once.
         maxima = lax.optimization_barrier(logits.reshape(*logits.shape[:2], -1, width).max(axis=3))
         largest = maxima.max(axis=2, keepdims=True)
+        largest = jnp.where(jnp.isfinite(largest), largest, 0.0)  # a model without measure: what is finite has no chance beside it
         total = jnp.log(jnp.exp(logits - largest).sum(axis=2, keepdims=True)) + largest
         return logits - total, maxima - total
 

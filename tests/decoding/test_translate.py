@@ -768,6 +768,15 @@ def test_what_a_model_says_of_the_largest_of_blocks_changes_nothing(options, mon
     assert seen
 
 
+def test_beside_a_logit_that_is_infinite_nothing_else_has_a_chance():
+    drawn = jax.tree.map(jnp.asarray, params("attention"))
+    drawn["output_bias"] = drawn["output_bias"].at[7].set(jnp.inf)
+    bound = model("attention").bind(drawn)
+    memory = bound.encode(jnp.array([[5, 6, EOS]]))
+    _, following = make_step_fn(bound, bound.lay_out(), memory)(bound.start(memory, 1), jnp.array([[BOS]]))
+    assert np.isneginf(np.delete(np.asarray(following.logp)[0, 0], 7)).all()
+
+
 @pytest.mark.parametrize("lanes", [1, 2, 5])
 def test_lanes_that_move_at_once_translate_the_same(lanes, monkeypatch):
     """Bitwise, whichever ends first; who asked hears of it in his own thread."""
